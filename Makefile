@@ -1,0 +1,47 @@
+# Two commands do everything on a fresh machine (Python 3.11, git, make; no GPU):
+#   make demo   an environment, an install, CINEMA's two training stages on real images, a table of before and after
+#   make test   the environment, lint, types, tests
+# Both reuse what is there: running either again is quick.
+
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?= torch==2.13.0
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help demo test lint types unit venv format clean
+.DEFAULT_GOAL := help
+
+help:  ## what there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: $(STAMP)  ## train on the CPU from nothing to a table, under 15 minutes
+	$(BIN)/python -m cinema_verl.demo
+
+test: lint types unit  ## lint, types and tests, as CI runs them
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## ruff check and ruff format --check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy
+	$(BIN)/mypy
+
+format: $(STAMP)  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+venv: $(STAMP)  ## the environment in $(VENV), made once and again when pyproject.toml changes
+
+# torch goes first and alone: the pins of the extra `cpu` are then met by whichever build is there.
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,dev]'
+	touch $@
+
+clean:  ## remove the environment and the caches, not outputs/
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

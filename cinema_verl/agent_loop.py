@@ -1,0 +1,111 @@
+"""The meta-action rollout: one question, one trajectory that ends at `</answer>`.
+
+An agent loop for verl's registry (`agent_name` column or `rollout.agent.default_agent_loop`), chosen as "cinema". It is
+verl's single-turn loop with three additions: generation stops at `</answer>` and keeps it, vision placeholder tokens
+never reach the trainer, and the sample carries how it ended.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from verl.experimental.agent_loop import AgentLoopOutput, register
+from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.workers.rollout.utils import get_vision_placeholder_token_ids
+
+from cinema_verl.meta_action import ANSWER, TAGS
+
+NAME = "cinema"
+STOP = TAGS[ANSWER].close
+
+# Engines that understand the OpenAI-style `stop` of sampling params. Others generate on; `cut` trims what follows.
+ENGINES_WITH_STOP = ("vllm", "transformers")
+# Engines that draw each trajectory from its own `seed`. vLLM could, but per-request generators slow its sampler down;
+# there `rollout.full_determinism` is the switch.
+ENGINES_WITH_SEED = ("transformers",)
+
+
+def first_stop(ids: Sequence[int], decode: Callable[[Sequence[int]], str], stop: str = STOP) -> int | None:
+    """Length of the shortest prefix of `ids` whose text contains `stop`, or None: O(log n) decodes."""
+    if stop not in decode(ids):
+        return None
+    low, high = 1, len(ids)
+    while low < high:
+        middle = (low + high) // 2
+        if stop in decode(ids[:middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def cut(
+    ids: Sequence[int], decode: Callable[[Sequence[int]], str], placeholders: Collection[int], eos: Collection[int]
+) -> tuple[int, str]:
+    """Where a response must end, and why.
+
+    Args:
+        ids: response token ids.
+        decode: token ids -> text, special tokens skipped.
+        placeholders: vision token ids that may never stand in a response: they would claim images that do not exist
+            ("Image features and image tokens do not match").
+        eos: ids that end a turn.
+
+    Returns:
+        (kept length, reason): "answer" (ends with `</answer>`), "placeholder" (cut before an illegal token),
+        "eos" (the policy ended without an answer) or "length".
+    """
+    legal = next((i for i, token in enumerate(ids) if token in placeholders), len(ids))
+    length = first_stop(ids[:legal], decode)
+    if length is not None:
+        return length, "answer"
+    if legal < len(ids):
+        return legal, "placeholder"
+    return len(ids), "eos" if ids and ids[-1] in eos else "length"
+
+
+def trajectory_seed(*parts: Any) -> int:
+    """A 63-bit seed from anything printable: the same in every process and run, unlike `hash`."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@register(NAME)
+class MetaActionAgentLoop(SingleTurnAgentLoop):
+    """Roll out one meta-action trajectory.
+
+    Adds to `AgentLoopOutput.extra_fields`: `stop_reason` (see `cut`).
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.placeholders = frozenset(get_vision_placeholder_token_ids(self.processor))
+        self.eos = frozenset({self.tokenizer.eos_token_id, self.tokenizer.pad_token_id} - {None})
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        params = dict(sampling_params)
+        engine = self.rollout_config.name
+        if engine in ENGINES_WITH_STOP:
+            params |= {"stop": [STOP], "include_stop_str_in_output": True}
+        if engine in ENGINES_WITH_SEED:
+            params["seed"] = trajectory_seed(
+                self.rollout_config.seed, kwargs.get("global_steps"), kwargs.get("index"), kwargs.get("session_id")
+            )
+        output = await super().run(params, **kwargs)
+
+        length, reason = cut(output.response_ids, self._decode, self.placeholders, self.eos)
+        output.response_ids = output.response_ids[:length]
+        output.response_mask = output.response_mask[:length]
+        if output.response_logprobs is not None:
+            output.response_logprobs = output.response_logprobs[:length]
+        if not output.response_ids:
+            # verl scores the last response token, so there must be one; masked out, it trains nothing.
+            output.response_ids = [self.tokenizer.eos_token_id]
+            output.response_mask = [0]
+            if output.response_logprobs is not None:
+                output.response_logprobs = [0.0]
+        output.extra_fields["stop_reason"] = reason
+        return output

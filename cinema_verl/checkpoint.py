@@ -1,0 +1,53 @@
+"""Which checkpoint a run resumes from, when the last one was interrupted.
+
+verl follows one tracker file and starts from scratch, without a word, when that file is missing or names a folder
+that is gone (verl: `find_latest_ckpt_path`): a run killed while a checkpoint was being rotated would lose everything.
+Here the newest complete checkpoint is looked for, and the tracker is mended.
+"""
+
+import logging
+import os
+import re
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+TRACKER = "latest_checkpointed_iteration.txt"
+# verl's trainer writes the actor first and the data loader's state last (`PPOTrainer._save_checkpoint`).
+LAST_WRITTEN = "data.pt"
+
+
+def complete_steps(folder: Path) -> list[int]:
+    """Global steps of the checkpoints in `folder` that were written to the end, in ascending order."""
+    steps = []
+    for path in folder.glob("global_step_*"):
+        match = re.fullmatch(r"global_step_(\d+)", path.name)
+        if match and (path / LAST_WRITTEN).is_file() and (path / "actor").is_dir():
+            steps.append(int(match[1]))
+    return sorted(steps)
+
+
+def mend_tracker(folder: Path) -> int | None:
+    """Make verl's tracker file name the newest complete checkpoint.
+
+    Args:
+        folder: `trainer.default_local_dir`.
+
+    Returns:
+        the step that a run with `trainer.resume_mode=auto` will resume from, or None if there is no checkpoint.
+    """
+    steps = complete_steps(folder)
+    tracker = folder / TRACKER
+    named = tracker.read_text().strip() if tracker.is_file() else None
+    if not steps:
+        if named is not None:
+            logger.warning("%s names step %r, but %s holds no complete checkpoint: starting anew", tracker, named, folder)
+            tracker.unlink()
+        return None
+    latest = steps[-1]
+    if named != str(latest):
+        logger.warning("%s named step %r; the newest complete checkpoint is step %d: resuming from it", tracker, named, latest)
+        partial = tracker.with_suffix(".partial")
+        partial.write_text(str(latest))
+        os.replace(partial, tracker)
+    return latest

@@ -1,0 +1,1 @@
+"""Questions over images, as the parquet files that verl's datasets read."""

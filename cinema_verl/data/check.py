@@ -1,0 +1,511 @@
+"""Look at every RL row before the first training step, and say all that is wrong with the data at once.
+
+verl meets a broken row hours later, one at a time and far from its cause: an ``AssertionError`` in a
+data-loader worker, "Image features and image tokens do not match" in an engine, a reward that is 0 for ever.
+Each defect here has a code, and a message that says what is wrong, where, and what to do. `check_rows` collects
+them all and `raise_for` turns them into one readable error.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+import jinja2
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from cinema_verl.data.schema import AGENT_NAME
+from cinema_verl.data.tokens import ImageSizeError, Messages, Patching, PromptCounter, vision_tokens
+from cinema_verl.meta_action import TAGS
+from cinema_verl.reward import compute_score
+from cinema_verl.verify import verify
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Row = Mapping[str, Any]
+Locate = Callable[[int], tuple[str, int]]
+"""Position among the rows checked -> (file, row of that file, from 0)."""
+
+# Codes, in the order in which a row is read.
+MISSING_COLUMN: Final = "missing_column"
+PROMPT_SHAPE: Final = "prompt_shape"  # not a list of {role, content: str}, or refused by the chat template
+IMAGES_SHAPE: Final = "images_shape"  # null, empty, or not cells of {image, min_pixels, max_pixels}
+IMAGE_PLACEHOLDERS: Final = "image_placeholders"  # as many <image> as images
+VIDEO: Final = "video"  # a video, or the placeholder of one
+SPECIAL_TOKEN: Final = "special_token"  # prompt text that the tokenizer reads as a control or vision token
+NUM_IMAGES: Final = "num_images"  # extra_info.num_images, from which the format rule judges <global>
+EXTRA_INFO: Final = "extra_info"  # options, aliases or tolerance that the reward cannot read
+ANSWER_TYPE: Final = "answer_type"
+GROUND_TRUTH: Final = "ground_truth"  # not a str
+GOLD_UNREADABLE: Final = "gold_unreadable"  # a str that the verifier cannot read as an answer of its type
+IMAGE_PATH: Final = "image_path"  # not an absolute local path
+IMAGE_OUTSIDE_ROOT: Final = "image_outside_root"
+IMAGE_MISSING: Final = "image_missing"
+IMAGE_UNREADABLE: Final = "image_unreadable"  # there, but the system does not let it be read
+IMAGE_CORRUPT: Final = "image_corrupt"  # readable, but not a whole image
+IMAGE_SIZE: Final = "image_size"
+PROMPT_TOO_LONG: Final = "prompt_too_long"
+AGENT: Final = "agent_name"
+CODES: Final = (
+    MISSING_COLUMN,
+    PROMPT_SHAPE,
+    IMAGES_SHAPE,
+    IMAGE_PLACEHOLDERS,
+    VIDEO,
+    SPECIAL_TOKEN,
+    NUM_IMAGES,
+    EXTRA_INFO,
+    ANSWER_TYPE,
+    GROUND_TRUTH,
+    GOLD_UNREADABLE,
+    IMAGE_PATH,
+    IMAGE_OUTSIDE_ROOT,
+    IMAGE_MISSING,
+    IMAGE_UNREADABLE,
+    IMAGE_CORRUPT,
+    IMAGE_SIZE,
+    PROMPT_TOO_LONG,
+    AGENT,
+)
+WARNINGS: Final = frozenset({AGENT})
+"""Codes that are logged and stop nothing."""
+
+COLUMNS: Final = ("data_source", "prompt", "images", "reward_model", "extra_info")
+"""What verl's trainer and the reward read of a row; the other columns of the schema may be absent."""
+_CELL_KEYS: Final = frozenset({"image", "min_pixels", "max_pixels"})
+
+# Our choices, for speed and legibility only.
+_ROWS_AT_ONCE: Final = 512  # tokenized in one call
+_FILES_AT_ONCE: Final = 64  # opened by one task of a thread: a header takes 30 µs, a task about as long
+_QUIET_SECONDS: Final = 2.0  # before a progress bar shows
+_EXAMPLES: Final = 3  # of each code in a report
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One defect of one row.
+
+    Attributes:
+        code: One of `CODES`.
+        row: The row's index in its file, from 0.
+        uid: ``extra_info.uid``; empty where the row has none.
+        file: The file as the configuration names it; empty where rows did not come from one.
+        message: What is wrong, where in the row, and what to do.
+    """
+
+    code: str
+    row: int
+    uid: str
+    file: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file or 'rows'}, row {self.row}"
+        return f"{place} ({self.uid}): {self.message}" if self.uid else f"{place}: {self.message}"
+
+
+class DataError(ValueError):
+    """Data that cannot be trained on: a summary as its text, every one of its `problems`. Pickles, as Ray needs."""
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message, tuple(problems))
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class TokenizerError(ValueError):
+    """A tokenizer with which no trajectory could ever be read."""
+
+
+class Fault(NamedTuple):
+    """A problem before it is known which row has it."""
+
+    code: str
+    message: str
+
+
+class ImageSize(NamedTuple):
+    """Pixels, as the file has them (EXIF rotation not applied)."""
+
+    width: int
+    height: int
+
+
+# --- All rows -----------------------------------------------------------------------------------------------
+
+
+def check_rows(
+    rows: Iterable[Row],
+    *,
+    locate: Locate = lambda position: ("", position),
+    counter: PromptCounter | None = None,
+    max_prompt_length: int | None = None,
+    root: str | Path | None = None,
+    decode: bool = False,
+    total: int | None = None,
+) -> list[Problem]:
+    """Every problem of every row, in the order of the rows.
+
+    Image headers are read by a pool of threads, each file once however many rows show it; nothing is kept.
+
+    Args:
+        rows: Rows of the RL schema (`cinema_verl.data.schema.RL_SCHEMA`).
+        locate: Where a row came from; called for rows with problems only.
+        counter: Counts prompt tokens; None leaves out the checks that need a model's processor.
+        max_prompt_length: Tokens; None for no limit.
+        root: Directory that every image must lie in, symbolic links resolved; None for anywhere.
+        decode: Decode each image fully instead of reading its header. Finds truncated files, and takes some
+            milliseconds an image.
+        total: Number of rows, for the progress bar.
+    """
+    problems: list[Problem] = []
+    seen: dict[str, ImageSize | Fault] = {}
+    inspect = partial(_inspect_all, decode=decode, root=root)
+    position = 0
+    Image.init()  # Pillow registers its formats lazily, which threads should not do at once
+    with (
+        ThreadPoolExecutor() as pool,
+        tqdm(total=total, desc="checking rows", unit=" rows", delay=_QUIET_SECONDS) as progress,
+    ):
+        for batch in _batches(rows, _ROWS_AT_ONCE):
+            faults = [list(row_faults(row)) for row in batch]
+            with_images = [i for i, found in enumerate(faults) if not _has(found, MISSING_COLUMN, IMAGES_SHAPE)]
+            paths = {cell["image"] for i in with_images for cell in batch[i]["images"]} - seen.keys()
+            for results in pool.map(inspect, _batches(sorted(paths), _FILES_AT_ONCE)):
+                seen.update(results)
+            for i in with_images:
+                faults[i] += image_faults(batch[i]["images"], seen)
+            if counter is not None:
+                _add_prompt_faults(batch, faults, seen, counter, max_prompt_length)
+            for row, found in zip(batch, faults, strict=True):
+                if found:
+                    file, index = locate(position)
+                    problems += [Problem(fault.code, index, _uid(row), file, fault.message) for fault in found]
+                position += 1
+            progress.update(len(batch))
+    return problems
+
+
+def report(problems: Sequence[Problem]) -> str:
+    """A readable summary: how many of each code, and the first few of each in full."""
+    by_code: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        by_code[problem.code].append(problem)
+    rows = len({(problem.file, problem.row) for problem in problems})
+    lines = [f"{rows} row{'s' * (rows != 1)} with problems:"]
+    for code in sorted(by_code, key=CODES.index):
+        found = by_code[code]
+        lines.append(f"  {code}: {len(found)}")
+        lines += [f"    {problem}" for problem in found[:_EXAMPLES]]
+        if len(found) > _EXAMPLES:
+            lines.append(f"    ... and {len(found) - _EXAMPLES} more")
+    return "\n".join(lines)
+
+
+def raise_for(problems: Sequence[Problem]) -> None:
+    """Log the problems that are warnings, and raise on the others.
+
+    Raises:
+        DataError: At least one problem is not a warning.
+    """
+    warnings = [problem for problem in problems if problem.code in WARNINGS]
+    errors = [problem for problem in problems if problem.code not in WARNINGS]
+    if warnings:
+        logger.warning(report(warnings))
+    if errors:
+        raise DataError(report(errors), errors)
+
+
+# --- One row ------------------------------------------------------------------------------------------------
+
+
+def row_faults(row: Row) -> Iterator[Fault]:
+    """What is wrong with a row as it stands, its image files unopened and its prompt not tokenized."""
+    for column in COLUMNS:
+        if column not in row or (row[column] is None and column != "images"):
+            state = "is null" if column in row else "is missing"
+            yield Fault(MISSING_COLUMN, f"the column {column!r} {state}. Write the file with the RL schema")
+    if "images" in row:
+        yield from _images_shape_faults(row["images"])
+    if row.get("prompt") is not None:
+        yield from _prompt_shape_faults(row["prompt"], row)
+    if isinstance(row.get("extra_info"), Mapping):
+        yield from _num_images_faults(row["extra_info"], row.get("images"))
+        if row.get("reward_model") is not None:
+            yield from _gold_faults(row)
+    elif row.get("extra_info") is not None:
+        yield Fault(EXTRA_INFO, "extra_info is not a struct. Write the file with the RL schema")
+    if row.get("agent_name") != AGENT_NAME:
+        yield Fault(
+            AGENT,
+            f"agent_name is {row.get('agent_name')!r}, so another agent loop may roll this row out. "
+            f"Write {AGENT_NAME!r}, or set actor_rollout_ref.rollout.agent.default_agent_loop={AGENT_NAME}",
+        )
+
+
+def _images_shape_faults(images: Any) -> Iterator[Fault]:
+    if not isinstance(images, Sequence) or isinstance(images, str | bytes) or not images:
+        what = "null" if images is None else "empty" if images == [] else f"a {type(images).__name__}"
+        yield Fault(IMAGES_SHAPE, f"images is {what}. Give a list with a cell for each image, at least one")
+        return
+    for number, cell in enumerate(images, 1):
+        where = f"image {number} of {len(images)}"
+        if not (isinstance(cell, Mapping) and cell.keys() <= _CELL_KEYS and isinstance(cell.get("image"), str)):
+            what = f"keys {sorted(cell)}" if isinstance(cell, Mapping) else type(cell).__name__
+            yield Fault(
+                IMAGES_SHAPE,
+                f"{where} is not {{image: path, min_pixels, max_pixels}} but {what}. "
+                "Store the file's path, not its bytes",
+            )
+            continue
+        low, high = cell.get("min_pixels"), cell.get("max_pixels")
+        limits = [limit for limit in (low, high) if limit is not None]
+        if any(type(limit) is not int or limit <= 0 for limit in limits) or limits != sorted(limits):
+            yield Fault(
+                IMAGES_SHAPE,
+                f"{where} has min_pixels={low!r} and max_pixels={high!r}. "
+                "Give pixel areas, 0 < min_pixels <= max_pixels",
+            )
+
+
+def _prompt_shape_faults(prompt: Any, row: Row) -> Iterator[Fault]:
+    if (
+        not isinstance(prompt, Sequence)
+        or not prompt
+        or not all(
+            isinstance(message, Mapping)
+            and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str)
+            for message in prompt
+        )
+    ):
+        yield Fault(
+            PROMPT_SHAPE,
+            "the prompt is not a list of {role, content} with text in both. Write images as <image> in the text",
+        )
+        return
+    text = "".join(message["content"] for message in prompt)
+    images = row.get("images")
+    if isinstance(images, Sequence) and images and text.count("<image>") != len(images):
+        yield Fault(
+            IMAGE_PLACEHOLDERS,
+            f"the prompt has {text.count('<image>')} <image> placeholder(s) for {len(images)} image(s). "
+            "Write one <image> where each image belongs, and 'Image 2' where you mean the words",
+        )
+    for medium in ("video", "audio"):
+        placeholders, given = text.count(f"<{medium}>"), len(row.get(f"{medium}s") or ())
+        if placeholders or given:
+            yield Fault(
+                VIDEO,
+                f"the prompt has {placeholders} <{medium}> placeholder(s) and the row {given} {medium}(s). "
+                "Store the frames as images ('Frame 1: <image>')",
+            )
+
+
+def _num_images_faults(extra_info: Row, images: Any) -> Iterator[Fault]:
+    given = extra_info.get("num_images")
+    count = len(images) if isinstance(images, Sequence) else None
+    if given is None:
+        yield Fault(
+            NUM_IMAGES,
+            "extra_info.num_images is missing, and verl takes the images away before the reward. "
+            f"Write {'the number of images' if count is None else count}",
+        )
+    elif not isinstance(given, Integral) or isinstance(given, bool) or count not in (None, given):
+        yield Fault(NUM_IMAGES, f"extra_info.num_images is {given!r} for {count} image(s). Write {count}")
+
+
+def _gold_faults(row: Row) -> Iterator[Fault]:
+    extra_info, reward_model = row["extra_info"], row["reward_model"]
+    answer_type = extra_info.get("answer_type", "")
+    try:
+        verify(None, "", answer_type)  # raises for an unknown type, whatever the gold
+    except ValueError as error:
+        yield Fault(ANSWER_TYPE, f"extra_info.answer_type: {error}. Write one of them, or register the type")
+        return
+    gold = reward_model.get("ground_truth") if isinstance(reward_model, Mapping) else None
+    if not isinstance(gold, str):
+        yield Fault(
+            GROUND_TRUTH,
+            f"reward_model.ground_truth is {gold!r}, not text. Write it as text, JSON where it is structured",
+        )
+        return
+    try:  # the reward itself on an empty response, so that it reads the row as it will in training
+        score = compute_score(str(row.get("data_source")), "", gold, {**extra_info, "num_images": 1})
+    except ValueError as error:
+        yield Fault(EXTRA_INFO, str(error))
+        return
+    if score["abstained"]:
+        yield Fault(
+            GOLD_UNREADABLE,
+            f"the verifier cannot read the gold {gold[:80]!r} as {answer_type!r} with the options "
+            f"{extra_info.get('options_json') or '[]'}. Correct one of the three, or leave the row out",
+        )
+
+
+# --- Its images ---------------------------------------------------------------------------------------------
+
+
+def inspect_image(path: str, *, decode: bool = False, root: str | Path | None = None) -> ImageSize | Fault:
+    """Open one image file as verl will (``qwen_vl_utils.fetch_image``): its size, or why that will fail.
+
+    Args:
+        path: As the row's cell has it; ``file://`` is understood.
+        decode: Read all of it, not its header only.
+        root: Directory that it must lie in, symbolic links resolved.
+    """
+    path = path.removeprefix("file://")
+    if not os.path.isabs(path):
+        return Fault(IMAGE_PATH, "is not an absolute path of a local file. Write one: workers run elsewhere")
+    if root is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        return Fault(IMAGE_OUTSIDE_ROOT, f"lies outside {root}. Copy it there, or correct the root")
+    try:
+        with Image.open(path) as image:
+            if decode:
+                image.load()
+            return ImageSize(*image.size)
+    except FileNotFoundError:
+        return Fault(IMAGE_MISSING, "does not exist. Prepare the data here, or mount the disk that has it")
+    except UnidentifiedImageError:
+        return Fault(IMAGE_CORRUPT, "is not an image that Pillow knows. Write it again, or leave the row out")
+    except Image.DecompressionBombError as error:
+        return Fault(IMAGE_SIZE, f"is refused by Pillow: {error} Shrink it when preparing the data")
+    except Exception as error:  # a decoder raises what it likes on broken input, and verl would fail alike
+        if isinstance(error, OSError) and error.errno is not None:
+            return Fault(IMAGE_UNREADABLE, f"cannot be read: {error.strerror}. Check permissions and disk")
+        return Fault(IMAGE_CORRUPT, f"cannot be decoded: {error}. Write it again, or leave the row out")
+
+
+def image_faults(images: Sequence[Row], seen: Mapping[str, ImageSize | Fault]) -> Iterator[Fault]:
+    """The faults of a row's image files, each with the image's place in the row."""
+    for number, cell in enumerate(images, 1):
+        found = seen[cell["image"]]
+        if isinstance(found, Fault):
+            yield Fault(found.code, f"image {number} of {len(images)}, {cell['image']}, {found.message}")
+
+
+def _inspect_all(paths: Sequence[str], *, decode: bool, root: str | Path | None) -> dict[str, ImageSize | Fault]:
+    return {path: inspect_image(path, decode=decode, root=root) for path in paths}
+
+
+# --- Its prompt, in tokens -----------------------------------------------------------------------------------
+
+
+def _add_prompt_faults(
+    batch: Sequence[Row],
+    faults: Sequence[list[Fault]],
+    seen: Mapping[str, ImageSize | Fault],
+    counter: PromptCounter,
+    max_prompt_length: int | None,
+) -> None:
+    """Tokenize the prompts of a batch, and add to each row's faults what is wrong with the result."""
+    texts: dict[int, str] = {}
+    for i, row in enumerate(batch):
+        if _has(faults[i], MISSING_COLUMN, PROMPT_SHAPE, IMAGES_SHAPE, IMAGE_PLACEHOLDERS, VIDEO):
+            continue
+        rendered = _render(row["prompt"], counter)
+        if isinstance(rendered, Fault):
+            faults[i].append(rendered)
+        else:
+            texts[i] = rendered
+    for i, text_tokens in zip(texts, counter.text_tokens(list(texts.values())), strict=True):
+        faults[i] += _length_faults(batch[i]["images"], text_tokens, seen, counter.patching, max_prompt_length)
+
+
+def _render(prompt: Messages, counter: PromptCounter) -> str | Fault:
+    text = "".join(message["content"] for message in prompt)
+    for token in counter.special_tokens:
+        if token in text:
+            return Fault(
+                SPECIAL_TOKEN,
+                f"the prompt's text contains {token}, which the tokenizer reads as a control or image token. "
+                "Take it out, or spell it another way",
+            )
+    try:
+        return counter.render(prompt)
+    except jinja2.TemplateError as error:
+        return Fault(PROMPT_SHAPE, f"the chat template refuses the prompt: {error}. Correct its roles")
+
+
+def _length_faults(
+    images: Sequence[Row],
+    text_tokens: int,
+    seen: Mapping[str, ImageSize | Fault],
+    patching: Patching,
+    max_prompt_length: int | None,
+) -> Iterator[Fault]:
+    image_tokens = 0
+    for number, cell in enumerate(images, 1):
+        size = seen[cell["image"]]
+        if isinstance(size, Fault):  # reported already
+            continue
+        try:
+            image_tokens += vision_tokens(*size, patching, cell.get("min_pixels"), cell.get("max_pixels"))
+        except ImageSizeError as error:
+            yield Fault(IMAGE_SIZE, f"image {number} of {len(images)}, {cell['image']}, is unusable: {error}")
+    tokens = text_tokens + image_tokens
+    if max_prompt_length is not None and tokens > max_prompt_length:
+        yield Fault(
+            PROMPT_TOO_LONG,
+            f"the prompt has {tokens} tokens ({text_tokens} of text, {image_tokens} of {len(images)} image(s)), "
+            f"over the limit of {max_prompt_length}. Raise data.max_prompt_length, lower the images' max_pixels, "
+            "or leave the row out",
+        )
+
+
+# --- The tokenizer ------------------------------------------------------------------------------------------
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Make sure that the ten tags survive what verl does to a response before the reward reads it.
+
+    verl's reward managers decode with ``skip_special_tokens=True``: a tag that is a special token vanishes there,
+    and every trajectory looks malformed.
+
+    Raises:
+        TokenizerError: A tag is a special token, or is not what comes back from encode and decode.
+    """
+    for tag in (tag for tags in TAGS.values() for tag in tags):
+        ids = tokenizer.encode(tag, add_special_tokens=False)
+        if tokenizer.decode(ids, skip_special_tokens=True).strip() == tag:
+            continue
+        if tokenizer.decode(ids, skip_special_tokens=False).strip() == tag:
+            raise TokenizerError(
+                f"the tokenizer has {tag} as a special token: it would vanish on decoding, and no trajectory could "
+                "be read. Add the tags as ordinary tokens, AddedToken(tag, special=False), or not at all"
+            )
+        raise TokenizerError(
+            f"the tokenizer turns {tag} into {tokenizer.decode(ids)!r}, so no trajectory could be read. "
+            "Use a byte-level tokenizer such as Qwen2's, or add the tags to it as ordinary tokens"
+        )
+
+
+# --- Small helpers ------------------------------------------------------------------------------------------
+
+
+def _has(faults: Sequence[Fault], *codes: str) -> bool:
+    return any(fault.code in codes for fault in faults)
+
+
+def _uid(row: Row) -> str:
+    extra_info = row.get("extra_info")
+    return str(extra_info.get("uid") or "") if isinstance(extra_info, Mapping) else ""
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

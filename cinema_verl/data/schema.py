@@ -1,0 +1,276 @@
+"""The parquet files that verl reads: one explicit schema each, and rows checked before they are written.
+
+verl meets most defects of a row hours later and far away (a bare ``IndexError`` in a data-loader worker, a
+prompt dropped in silence), so the row builders refuse them here, and say which row it is and what to do.
+Every file of a kind carries the same schema because ``datasets.concatenate_datasets`` fails on files whose
+types differ.
+
+Images are stored as paths, never as bytes: verl carries each row's images through every rollout of its group.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cinema_verl.meta_action import parse
+from cinema_verl.verify import verify
+
+AGENT_NAME = "cinema"  # the agent loop that verl runs for a row: cinema_verl.agent_loop
+MODALITIES = ("multi", "frames", "single")
+
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_IMAGES = pa.list_(
+    pa.struct([("image", pa.string()), ("min_pixels", pa.int64()), ("max_pixels", pa.int64())])
+)
+
+RL_SCHEMA = pa.schema(
+    [
+        ("data_source", pa.string()),
+        ("agent_name", pa.string()),
+        ("ability", pa.string()),
+        ("prompt", _MESSAGES),
+        ("images", _IMAGES),
+        ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
+        (
+            "extra_info",
+            pa.struct(
+                [
+                    ("index", pa.int64()),
+                    ("uid", pa.string()),
+                    ("split", pa.string()),
+                    ("modality", pa.string()),
+                    ("num_images", pa.int32()),
+                    ("answer_type", pa.string()),
+                    ("options_json", pa.string()),
+                    ("aliases_json", pa.string()),
+                    ("tolerance", pa.float64()),
+                    ("question", pa.string()),
+                ]
+            ),
+        ),
+    ]
+)
+
+SFT_SCHEMA = pa.schema(
+    [
+        ("messages", _MESSAGES),
+        ("images", _IMAGES),
+        ("uid", pa.string()),
+        ("trajectory", pa.int32()),
+        ("pattern", pa.string()),
+    ]
+)
+
+_NULLABLE = {"extra_info.tolerance"}  # null: the answer type's own tolerance
+_PLACEHOLDERS = ("<image>", "<video>", "<audio>")  # verl splits message text at each of these
+
+
+class RowError(ValueError):
+    """A row that verl could not train on. The message says which row, what is wrong and what to do."""
+
+    def __init__(self, uid: str, problem: str, remedy: str) -> None:
+        super().__init__(f"row {uid!r}: {problem}. {remedy}.")
+
+
+def image_cell(path: str | Path, *, min_pixels: int, max_pixels: int) -> dict[str, Any]:
+    """One image as verl reads it, the same for RL and SFT (plain path strings fail in SFT).
+
+    Args:
+        path: An absolute path: every Ray worker opens the file from a working directory of its own.
+        min_pixels, max_pixels: The pixel area that the vision encoder sees is kept between the two.
+    """
+    return {"image": str(path), "min_pixels": min_pixels, "max_pixels": max_pixels}
+
+
+def rl_row(
+    *,
+    uid: str,
+    index: int,
+    split: str,
+    data_source: str,
+    ability: str,
+    prompt: Sequence[Mapping[str, str]],
+    images: Sequence[Mapping[str, Any]],
+    modality: str,
+    question: str,
+    answer: str,
+    answer_type: str,
+    options: Sequence[str] = (),
+    aliases: Sequence[str] = (),
+    tolerance: float | None = None,
+) -> dict[str, Any]:
+    """One question for reinforcement learning.
+
+    Args:
+        uid: The question's name in every file.
+        index: Its position in its file.
+        data_source: verl reports validation metrics by this name.
+        prompt: Chat messages with string content, as many ``<image>`` in all as there are images.
+        images: Cells from `image_cell`, in the order of the placeholders.
+        question: The bare question, for the verifier and reports (the prompt may wrap it).
+        answer: The gold answer, always text; JSON where it is structured.
+
+    Raises:
+        RowError: The row breaks verl's data contract.
+    """
+    _check_prompt(uid, prompt, images)
+    if modality not in MODALITIES:
+        raise RowError(uid, f"unknown modality {modality!r}", f"Use one of {', '.join(MODALITIES)}")
+    if (modality == "single") != (len(images) == 1):
+        raise RowError(
+            uid, f"modality {modality!r} with {len(images)} image(s)", "'single' means exactly one image"
+        )
+    if not isinstance(answer, str) or not answer.strip():
+        raise RowError(
+            uid, f"gold answer {answer!r} is not a non-empty string", "Write it as text, or as JSON text"
+        )
+    try:
+        right = verify(answer, answer, answer_type, options=options, aliases=aliases, tolerance=tolerance)
+    except ValueError as error:
+        raise RowError(uid, str(error), "See cinema_verl.verify for the answer types") from error
+    if not right:
+        problem = f"the gold answer {answer!r} is not a right answer to itself as {answer_type!r}"
+        raise RowError(uid, problem, "Check the answer, its type and the options")
+    row = {
+        "data_source": data_source,
+        "agent_name": AGENT_NAME,
+        "ability": ability,
+        "prompt": [dict(message) for message in prompt],
+        "images": [dict(image) for image in images],
+        "reward_model": {"style": "rule", "ground_truth": answer},
+        "extra_info": {
+            "index": index,
+            "uid": uid,
+            "split": split,
+            "modality": modality,
+            # verl removes `images` from the row before the reward function sees it.
+            "num_images": len(images),
+            "answer_type": answer_type,
+            "options_json": json.dumps(list(options), ensure_ascii=False),
+            "aliases_json": json.dumps(list(aliases), ensure_ascii=False),
+            "tolerance": tolerance,
+            "question": question,
+        },
+    }
+    _check_complete(uid, row, pa.struct(list(RL_SCHEMA)))
+    return row
+
+
+def sft_rows(
+    *,
+    uid: str,
+    prompt: Sequence[Mapping[str, str]],
+    images: Sequence[Mapping[str, Any]],
+    trajectories: Sequence[str],
+) -> list[dict[str, Any]]:
+    """The cold-start rows of one question: one row for each of its gold trajectories.
+
+    Args:
+        prompt, images: Exactly those of the question's RL row, so that the policy meets the same text again.
+        trajectories: Well-formed trajectories, no two with the same pattern (the paper's two).
+
+    Raises:
+        RowError: The row breaks verl's data contract, or a trajectory the format rule.
+    """
+    _check_prompt(uid, prompt, images)
+    rows: list[dict[str, Any]] = []
+    for number, text in enumerate(trajectories):
+        found = [tag for tag in _PLACEHOLDERS if tag in text]
+        if found:
+            raise RowError(
+                uid, f"trajectory {number} contains {found[0]}", "Name the image in words: 'Image B'"
+            )
+        trajectory = parse(text)
+        violations = trajectory.violations_for(len(images))
+        if violations:
+            raise RowError(
+                uid,
+                f"trajectory {number} breaks the format rule ({', '.join(violations)}): {text!r}",
+                "Use non-empty actions in lower-case tags, then one <answer>; no <global> over one image",
+            )
+        if trajectory.pattern in {row["pattern"] for row in rows}:
+            raise RowError(
+                uid, f"two trajectories share the pattern {trajectory.pattern}", "Give each its own path"
+            )
+        row = {
+            "messages": [*map(dict, prompt), {"role": "assistant", "content": text}],
+            "images": [dict(image) for image in images],
+            "uid": uid,
+            "trajectory": number,
+            "pattern": trajectory.pattern,
+        }
+        _check_complete(uid, row, pa.struct(list(SFT_SCHEMA)))
+        rows.append(row)
+    return rows
+
+
+def write_parquet(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, path: str | Path) -> None:
+    """Write rows so that the file is either absent, the old one, or complete; equal rows give equal bytes."""
+    path = Path(path)
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    if table.num_rows == 0:
+        raise ValueError(f"no rows for {path}: verl cannot train on an empty file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_prompt(uid: str, prompt: Sequence[Mapping[str, str]], images: Sequence[Mapping[str, Any]]) -> None:
+    if not prompt:
+        raise RowError(uid, "the prompt has no message", "Give at least a user message")
+    for message in prompt:
+        if not isinstance(message.get("content"), str):
+            raise RowError(
+                uid, f"message content {message.get('content')!r} is not a string", "Write text with <image>"
+            )
+    if not images:
+        raise RowError(uid, "no images", "verl's SFT collator fails on text-only rows: leave them out")
+    text = "".join(message["content"] for message in prompt)
+    if "<video>" in text or "<audio>" in text:
+        raise RowError(uid, "a <video> or <audio> placeholder", "Store frames as images: 'Frame 1: <image>'")
+    if text.count("<image>") != len(images):
+        raise RowError(
+            uid,
+            f"{text.count('<image>')} <image> placeholder(s) for {len(images)} image(s)",
+            "Write one <image> where each image belongs",
+        )
+    for position, image in enumerate(images):
+        if not os.path.isabs(str(image.get("image", ""))):
+            raise RowError(
+                uid, f"image {position} has the path {image.get('image')!r}", "Give an absolute path"
+            )
+        low, high = image.get("min_pixels"), image.get("max_pixels")
+        if not (isinstance(low, int) and isinstance(high, int) and 0 < low <= high):
+            raise RowError(
+                uid, f"image {position} has min_pixels={low}, max_pixels={high}", "Need 0 < min <= max"
+            )
+
+
+def _check_complete(uid: str, value: Any, kind: pa.DataType, where: str = "") -> None:
+    """pyarrow fills a missing key with null and drops an unknown one, both in silence: neither may happen."""
+    if value is None:
+        if where not in _NULLABLE:
+            raise RowError(uid, f"{where} is null", "Fill it in")
+    elif pa.types.is_struct(kind):
+        names = {field.name for field in kind}
+        if set(value) != names:
+            difference = ", ".join(sorted(set(value) ^ names))
+            raise RowError(
+                uid, f"{where or 'the row'} has missing or unknown keys: {difference}", "Follow the schema"
+            )
+        for field in kind:
+            _check_complete(uid, value[field.name], field.type, f"{where}.{field.name}".lstrip("."))
+    elif pa.types.is_list(kind):
+        for position, item in enumerate(value):
+            _check_complete(uid, item, kind.value_type, f"{where}[{position}]")

@@ -1,0 +1,116 @@
+"""What a trajectory is worth in its group: the Diversity-Preserving Strategy's reward, in numpy.
+
+Paper, section on reinforcement learning: for trajectory i of a group of G with N trajectories of i's pattern (i itself
+counted) and coefficient c = 0.1,
+
+    R = 0.5 * (R_acc * (R_acc - (N - 1) / (G - 1) * c)) + 0.5 * R_format
+
+so a right answer found the way everybody found it is worth a little less, and a wrong answer is never touched.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+
+import numpy as np
+
+
+def _codes(values: Iterable[Hashable]) -> np.ndarray:
+    """Number the distinct values 0, 1, 2 … in order of appearance: (B,) int64."""
+    table: dict[Hashable, int] = {}
+    return np.fromiter((table.setdefault(value, len(table)) for value in values), dtype=np.int64)
+
+
+def pattern_counts(patterns: Sequence[str], groups: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """How common each trajectory's pattern is in its group.
+
+    Args:
+        patterns: (B,) strings, one pattern a trajectory ("global>think>answer"; "" for none is a pattern, too).
+        groups: (B,) hashable group ids (verl: `uid`), in any order.
+
+    Returns:
+        N and G, both (B,) int64: trajectories of the row's group that share its pattern (itself included), and the
+        size of the row's group as it is, which is smaller than `rollout.n` where rollouts failed.
+    """
+    group, pattern = _codes(groups), _codes(patterns)
+    if group.shape != pattern.shape:
+        raise ValueError(f"{len(patterns)} patterns for {len(groups)} groups: both must have one entry a trajectory")
+    if not group.size:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    pair = group.astype(np.int64) * (pattern.max() + 1) + pattern
+    _, inverse, count = np.unique(pair, return_inverse=True, return_counts=True)
+    return count[inverse], np.bincount(group)[group]
+
+
+def diversity_penalty(acc: Sequence[float], patterns: Sequence[str], groups: Sequence) -> np.ndarray:
+    """What DPS takes from each reward at coefficient 1: 0.5 * R_acc * (N - 1) / (G - 1), shape (B,), in [0, 0.5].
+
+    A group of one has nobody to resemble: its penalty is 0.
+    """
+    n, g = pattern_counts(patterns, groups)
+    return 0.5 * np.asarray(acc, dtype=np.float64) * (n - 1) / np.maximum(g - 1, 1)
+
+
+def group_rewards(
+    acc: Sequence[float], fmt: Sequence[float], patterns: Sequence[str], groups: Sequence, coefficient: float = 0.1
+) -> np.ndarray:
+    """The paper's reward R for every trajectory of a batch.
+
+    Args:
+        acc: (B,) R_acc, each 0 or 1.
+        fmt: (B,) R_format, each 0 or 1.
+        patterns: (B,) strings.
+        groups: (B,) group ids.
+        coefficient: c, in [0, 1]. Paper: 0.1.
+
+    Returns:
+        (B,) float64.
+
+    Raises:
+        ValueError: if the lengths differ, a reward is not 0 or 1, or the coefficient is outside [0, 1].
+    """
+    acc = np.asarray(acc, dtype=np.float64)
+    fmt = np.asarray(fmt, dtype=np.float64)
+    if not len(acc) == len(fmt) == len(patterns) == len(groups):
+        raise ValueError(
+            f"acc, fmt, patterns and groups must have one entry a trajectory, got lengths "
+            f"{len(acc)}, {len(fmt)}, {len(patterns)}, {len(groups)}"
+        )
+    for name, values in (("acc", acc), ("fmt", fmt)):
+        if not np.isin(values, (0.0, 1.0)).all():
+            raise ValueError(f"{name} must be 0 or 1 for every trajectory (the paper's R_acc and R_format)")
+    if not 0.0 <= coefficient <= 1.0:
+        raise ValueError(f"the diversity coefficient must lie in [0, 1] (the paper's is 0.1), got {coefficient!r}")
+    return 0.5 * acc + 0.5 * fmt - coefficient * diversity_penalty(acc, patterns, groups)
+
+
+def normalise(rewards: np.ndarray, groups: Sequence, by_std: bool, epsilon: float = 1e-6) -> np.ndarray:
+    """Group-relative advantages, as GRPO defines them (verl: `compute_grpo_outcome_advantage`).
+
+    Args:
+        rewards: (B,) one scalar a trajectory.
+        groups: (B,) group ids.
+        by_std: divide by the group's standard deviation (unbiased), `algorithm.norm_adv_by_std_in_grpo`.
+        epsilon: verl's guard against division by zero.
+
+    Returns:
+        (B,) float64: reward minus the group's mean, over its deviation if asked. A group of one has no baseline; verl
+        gives it mean 0 and deviation 1, which turns its raw reward into its advantage: here its advantage is 0.
+    """
+    rewards = np.asarray(rewards, dtype=np.float64)
+    group = _codes(groups)
+    size = np.bincount(group)
+    centred = rewards - (np.bincount(group, weights=rewards) / size)[group]
+    if not by_std:
+        return centred
+    variance = np.bincount(group, weights=centred**2) / np.maximum(size - 1, 1)
+    return centred / (np.sqrt(variance)[group] + epsilon)
+
+
+def pattern_statistics(patterns: Sequence[str], groups: Sequence) -> dict[str, float]:
+    """Mean over groups of the entropy of their patterns (nats), and of the number of distinct ones."""
+    n, g = pattern_counts(patterns, groups)
+    if not len(n):
+        return {"pattern_entropy": float("nan"), "unique_patterns": float("nan")}
+    groups_total = (1.0 / g).sum()
+    # Each trajectory carries 1/G of its group's -log p, and 1/N of one distinct pattern.
+    entropy = (-np.log(n / g) / g).sum() / groups_total
+    return {"pattern_entropy": float(entropy), "unique_patterns": float((1.0 / n).sum() / groups_total)}

@@ -1,0 +1,269 @@
+"""The five meta-actions, what a trajectory of them is, and when it is well formed (paper, meta-actions).
+
+A trajectory is a sequence of actions written as ``<name>body</name>`` that ends with ``<answer>``; its
+*pattern* is the sequence of names without the bodies. This module is the only grammar of the tags: prompts,
+reward, cold start and report all read trajectories with :func:`parse`.
+
+How text that breaks the rule is read
+-------------------------------------
+``parse`` takes any string, never raises on one, and needs one pass. What it recovers is defined for all of
+them:
+
+* A tag is exactly ``<name>`` or ``</name>``, lower case, one of the five names. Every other angle bracket
+  (``x < 3``, ``<b>``, ``<think >``) is text; ``<Think>`` is text too, and is reported besides.
+* An action is an opening tag, the *first* closing tag of the same name after it, and the text between. The
+  five names are paired independently of one another, so a tag that is missing or misplaced costs its own
+  action only: in ``<think>x<answer>B</answer>`` the answer is found, and ``<think>``, never closed, is no
+  action. Where actions nest or overlap each of them counts, and a body holds the inner tags verbatim. In
+  ``<answer>A<answer>B</answer>`` there is one action, whose body is ``A<answer>B``: a second try inside an
+  answer spoils it instead of replacing it.
+* ``actions`` and ``pattern`` hold the closed actions in the order of their opening tags.
+* White space is Unicode white space. A body is empty when it has no visible character: zero-width and
+  control characters do not fill one.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+ANSWER: Final = "answer"
+GLOBAL: Final = "global"
+ACTIONS: Final = (GLOBAL, "focus", "hint", "think", ANSWER)
+"""The five names, in the order in which the paper lists them."""
+
+PATTERN_SEPARATOR: Final = ">"
+
+
+class Tags(NamedTuple):
+    """The two tags of one action."""
+
+    open: str
+    close: str
+
+
+TAGS: Final = MappingProxyType({name: Tags(f"<{name}>", f"</{name}>") for name in ACTIONS})
+
+# Violation codes. Each is a ready metric suffix, so they are short and stable.
+UNCLOSED_TAG: Final = "unclosed_tag"  # an opening tag whose closing tag never comes
+STRAY_CLOSING_TAG: Final = "stray_closing_tag"  # a closing tag with nothing of its name open
+NESTED_TAG: Final = "nested_tag"  # an opening tag inside the body of a closed action
+UPPER_CASE_TAG: Final = "upper_case_tag"  # <Think>: one of the five, not in lower case
+TEXT_OUTSIDE: Final = "text_outside"  # anything but white space while no action is open
+EMPTY_BODY: Final = "empty_body"  # an action without a visible character
+NO_ACTION: Final = "no_action"  # no closed action besides answers
+STARTS_WITH_ANSWER: Final = "starts_with_answer"  # the first closed action is an answer
+NO_ANSWER: Final = "no_answer"  # no closed answer
+SEVERAL_ANSWERS: Final = "several_answers"  # two or more closed answers
+ANSWER_NOT_LAST: Final = "answer_not_last"  # another action opens after the first answer
+GLOBAL_ON_SINGLE_IMAGE: Final = "global_on_single_image"  # needs the number of images: see violations_for
+VIOLATIONS: Final = (
+    UNCLOSED_TAG,
+    STRAY_CLOSING_TAG,
+    NESTED_TAG,
+    UPPER_CASE_TAG,
+    TEXT_OUTSIDE,
+    EMPTY_BODY,
+    NO_ACTION,
+    STARTS_WITH_ANSWER,
+    NO_ANSWER,
+    SEVERAL_ANSWERS,
+    ANSWER_NOT_LAST,
+    GLOBAL_ON_SINGLE_IMAGE,
+)
+
+# Anything shaped like one of the five, in any case; _TAG_MEANS then says which it is. A regex that named the five and
+# ignored case would be half as fast, and would take the Kelvin sign for a k.
+_TAG_SHAPE = re.compile(r"</?[A-Za-z]{4,6}>")
+_TAG_MEANS: Final = {tags.open: (name, True) for name, tags in TAGS.items()} | {
+    tags.close: (name, False) for name, tags in TAGS.items()
+}
+# White space, controls, soft hyphen, zero-width and direction marks, fillers, blank braille, byte-order mark.
+_VISIBLE = re.compile(
+    r"[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb]"
+)
+
+
+class Violation(NamedTuple):
+    """One broken rule: its code and the character offset where it first shows (the end, for what is missing)."""
+
+    code: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """What :func:`parse` recovered from a text.
+
+    Attributes:
+        actions: the closed actions as ``(name, body)``, bodies verbatim, in the order of their opening tags.
+        answer: body of the answer without surrounding white space when there is exactly one closed answer,
+        whatever
+            else is wrong; otherwise None.
+        faults: every rule the text breaks, each code once, at its first position, in the order of the
+        positions.
+            A rule that needs the number of images is not among them; see :meth:`violations_for`.
+    """
+
+    actions: tuple[tuple[str, str], ...]
+    answer: str | None
+    faults: tuple[Violation, ...]
+
+    @property
+    def pattern(self) -> str:
+        """The names of the actions, ``"global>focus>think>answer"``; empty when there is none."""
+        return PATTERN_SEPARATOR.join([name for name, _ in self.actions])
+
+    @property
+    def violations(self) -> tuple[str, ...]:
+        """The codes of :attr:`faults`."""
+        return tuple([code for code, _ in self.faults])
+
+    def violations_for(self, num_images: int) -> tuple[str, ...]:
+        """All codes for a question over ``num_images`` images: ``global`` relates images, so it needs two."""
+        if num_images == 1 and any(name == GLOBAL for name, _ in self.actions):
+            return (*self.violations, GLOBAL_ON_SINGLE_IMAGE)
+        return self.violations
+
+    def is_well_formed(self, num_images: int) -> bool:
+        """Whether R_format is 1: no violation, for a question over ``num_images`` images."""
+        return not self.violations_for(num_images)
+
+
+def parse(text: str) -> Trajectory:
+    """Read a trajectory; linear in ``len(text)``, and no string makes it raise (rules in the module
+    docstring).
+
+    Raises:
+        TypeError: ``text`` is not a str.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"parse() needs the trajectory as str, got {type(text).__name__}")
+
+    faults: dict[str, int] = {}  # code -> first position
+    open_at: dict[str, tuple[int, int]] = {}  # name -> (start of its tag, start of its body); at most five entries
+    tag_inside: dict[str, int] = {}  # name that is open -> first opening tag seen inside its body
+    closed: list[tuple[int, str, str]] = []  # (start, name, body), in the order of the closing tags
+    outside_from = 0  # where the text that belongs to no action begins; read only while nothing is open
+
+    for match in _TAG_SHAPE.finditer(text):
+        tag = match.group()
+        start, end = match.span()
+        if tag not in _TAG_MEANS:
+            if tag.lower() in _TAG_MEANS:
+                faults.setdefault(UPPER_CASE_TAG, start)
+            continue
+        name, opens = _TAG_MEANS[tag]
+        if not open_at and start != outside_from:
+            _check_outside(text, outside_from, start, faults)
+        if opens:
+            for outer in open_at:
+                tag_inside.setdefault(outer, start)
+            open_at.setdefault(name, (start, end))
+        elif name in open_at:
+            opened, body_start = open_at.pop(name)
+            body = text[body_start:start]
+            if not _VISIBLE.search(body):
+                faults[EMPTY_BODY] = min(opened, faults.get(EMPTY_BODY, opened))
+            if name in tag_inside:
+                inner = tag_inside.pop(name)
+                faults[NESTED_TAG] = min(inner, faults.get(NESTED_TAG, inner))
+            closed.append((opened, name, body))
+        else:
+            faults.setdefault(STRAY_CLOSING_TAG, start)
+        outside_from = end
+
+    if open_at:
+        faults[UNCLOSED_TAG] = min(start for start, _ in open_at.values())
+    elif outside_from != len(text):
+        _check_outside(text, outside_from, len(text), faults)
+    if NESTED_TAG in faults:  # only then can the order of the closing tags differ from that of the opening tags
+        closed.sort()
+
+    answers = [i for i, (_, name, _) in enumerate(closed) if name == ANSWER]
+    _check_sequence(closed, answers, len(text), faults)
+    return Trajectory(
+        actions=tuple([(name, body) for _, name, body in closed]),
+        answer=closed[answers[0]][2].strip() if len(answers) == 1 else None,
+        faults=tuple([Violation(*item) for item in sorted(faults.items(), key=_by_position)]) if faults else (),
+    )
+
+
+def _check_outside(text: str, start: int, end: int, faults: dict[str, int]) -> None:
+    """Add the violation when ``text[start:end]``, which belongs to no action, is more than white space."""
+    if TEXT_OUTSIDE not in faults:
+        gap = text[start:end]
+        if not gap.isspace():
+            faults[TEXT_OUTSIDE] = end - len(gap.lstrip())
+
+
+def _check_sequence(
+    closed: list[tuple[int, str, str]], answers: list[int], length: int, faults: dict[str, int]
+) -> None:
+    """Add the violations that are about the order of the closed actions; ``answers`` are indices into
+    ``closed``."""
+    if len(answers) == len(closed):
+        faults[NO_ACTION] = closed[0][0] if closed else length
+    if not answers:
+        faults[NO_ANSWER] = length
+        return
+    first = answers[0]
+    if first == 0:
+        faults[STARTS_WITH_ANSWER] = closed[0][0]
+    if len(answers) > 1:
+        faults[SEVERAL_ANSWERS] = closed[answers[1]][0]
+    if first + 1 < len(closed):
+        faults[ANSWER_NOT_LAST] = closed[first + 1][0]
+
+
+def _by_position(item: tuple[str, int]) -> tuple[int, str]:
+    code, position = item
+    return position, code
+
+
+def _exact(names: list[str]) -> list[str]:
+    return names
+
+
+def _collapsed(names: list[str]) -> list[str]:
+    return [name for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
+
+
+def _set(names: list[str]) -> list[str]:
+    present = set(names)
+    return [name for name in ACTIONS if name in present]
+
+
+_MODES: Final[dict[str, Callable[[list[str]], list[str]]]] = {
+    "exact": _exact,
+    "collapsed": _collapsed,
+    "set": _set,
+}
+PATTERN_MODES: Final = tuple(_MODES)
+
+
+def pattern_in_mode(pattern: str, mode: str) -> str:
+    """What counts as the same pattern when a group's homogeneity is measured.
+
+    Args:
+        pattern: an exact pattern, as :attr:`Trajectory.pattern` gives it.
+        mode: ``exact``, the paper's: the sequence as it is. ``collapsed``: a run of one action counts once,
+        so that
+            repeating an action is not a new pattern. ``set``: which actions occur, in the order of
+            ``ACTIONS``.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+    if mode not in _MODES:
+        raise ValueError(f"unknown pattern mode {mode!r}; known: {', '.join(PATTERN_MODES)}")
+    if not pattern:
+        return pattern
+    return PATTERN_SEPARATOR.join(_MODES[mode](pattern.split(PATTERN_SEPARATOR)))
+
+
+def pattern_of(trajectory: Trajectory, mode: str = "exact") -> str:
+    """The pattern of a trajectory in one of ``PATTERN_MODES``; see :func:`pattern_in_mode`."""
+    return pattern_in_mode(trajectory.pattern, mode)

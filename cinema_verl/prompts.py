@@ -1,0 +1,76 @@
+"""The words that a policy is given: one system prompt per mode, kept as text files in ``templates/``.
+
+The paper's prompts are not public; all of these are our choice, written from its description of the five
+actions. Training, cold start and evaluation build their messages here, so that a model is asked the way it was
+taught. Templates name the tags as ``{think}`` and ``{/think}``, which come from :mod:`cinema_verl.meta_action`.
+"""
+
+import re
+from functools import lru_cache
+from importlib.resources import files
+from typing import Final
+
+from cinema_verl.meta_action import TAGS
+
+MODES: Final = ("cinema", "compact", "cot", "direct")
+"""``cinema``: the five actions and the format rule. ``compact``: one line, for models too small to read
+instructions, which learn the actions from examples. ``cot`` and ``direct``: the ablations without
+meta-actions, plain chain of thought (``think`` then ``answer``, which the same format rule accepts) and the
+answer alone (which it never accepts)."""
+
+# verl splits message contents at these and expects as many images, videos and sounds as there are.
+_IMAGE: Final = "<image>"
+_SLOT = re.compile(r"\{(/?)([A-Za-z_]+)\}")
+_PLACEHOLDER = re.compile(r"<(?:image|video|audio)>")
+
+
+@lru_cache(maxsize=len(MODES))
+def system_prompt(mode: str = "cinema") -> str:
+    """The system prompt of a mode, one of ``MODES``.
+
+    Raises:
+        ValueError: an unknown mode, or a template that :func:`render` refuses.
+    """
+    if mode not in MODES:
+        raise ValueError(f"unknown prompt mode {mode!r}; known: {', '.join(MODES)}")
+    template = (files("cinema_verl") / "templates" / f"{mode}.txt").read_text(encoding="utf-8").strip()
+    return render(template)
+
+
+def render(template: str) -> str:
+    """Fill the tags into a template; braces that do not look like a tag's name stay.
+
+    Raises:
+        ValueError: the template names an unknown tag, or holds a media placeholder, which verl would take for
+            one of the question's images.
+    """
+    text = _SLOT.sub(_tag, template)
+    if found := _PLACEHOLDER.search(text):
+        raise ValueError(f"prompt template holds {found.group()}, which stands for media; write 'Image 2' instead")
+    return text
+
+
+def _tag(slot: re.Match[str]) -> str:
+    closing, name = slot.groups()
+    if name not in TAGS:
+        raise ValueError(f"prompt template: {slot.group()} is no tag; known: {', '.join(TAGS)}")
+    return TAGS[name].close if closing else TAGS[name].open
+
+
+def messages(question: str, mode: str = "cinema") -> list[dict[str, str]]:
+    """The chat messages for a question: system, then user; contents are plain strings.
+
+    Args:
+        question: the question with one ``<image>`` for each of its images; it becomes the user message as it is.
+        mode: one of ``MODES``.
+
+    Raises:
+        TypeError: the question is not a str.
+        ValueError: an unknown mode, or a ``<video>`` or ``<audio>`` in the question: videos are frames here.
+    """
+    if not isinstance(question, str):
+        raise TypeError(f"the question must be str, got {type(question).__name__}")
+    other = next((found for found in _PLACEHOLDER.findall(question) if found != _IMAGE), None)
+    if other:
+        raise ValueError(f"the question holds {other}; extract the frames and write {_IMAGE} for each of them")
+    return [{"role": "system", "content": system_prompt(mode)}, {"role": "user", "content": question}]

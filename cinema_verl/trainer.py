@@ -1,0 +1,171 @@
+"""The `cinema` trainer: verl's synchronous PPO trainer, plus what the paper's reward needs.
+
+It feeds the action patterns and the diversity coefficient of the current step to the `cinema_dps` estimator, bounds
+dynamic sampling, wires the repaired workers, logs the `cinema/` metrics, and resumes without losing history. Everything
+else is `verl.trainer.ppo.v1.PPOTrainerSync`.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import transfer_queue as tq
+from omegaconf import DictConfig, OmegaConf, open_dict
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.utils import Role
+from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+from verl.utils.tracking import Tracking
+
+import cinema_verl.resolvers  # noqa: F401  the recipes' paths are resolved in this process
+from cinema_verl import advantage
+from cinema_verl.checkpoint import mend_tracker
+from cinema_verl.data.check import check_tokenizer
+from cinema_verl.dynamic_sampling import BoundedReplayBuffer
+from cinema_verl.meta_action import pattern_in_mode
+from cinema_verl.metrics import AppendingFileLogger, batch_metrics
+from cinema_verl.settings import CinemaSettings
+from cinema_verl.worker import CinemaActorRolloutRefWorker
+
+logger = logging.getLogger(__name__)
+
+NAME = "cinema"
+
+
+@register_trainer(NAME)
+class CinemaTrainer(PPOTrainerSync):
+    """PPO with the diversity-preserving strategy and annealed DAPO.
+
+    Args:
+        config: verl's whole config with the `cinema` section that the recipes add (`cinema_verl.settings`).
+
+    Raises:
+        ValueError: for settings that cannot train what they say, before anything is started.
+    """
+
+    # verl's base class asks in six places whether its mode is "sync", which this trainer is under another name.
+    trainer_mode = property(lambda self: "sync", lambda self, value: None)
+
+    def __init__(self, config: DictConfig):
+        self.settings = CinemaSettings.from_config(config)
+        self.schedule = self.settings.schedule
+        if config.trainer.total_training_steps is None:
+            with open_dict(config):
+                config.trainer.total_training_steps = self.schedule.total_steps
+        elif config.trainer.total_training_steps != self.schedule.total_steps:
+            logger.warning(
+                "trainer.total_training_steps=%s, but the schedule has %d + %d steps: the run ends at coefficient %g",
+                config.trainer.total_training_steps,
+                self.schedule.exploration_steps,
+                self.schedule.annealing_steps,
+                self.schedule(config.trainer.total_training_steps),
+            )
+        super().__init__(config)
+
+    # ---- construction -------------------------------------------------------------------------------------------
+
+    def _init_tokenizer(self) -> None:
+        super()._init_tokenizer()
+        check_tokenizer(self.tokenizer)
+
+    def _init_resource_pool_mgr(self) -> None:
+        super()._init_resource_pool_mgr()
+        for role in (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef, Role.RefPolicy):
+            if role in self.role_worker_mapping:
+                self.role_worker_mapping[role] = ray.remote(CinemaActorRolloutRefWorker)
+
+    def _build_replay_buffer(self) -> Any:
+        custom = self.config.trainer.v1.sampler.get("custom_sampler") or {}
+        if custom.get("path") and custom.get("name"):
+            return super()._build_replay_buffer()
+        sampler = self.config.trainer.v1.sampler
+        filter_groups = self.config.algorithm.filter_groups
+        return BoundedReplayBuffer(
+            trainer_mode=self.trainer_mode,
+            trainer_config=self.config.trainer.v1.get(NAME, {}),
+            max_off_policy_threshold=sampler.max_off_policy_threshold,
+            max_off_policy_strategy=sampler.max_off_policy_strategy,
+            sampler_kwargs=sampler.sampler_kwargs,
+            poll_interval=self.settings.poll_interval,
+            refill_fn=self._add_prompts_to_generate,
+            filter_groups_metric=filter_groups.metric if filter_groups.enable else None,
+            train_batch_size=self.config.data.train_batch_size,
+            gen_batch_size=1,
+            max_inflight_gen_batches=filter_groups.max_inflight_gen_batches,
+            sync_refill_failed_groups=sampler.sync_refill_failed_groups,
+            max_num_gen_batches=filter_groups.max_num_gen_batches,
+            when_exhausted=self.settings.when_exhausted,
+        )
+
+    def _submit_batch_to_rollout(self, batch: Any) -> int:
+        if isinstance(self.replay_buffer, BoundedReplayBuffer):
+            self.replay_buffer.note_drawn([str(uid) for uid in batch["uid"]])
+        return super()._submit_batch_to_rollout(batch)
+
+    # ---- resuming -----------------------------------------------------------------------------------------------
+
+    def _load_checkpoint(self) -> None:
+        if self.config.trainer.resume_mode == "auto":
+            mend_tracker(Path(self.config.trainer.default_local_dir).absolute())
+        super()._load_checkpoint()
+        self._resumed_step = self.global_steps
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        backends = self.config.trainer.logger
+        backends = [backends] if isinstance(backends, str) else list(backends)
+        self._logs_to_file = "file" in backends
+        with open_dict(self.config):  # verl's file logger would erase the history: ours takes its place
+            self.config.trainer.logger = [backend for backend in backends if backend != "file"]
+        super().fit(agent_loop_manager)
+
+    def on_validate_begin(self) -> None:
+        super().on_validate_begin()
+        self._open_file_logger()
+
+    def on_train_begin(self) -> None:
+        super().on_train_begin()
+        self._open_file_logger()
+
+    def _open_file_logger(self) -> None:
+        tracking: Tracking = self.logger
+        if self._logs_to_file and "file" not in tracking.logger:
+            path = AppendingFileLogger.log_path(self.config.trainer.project_name, self.config.trainer.experiment_name)
+            tracking.logger["file"] = AppendingFileLogger(path, resume_step=self._resumed_step)
+
+    # ---- the paper's reward -------------------------------------------------------------------------------------
+
+    def _coefficient(self) -> float:
+        """The diversity coefficient of this step; 0 for estimators that know no diversity (ablations with GRPO)."""
+        uses_diversity = self.config.algorithm.adv_estimator == advantage.NAME
+        return self.schedule(self.global_steps) if uses_diversity else 0.0
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        fields = ["uid", "extra_fields", "data_source"]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        padding = np.array([bool(tag.get("is_padding", False)) for tag in batch.tags])
+        extras = [getattr(extra, "data", extra) for extra in data["extra_fields"]]
+        infos = [extra["reward_extra_info"] for extra in extras]
+        patterns = [pattern_in_mode(info["pattern"], self.settings.pattern_mode) for info in infos]
+        groups = [str(getattr(uid, "data", uid)) for uid in data["uid"]]
+
+        feed = advantage.GroupFeed(
+            acc=[float(info["acc"]) for info in infos],
+            patterns=patterns,
+            coefficient=self._coefficient(),
+            padding=padding,
+        )
+        with advantage.feed(feed):
+            batch = super()._compute_advantage(batch, metrics)
+
+        real = np.flatnonzero(~padding)
+        metrics |= batch_metrics(
+            [infos[i] for i in real],
+            [patterns[i] for i in real],
+            [groups[i] for i in real],
+            [extras[i].get("stop_reason", "unknown") for i in real],
+        )
+        metrics["cinema/diversity_coefficient"] = feed.coefficient
+        metrics["cinema/stage"] = float(self.schedule.stage(self.global_steps))
+        metrics |= {f"cinema/{name}": value for name, value in feed.metrics.items()}
+        return batch

@@ -1,0 +1,101 @@
+"""Is this answer right? One registry, one module per answer type, one rule in each module's docstring.
+
+Every rule reads the gold and the answer and compares what they say. It gives one of three verdicts: right,
+wrong, or none at all because the *gold* cannot be read, so that a broken row is counted as one and never
+scored right. An answer that cannot be read is wrong: whatever a policy writes must be one answer, not a
+text that contains it.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from cinema_verl.verify import latex, mcq, mcq_multi, number, ocr, ordering, regression, text, yesno
+from cinema_verl.verify.verdict import ABSTAIN, MAX_CHARS, NO_ANSWER, TOO_LONG, Checker, Gold, Verdict
+
+__all__ = ["ANSWER_TYPES", "MAX_CHARS", "Checker", "Gold", "Verdict", "judge", "register", "verify"]
+
+_CHECKERS: Final[dict[str, Checker]] = {
+    "mcq": mcq.check,
+    "mcq_multi": mcq_multi.check,
+    "yesno": yesno.check,
+    "number": number.check,
+    "latex": latex.check,
+    "ordering": ordering.check,
+    "ocr": ocr.check,
+    "regression": regression.check,
+    "text": text.check,
+}
+ANSWER_TYPES: Final = tuple(_CHECKERS)
+"""The types that ship with the package."""
+
+
+def register(answer_type: str, checker: Checker) -> None:
+    """Add an answer type; a type that exists is not replaced, for training and evaluation must agree on it.
+
+    Raises:
+        ValueError: the type exists already.
+    """
+    if answer_type in _CHECKERS:
+        raise ValueError(f"answer type {answer_type!r} is registered already")
+    _CHECKERS[answer_type] = checker
+
+
+def judge(
+    answer: str | None,
+    gold: str,
+    answer_type: str,
+    *,
+    options: Sequence[str] = (),
+    aliases: Sequence[str] = (),
+    tolerance: float | None = None,
+) -> Verdict:
+    """:func:`verify` with the reason; same arguments, same errors."""
+    checker = _CHECKERS.get(answer_type) if isinstance(answer_type, str) else None
+    if checker is None:
+        raise ValueError(f"unknown answer type {answer_type!r}; known: {', '.join(_CHECKERS)}")
+    if not isinstance(gold, str):
+        raise TypeError(f"gold must be str, got {type(gold).__name__}")
+    if answer is not None and not isinstance(answer, str):
+        raise TypeError(f"answer must be str or None, got {type(answer).__name__}")
+    if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
+        raise ValueError(f"tolerance must be finite and not negative, got {tolerance!r}")
+    if len(gold) > MAX_CHARS:
+        return ABSTAIN
+    reference = Gold(gold, tuple(options), tuple(aliases), None if tolerance is None else float(tolerance))
+    if answer is None or len(answer) > MAX_CHARS:
+        # The gold is read all the same: whether a row can be scored does not depend on the answer.
+        unscored = NO_ANSWER if answer is None else TOO_LONG
+        return ABSTAIN if checker("", reference).correct is None else unscored
+    return checker(answer, reference)
+
+
+def verify(
+    answer: str | None,
+    gold: str,
+    answer_type: str,
+    *,
+    options: Sequence[str] = (),
+    aliases: Sequence[str] = (),
+    tolerance: float | None = None,
+) -> bool | None:
+    """Whether ``answer`` is right.
+
+    Args:
+        answer: what stands in the answer tags; None (no single answer) is wrong.
+        gold: the reference answer.
+        answer_type: one of ``ANSWER_TYPES``, or a registered one.
+        options: the choices in order, for ``mcq`` and ``mcq_multi``; with or without their letters.
+        aliases: other right answers, for ``text``.
+        tolerance: absolute for ``number``, relative to the gold for ``regression`` and ``ocr``; None for
+        the default.
+
+    Returns:
+        True or False; None when the gold cannot be read, whatever the answer.
+
+    Raises:
+        ValueError: an unknown answer type (the known ones are listed), or a tolerance that is negative or
+        not finite. TypeError: answer or gold of another type than str.
+    """
+    verdict = judge(answer, gold, answer_type, options=options, aliases=aliases, tolerance=tolerance)
+    return verdict.correct

@@ -1,0 +1,172 @@
+"""From what a model writes to what it says: one spelling for all scripts' digits and signs, no wrapping.
+
+Nothing here decides anything. Each step removes what cannot change the meaning of a final answer (``**B**``,
+``\\boxed{B}``, "The answer is (B).") and leaves everything else in place, so that a hedge or a second
+answer is still there when the type's rule asks for the whole text to be one answer.
+"""
+
+import re
+import unicodedata
+from typing import Final
+
+# What NFKC leaves apart although readers do not: dashes and minus signs, quotation marks, CJK stop and comma.
+_SAME_SIGN = str.maketrans(
+    {
+        **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0d\ufe63", "-"),
+        **dict.fromkeys("\u2018\u2019\u201b\u2032\u02bc", "'"),
+        **dict.fromkeys("\u201c\u201d\u201f\u2033\u300c\u300d\u300e\u300f\u300a\u300b", '"'),
+        **dict.fromkeys("\u3010\u3014", "["),
+        **dict.fromkeys("\u3011\u3015", "]"),
+        "\u3002": ".",
+        "\uff61": ".",
+        "\u3001": ",",
+        "\u066b": ".",  # Arabic decimal separator
+        "\u066c": ",",  # Arabic thousands separator
+        "\u2044": "/",  # fraction slash, which NFKC puts into ½
+    }
+)
+# NFKC would turn 10² into 102 and 1½ into 11/2.
+_SUPERSCRIPT = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
+_VULGAR_AFTER_DIGIT = re.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])")
+_DIGIT = re.compile(r"\d")
+_SPACES = re.compile(r"\s+")
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]")
+
+
+def fold(text: str) -> str:
+    """One spelling per character: NFKC, ASCII digits, signs and quotes; superscripts become ``^n``. Case
+    stays.
+
+    Runs of white space become one space, or one line break where they hold one. That also bounds the regular
+    expressions that read folded text: no ``\\s*`` of theirs has more than one character to try.
+    """
+    if text.isascii():
+        return text if text.isalnum() else _tidy(text)
+    text = _SUPERSCRIPT.sub(lambda m: "^" + m.group(), text)
+    text = _VULGAR_AFTER_DIGIT.sub(" ", text)
+    # Signs come first as well: NFKC would decompose the double prime into two quotes.
+    text = unicodedata.normalize("NFKC", text.translate(_SAME_SIGN)).translate(_SAME_SIGN)
+    text = _INVISIBLE.sub("", text)
+    return _tidy(_DIGIT.sub(lambda m: str(int(m.group())), text))
+
+
+def _tidy(text: str) -> str:
+    return _SPACES.sub(lambda m: "\n" if "\n" in m.group() else " ", text).strip()
+
+
+_PAIRS: Final = (
+    ("**", "**"),
+    ("__", "__"),
+    ("$$", "$$"),
+    (r"\(", r"\)"),
+    (r"\[", r"\]"),
+    ("*", "*"),
+    ("_", "_"),
+    ("`", "`"),
+    ("$", "$"),
+    ('"', '"'),
+    ("'", "'"),
+    ("(", ")"),
+    ("[", "]"),
+    ("{", "}"),
+)
+_COMMAND = re.compile(
+    r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|displaystyle|bf|rm)\s*(?=\{)"
+)
+_LEAD_IN = re.compile(
+    r"""(?P<mark>\*\*|__)?(?:
+        (?:so|therefore|thus|hence|finally)\b[,:\s]*
+      | i\s+(?:would\s+)?(?:think|believe|choose|pick|select|say)\b(?:\s+that\b)?[,:\s]*
+      | (?:it\s+is|it's)\b[,:\s]*
+      | (?:(?:the|my)\s+)?(?:(?:final|correct|right|best)\s+)*(?:answer|option|choice)\b\s*
+        (?:(?:is|should\s+be|would\s+be)\b\s*)?[:=]?\s*
+      | (?:所以|因此|故)[,:\s]*
+      | (?:我)?(?:认为|觉得)[,:\s]*
+      | (?:(?:最终|正确)的?)?(?:答案|选项)\s*(?:应该是|应为|应是|是|为|选)?\s*[:=]?\s*
+      | (?:我|应)?(?:选择|选)\s*[:=]?\s*
+    )(?(mark)\s*(?P=mark)[:\s]*)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# No "!" (5! is not 5) and no "?" (a question is no answer).
+_CLOSERS: Final = ".,;:\n "
+_MAX_LAYERS: Final = 12  # our choice: real answers wear three or four layers; a bound keeps the work linear
+
+
+def peel(text: str) -> str:
+    """Take off what wraps a final answer: emphasis, math delimiters, brackets, quotes, lead-ins, a closing
+    stop.
+
+    Takes folded text. At most ``_MAX_LAYERS`` layers; what is deeper stays, and then reads as nothing.
+    """
+    for _ in range(_MAX_LAYERS):
+        if text.isascii() and text.isalnum():
+            return text
+        before = text
+        text = _unwrap(text.strip())
+        text = text.rstrip(_CLOSERS)
+        lead_in = _LEAD_IN.match(text)
+        if lead_in and lead_in.end() < len(text):
+            text = text[lead_in.end() :]
+        if text == before:
+            break
+    return text
+
+
+def _unwrap(text: str) -> str:
+    command = _COMMAND.match(text)
+    if command and _closes_at_end(text, command.end()):
+        return text[command.end() + 1 : -1].strip()
+    for left, right in _PAIRS:
+        if text.startswith(left) and text.endswith(right) and len(text) > len(left) + len(right):
+            inner = text[len(left) : -len(right)]
+            # One pair around everything, not two neighbours: "(A) or (B)", "**A** or **B**".
+            if left in "([{":
+                if not _closes_at_end(text, 0):
+                    continue
+            elif left in inner or right in inner:
+                continue
+            return inner.strip()
+    return text
+
+
+_BRACKETS: Final = {"(": ")", "[": "]", "{": "}"}
+
+
+def _closes_at_end(text: str, start: int) -> bool:
+    """Whether the bracket at ``start`` is closed by the last character of ``text`` and by no earlier one."""
+    left, right = text[start], _BRACKETS[text[start]]
+    if not text.endswith(right):
+        return False
+    depth = 0
+    for i in range(start, len(text)):
+        if text[i] == left:
+            depth += 1
+        elif text[i] == right:
+            depth -= 1
+            if depth == 0:
+                return i == len(text) - 1
+    return False
+
+
+_ARTICLE = re.compile(r"(?:an?|the) ")
+
+
+def words(text: str) -> str:
+    """Folded text for comparison as words: case folded, on one line, no leading article."""
+    text = text.casefold().replace("\n", " ").strip()
+    article = _ARTICLE.match(text)
+    return text[article.end() :] if article else text
+
+
+_HEDGE = re.compile(
+    r"""\b(?:or|either|neither|nor|maybe|perhaps|possibly|probably|could|might|may|unsure|uncertain|unclear|unknown
+        |both|between|not|cannot|don't|isn't|wrong|incorrect|except|unless|if)\b
+        |n't\b|[?]|或|可能|也许|不是|不确定|不知道|大概|要么""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def hedges(text: str) -> bool:
+    """Whether folded text offers alternatives, doubts or denies, so that no single answer can be read out
+    of prose."""
+    return _HEDGE.search(text) is not None

@@ -1,0 +1,46 @@
+"""What every verifier takes and gives: a :class:`Gold` to be measured against and a :class:`Verdict`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+MAX_CHARS: Final = 10_000
+"""Longest answer or gold that is read, in characters. Our choice: an answer is a final answer, not the
+reasoning, and the longest golds (OCR of a page) are below this; it bounds every rule's work whatever the
+policy writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """What a question's answer is measured against.
+
+    Attributes:
+        text: the reference answer as the data has it.
+        options: the choices in order, with or without their letters ("red" or "A. red").
+        aliases: other answers that are as good, for the types whose rule names them.
+        tolerance: the type's slack, in the unit its rule states; None for the type's default.
+    """
+
+    text: str
+    options: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``correct`` is None when the gold cannot be read; ``reason`` says in a word or two what decided."""
+
+    correct: bool | None
+    reason: str
+
+
+RIGHT: Final = Verdict(True, "equal")
+DIFFERENT: Final = Verdict(False, "different")
+UNREADABLE: Final = Verdict(False, "answer not readable")
+NO_ANSWER: Final = Verdict(False, "no answer")
+TOO_LONG: Final = Verdict(False, "answer too long")
+ABSTAIN: Final = Verdict(None, "gold not readable")
+
+Checker = Callable[[str, Gold], Verdict]
+"""The rule of one answer type. It gets str of at most MAX_CHARS, is pure, and never raises on any of them."""

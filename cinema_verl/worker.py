@@ -1,0 +1,76 @@
+"""verl's training workers with two repairs that its 0.9.1 release needs.
+
+* `position_ids`: when all multimodal sequences of a batch have one length, verl's `maybe_fix_3d_position_ids`
+  (`verl.utils.tensordict_utils`) declares a tensor that is ragged on dimension 1 to be ragged on dimension 2, and the
+  rotary positions of every sample are scrambled. The workers here rebuild the tensor first, after which verl's
+  function changes nothing.
+* gloo: on the CPU, verl asks torch.distributed for "cpu:gloo,cpu:gloo", which is refused. The worker opens the
+  process group itself; verl then finds it open.
+
+Both are subclasses wired through verl's own `actor_worker_cls` / `ref_worker_cls`; nothing of verl is patched.
+"""
+
+import os
+
+import torch
+from tensordict import TensorDict
+from verl.single_controller.base.decorator import make_nd_compute_dataproto_dispatch_fn, register
+from verl.utils.device import get_device_name
+from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
+
+
+def repair_position_ids(data: TensorDict) -> TensorDict:
+    """Make a batch's multimodal `position_ids` ragged along the sequence, whatever their lengths.
+
+    A jagged tensor of B samples of shape (R, L_i) (R rotary rows: text, time, height, width) must keep its values as
+    (R, sum L_i). With equal L_i, torch infers the *first* dimension as the ragged one and keeps (B * R, L).
+
+    Args:
+        data: a batch, changed in place where needed.
+
+    Returns:
+        the same batch.
+    """
+    nested = data.get("position_ids", None)
+    if not isinstance(nested, torch.Tensor) or not nested.is_nested or nested.dim() != 3:
+        return data
+    values, offsets = nested.values(), nested.offsets()
+    batch = len(offsets) - 1
+    if offsets[-1] != values.shape[0] or values.shape[0] % batch:
+        return data  # ragged along the sequence already
+    rows, length = values.shape[0] // batch, values.shape[1]
+    flat = values.view(batch, rows, length).transpose(0, 1).reshape(rows, batch * length)
+    repaired = torch.nested.nested_tensor_from_jagged(
+        flat, torch.arange(0, (batch + 1) * length, length, device=values.device), jagged_dim=2
+    )
+    data["position_ids"] = repaired
+    return data
+
+
+class CinemaTrainingWorker(TrainingWorker):
+    """`TrainingWorker` whose batches have their `position_ids` repaired before verl looks at them."""
+
+    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
+    def train_mini_batch(self, data: TensorDict) -> TensorDict:
+        return super().train_mini_batch(repair_position_ids(data))
+
+    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
+    def infer_batch(self, data: TensorDict) -> TensorDict:
+        return super().infer_batch(repair_position_ids(data))
+
+
+class CinemaActorRolloutRefWorker(ActorRolloutRefWorker):
+    """`ActorRolloutRefWorker` with the repaired training workers, and a process group that a CPU accepts."""
+
+    actor_worker_cls = CinemaTrainingWorker
+    ref_worker_cls = CinemaTrainingWorker
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if get_device_name() == "cpu" and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group(
+                "cpu:gloo",
+                rank=int(os.environ.get("RANK", 0)),
+                world_size=int(os.environ.get("WORLD_SIZE", 1)),
+                init_method=os.environ.get("DIST_INIT_METHOD"),
+            )

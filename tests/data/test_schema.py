@@ -1,0 +1,116 @@
+"""Rows that verl could not train on are refused by name, before they are written."""
+
+import pyarrow.parquet as pq
+import pytest
+
+from cinema_verl.data.schema import (
+    RL_SCHEMA,
+    SFT_SCHEMA,
+    RowError,
+    image_cell,
+    rl_row,
+    sft_rows,
+    write_parquet,
+)
+
+PROMPT = [{"role": "user", "content": "Image A: <image>\nImage B: <image>\nWhich is larger?"}]
+IMAGES = [image_cell(f"/data/{name}.png", min_pixels=784, max_pixels=784) for name in "ab"]
+
+
+def _rl(**changes):
+    arguments = {
+        "uid": "q/7",
+        "index": 7,
+        "split": "train",
+        "data_source": "digits/largest",
+        "ability": "multi_image_reasoning",
+        "prompt": PROMPT,
+        "images": IMAGES,
+        "modality": "multi",
+        "question": "Which is larger?",
+        "answer": "B",
+        "answer_type": "mcq",
+        "options": ("Image A", "Image B"),
+    }
+    return rl_row(**(arguments | changes))
+
+
+def test_rl_row_survives_the_file(tmp_path):
+    row = _rl()
+    write_parquet([row], RL_SCHEMA, tmp_path / "train.parquet")
+    table = pq.read_table(tmp_path / "train.parquet")
+    assert table.schema.equals(RL_SCHEMA)
+    assert table.to_pylist() == [row]
+    assert row["extra_info"]["num_images"] == 2
+    assert row["extra_info"]["options_json"] == '["Image A", "Image B"]'
+    assert row["agent_name"] == "cinema"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"images": IMAGES[:1], "modality": "single"}, r"2 <image> placeholder\(s\) for 1 image"),
+        ({"images": []}, "no images"),
+        ({"images": [image_cell("a.png", min_pixels=784, max_pixels=784), IMAGES[1]]}, "absolute path"),
+        ({"images": [image_cell("/a.png", min_pixels=785, max_pixels=784), IMAGES[1]]}, "0 < min <= max"),
+        ({"images": [{**IMAGES[0], "bytes": None}, IMAGES[1]]}, r"images\[0\].*unknown keys: bytes"),
+        ({"prompt": []}, "no message"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image"}]}]}, "not a string"),
+        ({"prompt": [{"role": "user", "content": "<video> <image> <image>"}]}, "Store frames as images"),
+        ({"modality": "video"}, "unknown modality"),
+        ({"modality": "single"}, "exactly one image"),
+        ({"answer": 7}, "not a non-empty string"),
+        ({"answer": " "}, "not a non-empty string"),
+        ({"data_source": None}, "data_source is null"),
+        ({"prompt": [{**PROMPT[0], "name": "x"}]}, r"prompt\[0\].*unknown keys: name"),
+    ],
+)
+def test_bad_rl_rows_are_refused_by_name(changes, says):
+    with pytest.raises(RowError, match=says) as caught:
+        _rl(**changes)
+    assert "'q/7'" in str(caught.value)
+
+
+GOOD = "<focus>B shows 9</focus><answer>B</answer>"
+OTHER = "<global>growing</global><answer>B</answer>"
+
+
+def test_sft_rows_repeat_the_prompt_and_name_the_pattern(tmp_path):
+    rows = sft_rows(uid="q/7", prompt=PROMPT, images=IMAGES, trajectories=(GOOD, OTHER))
+    assert [row["trajectory"] for row in rows] == [0, 1]
+    assert [row["pattern"] for row in rows] == ["focus>answer", "global>answer"]
+    assert rows[0]["messages"] == [*PROMPT, {"role": "assistant", "content": GOOD}]
+    write_parquet(rows, SFT_SCHEMA, tmp_path / "sft.parquet")
+    assert pq.read_table(tmp_path / "sft.parquet").to_pylist() == rows
+
+
+@pytest.mark.parametrize(
+    ("trajectories", "says"),
+    [
+        ((GOOD, GOOD), "share the pattern focus>answer"),
+        ((GOOD, "<focus>see <image></focus><answer>B</answer>"), "Name the image in words"),
+        ((GOOD, "<answer>B</answer>"), r"trajectory 1 breaks the format rule \(.*starts_with_answer"),
+        ((GOOD, "<think></think><answer>B</answer>"), "empty_body"),
+    ],
+)
+def test_bad_trajectories_are_refused(trajectories, says):
+    with pytest.raises(RowError, match=says):
+        sft_rows(uid="q/7", prompt=PROMPT, images=IMAGES, trajectories=trajectories)
+
+
+def test_global_is_refused_over_a_single_image():
+    prompt = [{"role": "user", "content": "<image> Even?"}]
+    with pytest.raises(RowError, match="global_on_single_image"):
+        sft_rows(uid="q/7", prompt=prompt, images=IMAGES[:1], trajectories=(OTHER,))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "train.parquet"
+    write_parquet([_rl()], RL_SCHEMA, path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="no rows"):
+        write_parquet([], RL_SCHEMA, path)
+    with pytest.raises((TypeError, ValueError)):
+        write_parquet([_rl() | {"prompt": 3}], RL_SCHEMA, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

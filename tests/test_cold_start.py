@@ -1,0 +1,42 @@
+"""The cold start: the recipes compose over verl's SFT configuration, and the script trains through verl."""
+
+import json
+
+import pytest
+import torch
+
+from cinema_verl.cpu.cold_start import digits_cold_start, main
+
+
+def test_the_shipped_policy_is_small_and_loads(tmp_path):
+    from cinema_verl.cpu.tiny_model import SPECIAL_TOKENS, build_config, build_tokenizer
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    directory = digits_cold_start()
+    assert sum(path.stat().st_size for path in directory.iterdir()) < 4_000_000
+    model = AutoModelForImageTextToText.from_pretrained(directory)
+    assert model.dtype == torch.float32
+    tokenizer = AutoProcessor.from_pretrained(directory).tokenizer
+    # A data set or tokenizer that moved on would leave the shipped weights behind.
+    assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
+    assert set(tokenizer.all_special_tokens) == set(SPECIAL_TOKENS)
+    expected, actual = build_config(tokenizer).to_diff_dict(), model.config.to_diff_dict()
+    assert actual["text_config"]["hidden_size"] == expected["text_config"]["hidden_size"]
+
+
+def test_the_shipped_policy_was_measured_and_leaves_room_to_improve():
+    measured = json.loads((digits_cold_start() / "measured.json").read_text())
+    assert measured["questions"] >= 200
+    assert 0.55 < measured["greedy_acc"] < 0.8
+    assert measured["format"] > 0.93
+    assert measured["unique_patterns"] > 3.5
+
+
+@pytest.mark.slow
+def test_a_short_cold_start_learns_the_format_and_exports(tmp_path):
+    report = main(
+        ["--output", str(tmp_path), "--questions", "1600", "trainer.experiment_name=test", "data.num_workers=0"]
+    )
+    assert report["questions"] == 400
+    assert report["greedy_format"] > 0.5
+    assert (tmp_path / "policy" / "model.safetensors").exists()
