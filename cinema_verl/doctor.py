@@ -284,7 +284,7 @@ def inspect_selection(config: Any) -> list[Finding]:
             findings.append(Finding("recipe", what, True, str(name)))
     if not config.trainer.use_v1:
         advice = "drop trainer.use_v1=false"
-        findings.append(Finding("recipe", "trainer", False, "verl's legacy trainer knows nothing of CINEMA", advice))
+        findings.append(Finding("recipe", "legacy trainer", False, "it knows nothing of CINEMA", advice))
     findings.append(_validated(config))
     findings += _engines(config)
     return findings

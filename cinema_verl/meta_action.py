@@ -100,11 +100,9 @@ class Trajectory:
     Attributes:
         actions: the closed actions as ``(name, body)``, bodies verbatim, in the order of their opening tags.
         answer: body of the answer without surrounding white space when there is exactly one closed answer,
-        whatever
-            else is wrong; otherwise None.
-        faults: every rule the text breaks, each code once, at its first position, in the order of the
-        positions.
-            A rule that needs the number of images is not among them; see :meth:`violations_for`.
+            whatever else is wrong; otherwise None.
+        faults: every rule the text breaks, each code once, at its first position, in the order of positions. A
+            rule that needs the number of images is not among them; see :meth:`violations_for`.
     """
 
     actions: tuple[tuple[str, str], ...]
@@ -133,8 +131,7 @@ class Trajectory:
 
 
 def parse(text: str) -> Trajectory:
-    """Read a trajectory; linear in ``len(text)``, and no string makes it raise (rules in the module
-    docstring).
+    """Read a trajectory by the rules above; linear in ``len(text)``, and no string makes it raise.
 
     Raises:
         TypeError: ``text`` is not a str.
@@ -202,8 +199,7 @@ def _check_outside(text: str, start: int, end: int, faults: dict[str, int]) -> N
 def _check_sequence(
     closed: list[tuple[int, str, str]], answers: list[int], length: int, faults: dict[str, int]
 ) -> None:
-    """Add the violations that are about the order of the closed actions; ``answers`` are indices into
-    ``closed``."""
+    """Add the violations that are about the order of the closed actions; ``answers`` indexes into ``closed``."""
     if len(answers) == len(closed):
         faults[NO_ACTION] = closed[0][0] if closed else length
     if not answers:

@@ -37,13 +37,14 @@ def batch_metrics(
 
     Returns:
         cinema/acc, format, pattern_entropy (nats, mean over groups), unique_patterns (mean a group),
-        verifier_abstained (share), acc/<answer type>, violation/<code> and stop/<reason> (shares of trajectories).
+        verifier_abstained, verifier_timed_out (shares), acc/<answer type>, violation/<code> and stop/<reason> (shares of trajectories).
     """
     total = len(infos)
     metrics = {
         "cinema/acc": _mean([float(info["acc"]) for info in infos]),
         "cinema/format": _mean([float(info["format"]) for info in infos]),
         "cinema/verifier_abstained": _mean([float(info["abstained"]) for info in infos]),
+        "cinema/verifier_timed_out": _mean([float(info["timed_out"]) for info in infos]),
     }
     metrics |= {f"cinema/{name}": value for name, value in pattern_statistics(patterns, groups).items()}
     by_type: defaultdict[str, list[float]] = defaultdict(list)

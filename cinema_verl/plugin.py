@@ -16,7 +16,7 @@ try:
     install()
 except Exception as error:
     traceback.print_exc(file=sys.stderr)
-    # SystemExit is not an Exception: it passes through verl's net, and Ray carries its text from a worker to the driver.
+    # SystemExit is no Exception: it passes through verl's net, and Ray carries its text from a worker to the driver.
     raise SystemExit(
         f"\ncinema-verl {__version__} could not be loaded into verl, and a run without it would train something else.\n"
         f"  cause:    {type(error).__name__}: {error}\n"

@@ -1,20 +1,22 @@
-"""What one trajectory is worth: 0.5 * R_acc + 0.5 * R_format (paper, reinforcement learning, without the
-group's term).
+"""What one trajectory is worth by itself: 0.5 * R_acc + 0.5 * R_format (paper, reinforcement learning).
 
-:func:`compute_score` has the signature of verl's reward functions. Both parts are 0 or 1; the diversity
-term needs the whole group and is added where the group is known (:mod:`cinema_verl.diversity`). A row that
-cannot be scored as it is described stops the run and says which row it is: a default score would be trained
-on.
+:func:`compute_score` has the signature of verl's reward functions. Both parts are 0 or 1; the diversity term needs
+the whole group and is added where the group is known (:mod:`cinema_verl.diversity`). A row that cannot be scored as
+it is described stops the run and says which row it is: a default score would be trained on.
 """
 
+import asyncio
 import json
 import math
 import operator
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 from cinema_verl.meta_action import PATTERN_MODES, parse, pattern_of
-from cinema_verl.verify import judge
+from cinema_verl.verify import decide
+from cinema_verl.verify.verdict import TIMEOUT
 
 ACCURACY_WEIGHT: Final = 0.5  # paper, the reward of the diversity-preserving strategy
 FORMAT_WEIGHT: Final = 0.5  # the same
@@ -42,19 +44,20 @@ def compute_score(
         solution_str: the decoded response, special tokens skipped.
         ground_truth: the gold answer.
         extra_info: the row's ``extra_info`` column. Needed: ``answer_type`` and ``num_images``. Read where
-        present:
-            ``options_json`` and ``aliases_json`` (JSON lists of strings), ``tolerance`` (None and NaN mean
-            the type's default), ``uid`` and ``index`` (to name the row). Other keys, such as those verl
-            adds, are left alone.
+            present: ``options_json`` and ``aliases_json`` (JSON lists of strings), ``tolerance`` (None and NaN
+            mean the type's default), ``question``, ``uid`` and ``index`` (to name the row). Other keys, such
+            as those verl adds, are left alone.
         pattern_mode: one of ``meta_action.PATTERN_MODES``; the default is the paper's.
         **kwargs: what verl's reward managers pass besides (``reward_router_address``, ...); not used.
 
     Returns:
         The same keys on every call, floats and strings only, so that verl can average the ones and log the
         others: ``score`` in [0, 1]; ``acc`` and ``format`` in {0, 1}; ``pattern``; ``answer`` ("" when
-        there is not exactly one); ``abstained`` in {0, 1}, 1 where the gold cannot be read, and then
-        ``acc`` is 0; ``violations``, codes joined by ","; ``verdict``, why acc is what it is;
-        ``answer_type``; ``num_images``.
+        there is not exactly one); ``abstained`` in {0, 1}, 1 where the gold cannot be read or the
+        judge not be asked, and then ``acc`` is 0; ``timed_out`` in {0, 1}, 1 where an answer was too much
+        mathematics to be judged, and then ``acc`` is 0; ``violations``, codes joined by ","; ``verdict``, why
+        acc is what it is; ``answer_type``; ``num_images``; ``question_uid``, the row's ``uid``, by which the same question is
+        found again in verl's dumps.
 
     Raises:
         ValueError: the row lacks something, or something in it is not what it should be.
@@ -65,6 +68,20 @@ def compute_score(
         return _score(solution_str, ground_truth, extra_info, pattern_mode)
     except _BadRow as error:
         raise ValueError(f"cannot score {_name(data_source, extra_info)}: {error}") from error.__cause__
+
+
+_WAITING: Final = ThreadPoolExecutor(max_workers=128, thread_name_prefix="cinema-reward")
+"""Threads that wait for the judge: our choice, twice its concurrency. They start when needed."""
+
+
+async def compute_score_async(*args: Any, **kwargs: Any) -> Score:
+    """:func:`compute_score` for data with ``judge`` rows: many answers wait for the endpoint at once.
+
+    verl awaits a reward function that is a coroutine function; another one it calls in its default executor, whose few
+    threads would then be waiting for the network. Choose it with
+    ``reward.custom_reward_function.name=compute_score_async``.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_WAITING, partial(compute_score, *args, **kwargs))
 
 
 def _score(solution: str, gold: str, extra_info: Mapping[str, Any] | None, pattern_mode: str) -> Score:
@@ -79,13 +96,14 @@ def _score(solution: str, gold: str, extra_info: Mapping[str, Any] | None, patte
     trajectory = parse(solution)
     violations = trajectory.violations_for(num_images)
     try:
-        verdict = judge(
+        verdict = decide(
             trajectory.answer,
             gold,
             answer_type,
             options=_strings(extra_info, "options_json"),
             aliases=_strings(extra_info, "aliases_json"),
             tolerance=_tolerance(extra_info),
+            question=str(extra_info.get("question") or ""),
         )
     except ValueError as error:
         raise _BadRow(f"{error}; correct it in the data, or register the type before training") from error
@@ -99,10 +117,12 @@ def _score(solution: str, gold: str, extra_info: Mapping[str, Any] | None, patte
         "pattern": pattern_of(trajectory, pattern_mode),
         "answer": trajectory.answer or "",
         "abstained": float(verdict.correct is None),
+        "timed_out": float(verdict.reason == TIMEOUT.reason),
         "violations": ",".join(violations),
         "verdict": verdict.reason,
         "answer_type": answer_type,
         "num_images": float(num_images),
+        "question_uid": str(extra_info.get("uid") or ""),
     }
 
 

@@ -26,19 +26,13 @@ from cinema_verl.data.digits import Sizes, write_dataset
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, help="directory to write to; made where missing"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the questions (the split of digits is fixed); 0"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="directory to write to; made where missing")
+    parser.add_argument("--seed", type=int, default=0, help="of the questions (the split of digits is fixed); 0")
     for size in fields(Sizes):
         flag = f"--{size.name.replace('_', '-')}"
         parser.add_argument(
-            flag, type=int, default=size.default, help=f"questions in {size.name}; {size.default}"
+            flag, type=int, default=size.default, help=f"questions in {size.name}, 0 for no such file; {size.default}"
         )
     arguments = vars(parser.parse_args())
     output, seed = arguments.pop("output"), arguments.pop("seed")

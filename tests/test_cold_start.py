@@ -9,8 +9,9 @@ from cinema_verl.cpu.cold_start import digits_cold_start, main
 
 
 def test_the_shipped_policy_is_small_and_loads(tmp_path):
-    from cinema_verl.cpu.tiny_model import SPECIAL_TOKENS, build_config, build_tokenizer
     from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from cinema_verl.cpu.tiny_model import SPECIAL_TOKENS, build_config, build_tokenizer
 
     directory = digits_cold_start()
     assert sum(path.stat().st_size for path in directory.iterdir()) < 4_000_000
@@ -40,3 +41,29 @@ def test_a_short_cold_start_learns_the_format_and_exports(tmp_path):
     assert report["questions"] == 400
     assert report["greedy_format"] > 0.5
     assert (tmp_path / "policy" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["cinema_cold_start", "cinema_cold_start_cpu"])
+def test_recipes_compose_into_what_verl_instantiates(name):
+    import verl  # noqa: F401 (loads the plugin, which adds the search path)
+    from hydra import compose, initialize_config_module
+    from verl.utils.config import omega_conf_to_dataclass
+
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("sft_trainer_engine", overrides=[f"+recipe={name}"])
+    for part in ("engine", "optim", "checkpoint"):
+        omega_conf_to_dataclass(config[part])
+    # `truncation=right` would cut image tokens and keep their features; "none" is a true string.
+    assert config.data.truncation == "error"
+    assert config.data.enable_thinking_default is None
+    assert config.model.use_remove_padding is False
+
+
+def test_the_paper_s_facts_are_in_the_recipe():
+    import verl  # noqa: F401
+    from hydra import compose, initialize_config_module
+
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("sft_trainer_engine", overrides=["+recipe=cinema_cold_start"])
+    assert (config.optim.lr, config.trainer.total_epochs) == (1e-5, 2)
+    assert "Qwen2.5-VL-7B" in config.model.path

@@ -182,12 +182,12 @@ def check_rows(
     ):
         for batch in _batches(rows, _ROWS_AT_ONCE):
             faults = [list(row_faults(row)) for row in batch]
-            with_images = [i for i, found in enumerate(faults) if not _has(found, MISSING_COLUMN, IMAGES_SHAPE)]
-            paths = {cell["image"] for i in with_images for cell in batch[i]["images"]} - seen.keys()
+            images = [_readable_images(row, found) for row, found in zip(batch, faults, strict=True)]
+            paths = {cell["image"] for cells in images for cell in cells} - seen.keys()
             for results in pool.map(inspect, _batches(sorted(paths), _FILES_AT_ONCE)):
                 seen.update(results)
-            for i in with_images:
-                faults[i] += image_faults(batch[i]["images"], seen)
+            for cells, found in zip(images, faults, strict=True):
+                found += image_faults(cells, seen)
             if counter is not None:
                 _add_prompt_faults(batch, faults, seen, counter, max_prompt_length)
             for row, found in zip(batch, faults, strict=True):
@@ -257,14 +257,14 @@ def row_faults(row: Row) -> Iterator[Fault]:
 
 
 def _images_shape_faults(images: Any) -> Iterator[Fault]:
-    if not isinstance(images, Sequence) or isinstance(images, str | bytes) or not images:
+    if not _length(images):
         what = "null" if images is None else "empty" if images == [] else f"a {type(images).__name__}"
         yield Fault(IMAGES_SHAPE, f"images is {what}. Give a list with a cell for each image, at least one")
         return
     for number, cell in enumerate(images, 1):
         where = f"image {number} of {len(images)}"
         if not (isinstance(cell, Mapping) and cell.keys() <= _CELL_KEYS and isinstance(cell.get("image"), str)):
-            what = f"keys {sorted(cell)}" if isinstance(cell, Mapping) else type(cell).__name__
+            what = f"keys {sorted(map(str, cell))}" if isinstance(cell, Mapping) else type(cell).__name__
             yield Fault(
                 IMAGES_SHAPE,
                 f"{where} is not {{image: path, min_pixels, max_pixels}} but {what}. "
@@ -298,15 +298,15 @@ def _prompt_shape_faults(prompt: Any, row: Row) -> Iterator[Fault]:
         )
         return
     text = "".join(message["content"] for message in prompt)
-    images = row.get("images")
-    if isinstance(images, Sequence) and images and text.count("<image>") != len(images):
+    placeholders, count = text.count("<image>"), _length(row.get("images"))
+    if count and placeholders != count:
         yield Fault(
             IMAGE_PLACEHOLDERS,
-            f"the prompt has {text.count('<image>')} <image> placeholder(s) for {len(images)} image(s). "
+            f"the prompt has {placeholders} <image> placeholder(s) for {count} image(s). "
             "Write one <image> where each image belongs, and 'Image 2' where you mean the words",
         )
     for medium in ("video", "audio"):
-        placeholders, given = text.count(f"<{medium}>"), len(row.get(f"{medium}s") or ())
+        placeholders, given = text.count(f"<{medium}>"), _length(row.get(f"{medium}s"))
         if placeholders or given:
             yield Fault(
                 VIDEO,
@@ -317,15 +317,15 @@ def _prompt_shape_faults(prompt: Any, row: Row) -> Iterator[Fault]:
 
 def _num_images_faults(extra_info: Row, images: Any) -> Iterator[Fault]:
     given = extra_info.get("num_images")
-    count = len(images) if isinstance(images, Sequence) else None
+    count = _length(images)
+    wanted = count or "the number of images"
     if given is None:
         yield Fault(
             NUM_IMAGES,
-            "extra_info.num_images is missing, and verl takes the images away before the reward. "
-            f"Write {'the number of images' if count is None else count}",
+            f"extra_info.num_images is missing, and verl takes the images away before the reward. Write {wanted}",
         )
-    elif not isinstance(given, Integral) or isinstance(given, bool) or count not in (None, given):
-        yield Fault(NUM_IMAGES, f"extra_info.num_images is {given!r} for {count} image(s). Write {count}")
+    elif isinstance(given, bool) or not isinstance(given, Integral) or count not in (0, given):
+        yield Fault(NUM_IMAGES, f"extra_info.num_images is {given!r} for {count} image(s). Write {wanted}")
 
 
 def _gold_faults(row: Row) -> Iterator[Fault]:
@@ -414,7 +414,8 @@ def _add_prompt_faults(
     """Tokenize the prompts of a batch, and add to each row's faults what is wrong with the result."""
     texts: dict[int, str] = {}
     for i, row in enumerate(batch):
-        if _has(faults[i], MISSING_COLUMN, PROMPT_SHAPE, IMAGES_SHAPE, IMAGE_PLACEHOLDERS, VIDEO):
+        countable = row.get("prompt") is not None and row.get("images") is not None
+        if not countable or _has(faults[i], PROMPT_SHAPE, IMAGES_SHAPE, IMAGE_PLACEHOLDERS, VIDEO):
             continue
         rendered = _render(row["prompt"], counter)
         if isinstance(rendered, Fault):
@@ -498,6 +499,15 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 def _has(faults: Sequence[Fault], *codes: str) -> bool:
     return any(fault.code in codes for fault in faults)
+
+
+def _length(value: Any) -> int:
+    """Items of a list; 0 for anything else."""
+    return len(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else 0
+
+
+def _readable_images(row: Row, faults: Sequence[Fault]) -> Sequence[Row]:
+    return () if row.get("images") is None or _has(faults, IMAGES_SHAPE) else row["images"]
 
 
 def _uid(row: Row) -> str:

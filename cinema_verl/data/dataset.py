@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from cinema_verl.data.check import DataError, Locate, check_rows, check_tokenizer, raise_for
+from cinema_verl.data.check import DataError, Locate, check_rows, raise_for
 from cinema_verl.data.tokens import PromptCounter
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class CinemaDataset(RLHFDataset):
 
     verl's own ``data.filter_overlong_prompts`` is refused. It drops every row that raises an exception as if its
     prompt were too long, and it decodes every image to count tokens: hours for 58k rows, where the checks name
-    each row within a minute.
+    each row in about a minute.
 
     Options beside verl's, all under ``data``:
         cinema_checks: ``full``, ``header`` (default) or ``off``; see the module.
@@ -48,8 +48,8 @@ class CinemaDataset(RLHFDataset):
 
     Raises:
         DataError: Rows that cannot be trained on, or ``filter_overlong_prompts`` is on.
-        TokenizerError: A tag of the meta-actions would not survive decoding.
         ValueError: An unknown value of ``cinema_checks``.
+        TypeError: The processor is not one of the Qwen-VL family.
     """
 
     def __init__(
@@ -75,7 +75,6 @@ class CinemaDataset(RLHFDataset):
 
     def _check(self, *, decode: bool) -> None:
         started = time.monotonic()
-        check_tokenizer(self.tokenizer)
         if self.processor is None:
             raise DataError(
                 "the model has no processor, or verl failed to load it without a word, so its prompts cannot hold "

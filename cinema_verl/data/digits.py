@@ -303,8 +303,7 @@ def trajectory(problem: Problem, actions: Sequence[str]) -> str:
     <focus> comes before it.
     """
     readings = [
-        f"{letter}={digit}"
-        for letter, digit in zip(_letters(len(problem.digits)), problem.digits, strict=True)
+        f"{letter}={digit}" for letter, digit in zip(_letters(len(problem.digits)), problem.digits, strict=True)
     ]
     shares = _shares(readings, actions.count("focus"))
     seen = False
@@ -317,9 +316,7 @@ def trajectory(problem: Problem, actions: Sequence[str]) -> str:
             parts.append((action, problem.reason if seen else f"{', '.join(readings)}; {problem.reason}"))
         else:
             parts.append((action, problem.glance if action == GLOBAL else problem.hint))
-    return "".join(
-        f"{TAGS[name].open}{text}{TAGS[name].close}" for name, text in [*parts, (ANSWER, problem.answer)]
-    )
+    return "".join(f"{TAGS[name].open}{text}{TAGS[name].close}" for name, text in [*parts, (ANSWER, problem.answer)])
 
 
 def _shares(readings: Sequence[str], count: int) -> Iterator[Sequence[str]]:
@@ -379,9 +376,7 @@ def questions(
         task = TASKS[index % len(TASKS)]
         while True:
             problem = task.make(rng)
-            images = tuple(
-                _image_name(rng.choice(pool[digit]), rng.choice(_SHIFTS)) for digit in problem.digits
-            )
+            images = tuple(_image_name(rng.choice(pool[digit]), rng.choice(_SHIFTS)) for digit in problem.digits)
             if len(set(images)) == len(images) and (problem.question, images) not in asked:
                 break
         asked.add((problem.question, images))
@@ -430,9 +425,7 @@ def question_sft_rows(question: Question, image_directory: Path) -> list[dict[st
 
 
 def _cells(question: Question, image_directory: Path) -> list[dict[str, Any]]:
-    return [
-        image_cell(image_directory / name, min_pixels=_PIXELS, max_pixels=_PIXELS) for name in question.images
-    ]
+    return [image_cell(image_directory / name, min_pixels=_PIXELS, max_pixels=_PIXELS) for name in question.images]
 
 
 # --- Images -------------------------------------------------------------------------------------------------
@@ -473,7 +466,7 @@ def write_image(pools: Pools, name: str, directory: Path) -> None:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many questions each file gets. All our choice."""
+    """How many questions each file gets; 0 leaves it out. All our choice."""
 
     train: int = 4000  # several passes' worth of reinforcement learning on two cores
     test: int = 400  # an accuracy of 0.7 is then known to +-0.045 (95 %)
@@ -485,8 +478,7 @@ def write_dataset(output: str | Path, sizes: Sizes = Sizes(), seed: int = 0) -> 
     """Write the images and the four parquet files; does nothing where the very same data set is complete.
 
     Args:
-        output: The directory. Rows refer to the images below it by absolute path, as verl opens a path
-        exactly as
+        output: The directory. Rows refer to the images below it by absolute path, as verl opens a path exactly as
             it is written; after moving the directory, write it again.
         seed: Of the questions. The same arguments give the same bytes.
     """
@@ -495,7 +487,7 @@ def write_dataset(output: str | Path, sizes: Sizes = Sizes(), seed: int = 0) -> 
     stamp = output / "digits.json"
     description = {"version": VERSION, "output": str(output), "seed": seed, "questions": asdict(sizes)}
     described = json.dumps(description, indent=2) + "\n"
-    files = {name: output / f"{name}.parquet" for name in asdict(sizes)}
+    files = {name: output / f"{name}.parquet" for name, count in asdict(sizes).items() if count}
     complete = stamp.exists() and all(path.exists() for path in files.values())
     if complete and stamp.read_text() == described:
         print(f"{output} is complete: nothing to do")
@@ -509,11 +501,10 @@ def write_dataset(output: str | Path, sizes: Sizes = Sizes(), seed: int = 0) -> 
         write_image(pools, name, images)
 
     asked: set[tuple[str, tuple[str, ...]]] = set()  # shared: no RL question is one of the cold start's
-    for name, split in (("train", "train"), ("test", "test"), ("sft_train", "train"), ("sft_val", "val")):
-        count = getattr(sizes, name)
-        drawn = tqdm(
-            questions(pools, split, name, count, seed, asked), total=count, desc=name, unit="question"
-        )
+    split_of = {"train": "train", "test": "test", "sft_train": "train", "sft_val": "val"}
+    for name in files:
+        count, split = getattr(sizes, name), split_of[name]
+        drawn = tqdm(questions(pools, split, name, count, seed, asked), total=count, desc=name, unit="question")
         if name.startswith("sft"):
             rows = [row for question in drawn for row in question_sft_rows(question, images)]
             write_parquet(rows, SFT_SCHEMA, files[name])

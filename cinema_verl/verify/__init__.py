@@ -10,10 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from cinema_verl.verify import latex, mcq, mcq_multi, number, ocr, ordering, regression, text, yesno
+from cinema_verl.verify import judge, latex, mcq, mcq_multi, number, ocr, ordering, regression, text, yesno
 from cinema_verl.verify.verdict import ABSTAIN, MAX_CHARS, NO_ANSWER, TOO_LONG, Checker, Gold, Verdict
 
-__all__ = ["ANSWER_TYPES", "MAX_CHARS", "Checker", "Gold", "Verdict", "judge", "register", "verify"]
+__all__ = ["ANSWER_TYPES", "MAX_CHARS", "Checker", "Gold", "Verdict", "decide", "register", "verify"]
 
 _CHECKERS: Final[dict[str, Checker]] = {
     "mcq": mcq.check,
@@ -25,6 +25,7 @@ _CHECKERS: Final[dict[str, Checker]] = {
     "ocr": ocr.check,
     "regression": regression.check,
     "text": text.check,
+    "judge": judge.check,
 }
 ANSWER_TYPES: Final = tuple(_CHECKERS)
 """The types that ship with the package."""
@@ -41,7 +42,7 @@ def register(answer_type: str, checker: Checker) -> None:
     _CHECKERS[answer_type] = checker
 
 
-def judge(
+def decide(
     answer: str | None,
     gold: str,
     answer_type: str,
@@ -49,6 +50,7 @@ def judge(
     options: Sequence[str] = (),
     aliases: Sequence[str] = (),
     tolerance: float | None = None,
+    question: str = "",
 ) -> Verdict:
     """:func:`verify` with the reason; same arguments, same errors."""
     checker = _CHECKERS.get(answer_type) if isinstance(answer_type, str) else None
@@ -62,7 +64,8 @@ def judge(
         raise ValueError(f"tolerance must be finite and not negative, got {tolerance!r}")
     if len(gold) > MAX_CHARS:
         return ABSTAIN
-    reference = Gold(gold, tuple(options), tuple(aliases), None if tolerance is None else float(tolerance))
+    slack = None if tolerance is None else float(tolerance)
+    reference = Gold(gold, tuple(options), tuple(aliases), slack, question)
     if answer is None or len(answer) > MAX_CHARS:
         # The gold is read all the same: whether a row can be scored does not depend on the answer.
         unscored = NO_ANSWER if answer is None else TOO_LONG
@@ -78,6 +81,7 @@ def verify(
     options: Sequence[str] = (),
     aliases: Sequence[str] = (),
     tolerance: float | None = None,
+    question: str = "",
 ) -> bool | None:
     """Whether ``answer`` is right.
 
@@ -86,16 +90,18 @@ def verify(
         gold: the reference answer.
         answer_type: one of ``ANSWER_TYPES``, or a registered one.
         options: the choices in order, for ``mcq`` and ``mcq_multi``; with or without their letters.
-        aliases: other right answers, for ``text``.
+        aliases: other right answers, for ``text`` and ``judge``.
         tolerance: absolute for ``number``, relative to the gold for ``regression`` and ``ocr``; None for
         the default.
+        question: what was asked, for ``judge``; the other rules need no more than the gold.
 
     Returns:
-        True or False; None when the gold cannot be read, whatever the answer.
+        True or False; None when the gold cannot be read, whatever the answer, and when ``judge`` cannot be asked.
 
     Raises:
         ValueError: an unknown answer type (the known ones are listed), or a tolerance that is negative or
         not finite. TypeError: answer or gold of another type than str.
     """
-    verdict = judge(answer, gold, answer_type, options=options, aliases=aliases, tolerance=tolerance)
-    return verdict.correct
+    return decide(
+        answer, gold, answer_type, options=options, aliases=aliases, tolerance=tolerance, question=question
+    ).correct

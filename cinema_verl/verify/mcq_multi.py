@@ -42,7 +42,7 @@ def _letters(text: str, options: Options, separators: tuple[re.Pattern[str], ...
     if whole:
         return [whole]
     if _CAPITALS.fullmatch(text):
-        return text.split() if " " in text else list(text)
+        return [letter for letter in text if not letter.isspace()]
     if not separators:
         return None
     found: list[str] = []

@@ -1,6 +1,6 @@
 """One number.
 
-Read: integers and decimals with an optional sign, thousands in commas ("1,200"), scientific notation,
+Read: integers and decimals with an optional sign, thousands in commas ("1,200"), scientific notation, powers of ten,
 fractions ("3/4", "\\frac{3}{4}"), mixed numbers ("1 1/2"), number words up to ninety-nine and their Chinese
 forms, a scale word ("3 million", "3万"), a leading "=", "≈" or "x =", a currency sign and a unit. Values are
 compared exactly, as rationals: 42 = 42.0 = 84/2, 0.001 is not 0.004; ``tolerance`` is an absolute slack
@@ -119,6 +119,8 @@ _NUMBER = re.compile(
     (?:
         (?:(?P<whole>\d+)\s+)?(?P<num>\d+)\s*/\s*(?P<den>\d+)
       |
+        10\s*\^\s*(?P<power>[-+]?\d{1,3})
+      |
       (?P<int>\d{1,3}(?:,\d{3})+|\d*)(?P<dec>\.\d*)?(?:(?:[eE]|\s*[*×xX]\s*10\s*\^\s*)(?P<exp>[-+]?\d{1,3}))?
     )(?![\d.,^*/])\s*(?P<rest>.*)""",
     re.VERBOSE | re.DOTALL,
@@ -143,6 +145,11 @@ class Quantity:
 
     value: Fraction
     unit: str
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether what follows the value is a unit of the list or nothing: 2x is two of an unknown x."""
+        return not self.unit or self.unit in _UNITS
 
 
 @lru_cache(maxsize=1024)  # golds repeat over a group and an epoch, answers within a group
@@ -183,6 +190,8 @@ def _value(match: re.Match[str]) -> Fraction | None:
         if not int(match["den"]):
             return None
         value = int(match["whole"] or 0) + Fraction(int(match["num"]), int(match["den"]))
+    elif match["power"]:
+        value = Fraction(10) ** int(match["power"])
     else:
         whole, decimals = match["int"].replace(",", ""), (match["dec"] or "")[1:]
         if not whole and not decimals:
@@ -191,6 +200,11 @@ def _value(match: re.Match[str]) -> Fraction | None:
         if match["exp"]:
             value *= Fraction(10) ** int(match["exp"])
     return -value if match["sign"] == "-" else value
+
+
+def units() -> dict[str, str]:
+    """Every spelling of a unit, with its canonical one."""
+    return _UNIT_OF
 
 
 def _canonical(unit: str) -> str:

@@ -2,8 +2,8 @@
 
 Right is an edit distance (insertions, deletions, substitutions of characters, after folding of scripts,
 spaces and case) of at most ``tolerance`` times the gold's length, rounded down; the default is 0.1. Digits
-are no slips: both texts must hold the same digits in the same order, for 0.001 is not 0.004. Since the
-slack is measured by the gold, text around the right answer makes it wrong. A gold that is empty abstains.
+are no slips: both texts must hold the same digits in the same order, for 0.001 is not 0.004. The slack is
+measured by the gold, so that a longer answer gets no more of it. A gold that is empty abstains.
 """
 
 from typing import Final

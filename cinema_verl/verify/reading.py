@@ -26,7 +26,7 @@ _SAME_SIGN = str.maketrans(
     }
 )
 # NFKC would turn 10² into 102 and 1½ into 11/2.
-_SUPERSCRIPT = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
+_SUPERSCRIPT = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b]+")
 _VULGAR_AFTER_DIGIT = re.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])")
 _DIGIT = re.compile(r"\d")
 _SPACES = re.compile(r"\s+")
@@ -42,7 +42,7 @@ def fold(text: str) -> str:
     """
     if text.isascii():
         return text if text.isalnum() else _tidy(text)
-    text = _SUPERSCRIPT.sub(lambda m: "^" + m.group(), text)
+    text = _SUPERSCRIPT.sub(lambda m: f"^{m.group()}" if len(m.group()) == 1 else f"^{{{m.group()}}}", text)
     text = _VULGAR_AFTER_DIGIT.sub(" ", text)
     # Signs come first as well: NFKC would decompose the double prime into two quotes.
     text = unicodedata.normalize("NFKC", text.translate(_SAME_SIGN)).translate(_SAME_SIGN)
@@ -92,17 +92,17 @@ _CLOSERS: Final = ".,;:\n "
 _MAX_LAYERS: Final = 12  # our choice: real answers wear three or four layers; a bound keeps the work linear
 
 
-def peel(text: str) -> str:
-    """Take off what wraps a final answer: emphasis, math delimiters, brackets, quotes, lead-ins, a closing
-    stop.
+def peel(text: str, *, brackets: bool = True) -> str:
+    """Take off what wraps a final answer: emphasis, math delimiters, brackets, quotes, lead-ins, a closing stop.
 
-    Takes folded text. At most ``_MAX_LAYERS`` layers; what is deeper stays, and then reads as nothing.
+    Takes folded text. ``brackets=False`` leaves (), [] and {} on, for expressions in which they mean something:
+    (0, 1) is not [0, 1]. At most ``_MAX_LAYERS`` layers; what is deeper stays, and then reads as nothing.
     """
     for _ in range(_MAX_LAYERS):
         if text.isascii() and text.isalnum():
             return text
         before = text
-        text = _unwrap(text.strip())
+        text = _unwrap(text.strip(), brackets)
         text = text.rstrip(_CLOSERS)
         lead_in = _LEAD_IN.match(text)
         if lead_in and lead_in.end() < len(text):
@@ -112,7 +112,7 @@ def peel(text: str) -> str:
     return text
 
 
-def _unwrap(text: str) -> str:
+def _unwrap(text: str, brackets: bool) -> str:
     command = _COMMAND.match(text)
     if command and _closes_at_end(text, command.end()):
         return text[command.end() + 1 : -1].strip()
@@ -121,7 +121,7 @@ def _unwrap(text: str) -> str:
             inner = text[len(left) : -len(right)]
             # One pair around everything, not two neighbours: "(A) or (B)", "**A** or **B**".
             if left in "([{":
-                if not _closes_at_end(text, 0):
+                if not brackets or not _closes_at_end(text, 0):
                     continue
             elif left in inner or right in inner:
                 continue

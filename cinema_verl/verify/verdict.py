@@ -19,17 +19,19 @@ class Gold:
         options: the choices in order, with or without their letters ("red" or "A. red").
         aliases: other answers that are as good, for the types whose rule names them.
         tolerance: the type's slack, in the unit its rule states; None for the type's default.
+        question: what was asked, for ``judge``.
     """
 
     text: str
     options: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     tolerance: float | None = None
+    question: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``correct`` is None when the gold cannot be read; ``reason`` says in a word or two what decided."""
+    """``correct`` is None when the gold cannot be read or the judge cannot be asked; ``reason`` says what decided."""
 
     correct: bool | None
     reason: str
@@ -41,6 +43,8 @@ UNREADABLE: Final = Verdict(False, "answer not readable")
 NO_ANSWER: Final = Verdict(False, "no answer")
 TOO_LONG: Final = Verdict(False, "answer too long")
 ABSTAIN: Final = Verdict(None, "gold not readable")
+TIMEOUT: Final = Verdict(False, "timeout")
+CRASHED: Final = Verdict(False, "crashed")
 
 Checker = Callable[[str, Gold], Verdict]
-"""The rule of one answer type. It gets str of at most MAX_CHARS, is pure, and never raises on any of them."""
+"""The rule of one answer type. It gets str of at most MAX_CHARS and never raises on any of them; all are pure but ``judge``."""

@@ -145,6 +145,11 @@ def test_images_are_one_vision_token_of_dark_ink_on_white(pools, dataset):
     assert np.array_equal(np.roll(np.asarray(centre), (1, 2), axis=(0, 1)), np.asarray(moved))
 
 
+def test_a_file_of_no_questions_is_left_out(tmp_path):
+    digits.write_dataset(tmp_path, digits.Sizes(train=10, test=10, sft_train=0, sft_val=0))
+    assert sorted(path.name for path in tmp_path.glob("*.parquet")) == ["test.parquet", "train.parquet"]
+
+
 def test_the_same_arguments_give_the_same_bytes_and_a_second_run_writes_nothing(dataset, capsys):
     before = {name: (dataset / f"{name}.parquet").read_bytes() for name in FILES}
     times = {name: (dataset / f"{name}.parquet").stat().st_mtime_ns for name in FILES}

@@ -1,0 +1,192 @@
+"""Mathematics at arm's length: :func:`equivalent` asks a worker process, and survives whatever happens to it.
+
+Expressions that a policy writes can hang or exhaust whoever evaluates them (``9^{9^{9^{9}}}``), inside one C call
+that no exception reaches. So nothing is evaluated here. Every caller that waits has a worker of its own, up to a
+bound, and a worker that dies or is killed costs the answer that it was judging, nothing else: the next caller gets a
+fork of the process that :mod:`cinema_verl.verify.math_worker` keeps ready. No signals, no threads and no multiprocessing
+in this process; any thread may ask, in a Ray actor too. The processes start with the first question and end with
+this process, however it ends.
+"""
+
+import atexit
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from functools import lru_cache
+from typing import Final
+
+from cinema_verl.verify.verdict import CRASHED, DIFFERENT, TIMEOUT, Verdict
+
+CPU_SECONDS: Final = 2.0
+"""A worker's CPU time for one answer. Our choice: a hundred times what the slowest ordinary answers take. CPU time, so
+that a busy machine does not turn right answers wrong."""
+WALL_SECONDS: Final = 10.0
+"""A worker's wall-clock time for one answer, the hard limit. Our choice: five CPU limits, for a busy machine."""
+GRACE_SECONDS: Final = 2.0
+"""For how long we wait beyond the wall-clock limit, which the kernel enforces in the worker, before we give it up."""
+MEMORY_BYTES: Final = 1 << 30
+"""A worker's address space. Our choice: it starts with less than a tenth of this, and ordinary answers add little."""
+WORKERS: Final = min(32, (os.cpu_count() or 1) + 4)
+"""Most workers at a time: as many as Python's default thread executor, in which verl calls reward functions, has
+threads, so that nobody waits for somebody else's bomb. They are forks that share their memory, made when needed."""
+START_SECONDS: Final = 120.0
+"""For a new worker, which waits for the imports if it is the first, on a machine that may be starting a training run."""
+CACHED: Final = 4096
+"""Decided pairs that are kept, by content. Our choice: some training steps' worth."""
+
+EQUIVALENT: Final = Verdict(True, "equivalent")
+
+
+class MathPool:
+    """Workers that are forked when needed and kept; see the module for the limits."""
+
+    def __init__(
+        self,
+        workers: int = WORKERS,
+        cpu_seconds: float = CPU_SECONDS,
+        wall_seconds: float = WALL_SECONDS,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
+        self._limits = (cpu_seconds, wall_seconds, memory_bytes)
+        self._free = threading.BoundedSemaphore(workers)
+        self._idle: list[socket.socket] = []  # the one used last is used next: it is warm
+        self._starting = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    def ask(self, answer: str, gold: str) -> Verdict | None:
+        """Whether two expressions are equivalent; None when one of them cannot be read.
+
+        Raises:
+            RuntimeError: no worker could be started.
+        """
+        question = json.dumps([answer, gold]).encode() + b"\n"
+        with self._free:
+            # A crash may be somebody else's doing (an out-of-memory killer's): asked once more, of a new worker.
+            for worker_from in (self._take, self._fork):
+                worker = worker_from()
+                asked = time.monotonic()
+                reply = _converse(worker, question, self._limits[1] + GRACE_SECONDS)
+                if reply is not None:
+                    self._idle.append(worker)
+                    return {True: EQUIVALENT, False: DIFFERENT, None: None}[json.loads(reply)]
+                worker.close()
+                if time.monotonic() - asked >= self._limits[0]:
+                    return TIMEOUT
+        return CRASHED
+
+    def _take(self) -> socket.socket:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._fork()
+
+    def _fork(self) -> socket.socket:
+        for _ in range(2):  # the second time with a new process, if the first is gone
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    self._send(theirs)
+                if _converse(ours, b"", START_SECONDS) is not None:
+                    return ours
+            except OSError:
+                pass
+            ours.close()
+        raise RuntimeError("cannot start a math worker: see its messages on stderr; is math-verify[antlr4_9_3] there?")
+
+    def _send(self, channel: socket.socket) -> None:
+        """Have a worker forked at the other end of ``channel``."""
+        with self._starting:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            assert self._control is not None
+            socket.send_fds(self._control, [b"."], [channel.fileno()])
+
+    def _start(self) -> None:
+        self._close_control()
+        self._control, theirs = socket.socketpair()
+        arguments = [str(value) for value in (os.getpid(), *self._limits)]
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "cinema_verl.verify.math_worker", *arguments],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                # What we can import, it can; and sets have the same order on every machine.
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "0"},
+            )
+
+    def _close_control(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    def close(self) -> None:
+        """End the processes. The pool may be used again, and then starts new ones."""
+        while self._idle:
+            self._idle.pop().close()
+        with self._starting:
+            self._close_control()
+            if self._process is not None:
+                try:
+                    self._process.wait(timeout=GRACE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+                    self._process.wait()
+                self._process = None
+
+
+def _converse(worker: socket.socket, line: bytes, seconds: float) -> bytes | None:
+    """Send a line and return the line that comes back; None when the worker is gone or silent."""
+    worker.settimeout(seconds)
+    reply = b""
+    try:
+        worker.sendall(line)
+        while not reply.endswith(b"\n"):
+            part = worker.recv(64)
+            if not part:
+                return None
+            reply += part
+    except OSError:  # a time-out is one
+        return None
+    return reply
+
+
+_pool = MathPool()
+atexit.register(lambda: _pool.close())
+
+
+def _forget() -> None:
+    """In a forked child: the workers are the parent's."""
+    global _pool
+    _pool = MathPool()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+class _Undecided(Exception):
+    """Carries a verdict out of the cache's reach."""
+
+
+@lru_cache(maxsize=CACHED)
+def _decided(answer: str, gold: str) -> Verdict | None:
+    verdict = _pool.ask(answer, gold)
+    if verdict is TIMEOUT or verdict is CRASHED:
+        raise _Undecided(verdict)
+    return verdict
+
+
+def equivalent(answer: str, gold: str) -> Verdict | None:
+    """math-verify's verdict on two LaTeX expressions; None for no opinion.
+
+    Wrong with the reason "timeout" or "crashed" is what an answer gets that could not be judged within the limits.
+    Such a verdict is not remembered: it says something of the machine too, so the same answer is asked again.
+    """
+    try:
+        return _decided(answer, gold)
+    except _Undecided as undecided:
+        return undecided.args[0]

@@ -1,0 +1,130 @@
+"""What holds for every answer type: the interface, its errors, and bounded work on hostile input."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from cinema_verl import verify as package
+from cinema_verl.verify import ANSWER_TYPES, MAX_CHARS, Gold, Verdict, decide, latex, register, verify
+
+GOLDS = {
+    "mcq": "B",
+    "mcq_multi": "AC",
+    "yesno": "yes",
+    "number": "42",
+    "latex": r"\frac{1}{2}",
+    "ordering": "BAC",
+    "ocr": "hello world",
+    "regression": "100",
+    "text": "cat",
+}
+
+
+def test_one_module_a_type() -> None:
+    modules = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
+    assert set(ANSWER_TYPES) <= modules
+    assert set(GOLDS) == set(ANSWER_TYPES)
+
+
+@pytest.mark.parametrize("answer_type", ["essay", "", None, 3, "MCQ"])
+def test_unknown_type_lists_the_known(answer_type: object) -> None:
+    with pytest.raises(ValueError, match=r"mcq, mcq_multi, yesno, number, latex, ordering, ocr, regression, text"):
+        verify("B", "B", answer_type)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [42, 4.2, ["B"], b"B"])
+def test_other_python_types_are_named(value: object) -> None:
+    with pytest.raises(TypeError, match=f"gold must be str, got {type(value).__name__}"):
+        verify("B", value, "mcq")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=f"answer must be str or None, got {type(value).__name__}"):
+        verify(value, "B", "mcq")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tolerance", [math.nan, math.inf, -0.1])
+def test_bad_tolerance(tolerance: float) -> None:
+    with pytest.raises(ValueError, match="tolerance"):
+        verify("1", "1", "number", tolerance=tolerance)
+
+
+@pytest.mark.parametrize("answer_type", ANSWER_TYPES)
+def test_no_answer_is_wrong_and_an_unreadable_gold_abstains_whatever_the_answer(answer_type: str) -> None:
+    for answer in (None, "", "x" * (MAX_CHARS + 1)):
+        assert verify(answer, GOLDS[answer_type], answer_type) is False
+        assert verify(answer, "", answer_type) is None
+        assert verify(answer, "x" * (MAX_CHARS + 1), answer_type) is None
+    assert verify(GOLDS[answer_type], GOLDS[answer_type], answer_type) is True
+
+
+def test_the_reason_is_said() -> None:
+    assert decide("B", "B", "mcq") == Verdict(True, "equal")
+    assert decide("C", "B", "mcq") == Verdict(False, "different")
+    assert decide("A or B", "B", "mcq") == Verdict(False, "answer not readable")
+    assert decide(None, "B", "mcq") == Verdict(False, "no answer")
+    assert decide("B" * 99_999, "B", "mcq") == Verdict(False, "answer too long")
+    assert decide("B", "", "mcq") == Verdict(None, "gold not readable")
+
+
+def test_register(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package, "_CHECKERS", dict(package._CHECKERS))
+
+    def same_length(answer: str, gold: Gold) -> Verdict:
+        return Verdict(len(answer) == len(gold.text), "length")
+
+    register("length", same_length)
+    assert verify("dog", "cat", "length") is True
+    with pytest.raises(ValueError, match="registered already"):
+        register("mcq", same_length)
+
+
+def test_latex_engine_decides_what_spelling_does_not() -> None:
+    asked = []
+
+    def engine(answer: str, gold: str) -> Verdict | None:
+        asked.append((answer, gold))
+        return Verdict(True, "equivalent") if gold == "a+b" else None
+
+    latex.set_engine(engine)
+    try:
+        assert decide("$b+a$", "c ## a+b", "latex") == Verdict(True, "equivalent")
+        assert verify("b+a", "c", "latex") is False
+        assert asked == [("b+a", "c"), ("b+a", "a+b"), ("b+a", "c")]
+        assert verify("a+b", "a+b", "latex") is True
+        assert len(asked) == 3, "equal spelling needs no engine"
+    finally:
+        latex.set_engine(None)
+
+
+HOSTILE = [
+    "B" * 10_000_000,
+    "(" * MAX_CHARS,
+    "{" * MAX_CHARS,
+    "(" * (MAX_CHARS // 2) + "B" + ")" * (MAX_CHARS // 2),
+    r"\boxed{" * 1_400,
+    r"\boxed{" * 1_000 + "B" + "}" * 1_000,
+    r"\frac{" * 1_600,
+    "**answer" + " " * 9_000 + "x",
+    "is " * 3_333,
+    "A, " * 3_333,
+    "1," + "111," * 2_400,
+    "9" * MAX_CHARS,
+    "-" + "\u3000" * 9_000 + "x",
+    "1" + " " * 9_000 + "x",
+    "9**9**9",
+    "9^{9^{9^{9}}}",
+    "\ud800" * MAX_CHARS,
+    "\x00" * MAX_CHARS,
+    "\u0301\u0323" * (MAX_CHARS // 2),
+    "\ufdfa" * MAX_CHARS,
+    "the correct " * 800,
+    "=>" * 5_000,
+    "_" * MAX_CHARS,
+]
+
+
+@pytest.mark.parametrize("answer_type", ANSWER_TYPES)
+def test_hostile_input_is_wrong_and_cheap(answer_type: str) -> None:
+    """Anything worse than linear in the length cap would take minutes here."""
+    for text in HOSTILE:
+        assert verify(text, GOLDS[answer_type], answer_type) is False, text[:40]
+        assert verify(GOLDS[answer_type], text, answer_type) in (False, None), text[:40]
