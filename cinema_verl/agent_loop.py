@@ -1,8 +1,9 @@
 """The meta-action rollout: one question, one trajectory that ends at `</answer>`.
 
 An agent loop for verl's registry (`agent_name` column or `rollout.agent.default_agent_loop`), chosen as "cinema". It is
-verl's single-turn loop with three additions: generation stops at `</answer>` and keeps it, vision placeholder tokens
-never reach the trainer, and the sample carries how it ended.
+verl's single-turn loop with these additions: generation stops at `</answer>` and keeps it, vision placeholder tokens
+never reach the trainer, the sample carries how it ended, and the sessions of a question share its images
+(`cinema_verl.shared_vision`).
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 from verl.workers.rollout.utils import get_vision_placeholder_token_ids
 
 from cinema_verl.meta_action import ANSWER, TAGS
+from cinema_verl.shared_vision import Question, SharedImages
 
 NAME = "cinema"
 STOP = TAGS[ANSWER].close
@@ -80,7 +82,25 @@ class MetaActionAgentLoop(SingleTurnAgentLoop):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.placeholders = frozenset(get_vision_placeholder_token_ids(self.processor))
+        self.question = Question()
         self.eos = frozenset({self.tokenizer.eos_token_id, self.tokenizer.pad_token_id} - {None})
+
+    async def process_multi_modal_info(self, messages: list[dict]) -> dict:
+        async with self.question.lock:
+            if self.question.media is None:
+                media = await super().process_multi_modal_info(messages)
+                if media.get("images"):
+                    media["images"] = SharedImages(media["images"])
+                self.question.media = media
+        return dict(self.question.media)
+
+    async def ct_build_initial_tokens(self, messages: list[dict], *args: Any, **kwargs: Any) -> list[int]:
+        if kwargs.get("videos") or kwargs.get("audios"):  # verl wants their features back, too
+            return await super().ct_build_initial_tokens(messages, *args, **kwargs)
+        async with self.question.lock:
+            if self.question.prompt_ids is None:
+                self.question.prompt_ids = await super().ct_build_initial_tokens(messages, *args, **kwargs)
+        return list(self.question.prompt_ids)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
@@ -94,6 +114,7 @@ class MetaActionAgentLoop(SingleTurnAgentLoop):
             params["seed"] = trajectory_seed(
                 self.rollout_config.seed, kwargs.get("global_steps"), kwargs.get("index"), kwargs.get("session_id")
             )
+        self.question = Question.of(kwargs.get("uid"))
         output = await super().run(params, **kwargs)
 
         length, reason = cut(output.response_ids, self._decode, self.placeholders, self.eos)

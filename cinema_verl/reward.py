@@ -56,8 +56,8 @@ def compute_score(
         there is not exactly one); ``abstained`` in {0, 1}, 1 where the gold cannot be read or the
         judge not be asked, and then ``acc`` is 0; ``timed_out`` in {0, 1}, 1 where an answer was too much
         mathematics to be judged, and then ``acc`` is 0; ``violations``, codes joined by ","; ``verdict``, why
-        acc is what it is; ``answer_type``; ``num_images``; ``question_uid``, the row's ``uid``, by which the same question is
-        found again in verl's dumps.
+        acc is what it is; ``answer_type``; ``num_images``; ``question_uid``, the row's ``uid``, by which the same
+        question is found again in verl's dumps.
 
     Raises:
         ValueError: the row lacks something, or something in it is not what it should be.

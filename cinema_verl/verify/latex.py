@@ -86,8 +86,8 @@ def _same(answer: Expression, gold: Expression) -> bool:
     """Equal by spelling or as one number; x = 5 is 5, and is not y = 5."""
     if answer.body == gold.body:
         return True
-    if "," in gold.body and gold.body[0] in "([":  # an interval or a point, not a number in brackets: (1,200)
-        return False
+    if any("," in body and body[0] in "([" for body in (answer.body, gold.body)):
+        return False  # an interval or a point, not a number in brackets: (1,200)
     return number.check(answer.body, Gold(gold.body)).correct is True
 
 
@@ -96,6 +96,7 @@ def _same(answer: Expression, gold: Expression) -> bool:
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _FUNCTION = re.compile(r"(?<![A-Za-z])(?:(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|exp)(?![A-Za-z])")
 _LETTER = re.compile(r"[^\W\d_]")
+_WORDS = re.compile(r"[^\W\d_]{4}|[^\W\d_]{2}\s[^\W\d_]{2}")
 _RELATION = re.compile(r"<=|>=|[<>=≠≈∈]|\\(?:neq?|in|approx|equiv|sim|cong|subset|mid)(?![A-Za-z])")
 _NOT_ONE = re.compile(r"\$|\\boxed|\d\s\d|\d\s?:\s?\d|[;?|&]\s|\\\\")
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?!\.)")
@@ -118,9 +119,10 @@ def _without_unit(body: str) -> tuple[str, str]:
     return (body[: unit.start()].rstrip(), number.units()[unit["unit"]]) if unit else (body, "")
 
 
-def _letters(body: str) -> set[str]:
-    """The variables; e may be written as exp, and is left out."""
-    return set(_LETTER.findall(_FUNCTION.sub(" ", _COMMAND.sub(" ", body)))) - {"e"}
+def _letters(body: str) -> set[str] | None:
+    """The variables; e may be written as exp, and is left out. None for words: as products they would commute."""
+    body = _FUNCTION.sub(" ", _COMMAND.sub(" ", body))
+    return None if _WORDS.search(body) else set(_LETTER.findall(body)) - {"e"}
 
 
 def _frame(body: str) -> tuple[str, int]:
@@ -140,8 +142,10 @@ def _question(answer: Expression, gold: Expression) -> tuple[str, str] | None:
     (found, unit), (expected, gold_unit) = _without_unit(answer.body), _without_unit(gold.body)
     if not found or not expected or (unit and gold_unit and unit != gold_unit):
         return None
+    letters = _letters(found)
     if (
-        _letters(found) != _letters(expected)
+        letters is None
+        or letters != _letters(expected)
         or _frame(found) != _frame(expected)
         or len(_RELATION.findall(found)) != len(_RELATION.findall(expected))
         or len(set(found.split(","))) != len(found.split(","))  # the engine's sets have forgotten what came twice

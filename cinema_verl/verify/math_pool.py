@@ -3,9 +3,9 @@
 Expressions that a policy writes can hang or exhaust whoever evaluates them (``9^{9^{9^{9}}}``), inside one C call
 that no exception reaches. So nothing is evaluated here. Every caller that waits has a worker of its own, up to a
 bound, and a worker that dies or is killed costs the answer that it was judging, nothing else: the next caller gets a
-fork of the process that :mod:`cinema_verl.verify.math_worker` keeps ready. No signals, no threads and no multiprocessing
-in this process; any thread may ask, in a Ray actor too. The processes start with the first question and end with
-this process, however it ends.
+fork of the process that :mod:`cinema_verl.verify.math_worker` keeps ready. This process needs no signals, threads or
+multiprocessing; any thread of it may ask, in a Ray actor too. The others start with the first question and end with
+this one, however it ends.
 """
 
 import atexit
@@ -34,7 +34,7 @@ WORKERS: Final = min(32, (os.cpu_count() or 1) + 4)
 """Most workers at a time: as many as Python's default thread executor, in which verl calls reward functions, has
 threads, so that nobody waits for somebody else's bomb. They are forks that share their memory, made when needed."""
 START_SECONDS: Final = 120.0
-"""For a new worker, which waits for the imports if it is the first, on a machine that may be starting a training run."""
+"""For a new worker, which waits for the imports if it is the first, while a training run starts around it."""
 CACHED: Final = 4096
 """Decided pairs that are kept, by content. Our choice: some training steps' worth."""
 

@@ -22,11 +22,13 @@ _SEPARATOR = re.compile(
 _SHORT_ITEMS = re.compile(r"(?:[A-Za-z]|\d{1,3})(?:(?:\s+|\s*-\s*)(?:[A-Za-z]|\d{1,3}))+")
 _KIND = re.compile(r"(?:the\s+)?(?:image|frame|picture|photo|figure|step|option|图片?|帧)\s*#?\s*(?=\S)", re.IGNORECASE)
 
+_LEAD_IN = re.compile(r"(?:the\s)?(?:correct\s|right\s)?(?:order|sequence)(?:\sis)?\s?:?\s(?=\S)", re.IGNORECASE)
+
 
 @lru_cache(maxsize=1024)  # golds repeat over a group and an epoch
 def read(text: str) -> tuple[str, ...] | None:
     """The items in folded text, or None when there are fewer than two or one comes twice."""
-    text = peel(text)
+    text = peel(_LEAD_IN.sub("", peel(text), count=1))
     parts = _SEPARATOR.split(text)
     if len(parts) == 1:
         if _SHORT_ITEMS.fullmatch(text):

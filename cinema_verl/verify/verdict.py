@@ -47,4 +47,4 @@ TIMEOUT: Final = Verdict(False, "timeout")
 CRASHED: Final = Verdict(False, "crashed")
 
 Checker = Callable[[str, Gold], Verdict]
-"""The rule of one answer type. It gets str of at most MAX_CHARS and never raises on any of them; all are pure but ``judge``."""
+"""The rule of one answer type, for str of at most MAX_CHARS. Pure and without exceptions, all but ``judge``."""

@@ -26,7 +26,7 @@ _AGAINST = {
     False: re.compile(r"\b(?:yes|true|correct)\b|(?<!不)(?:是的|对的|正确|真)", re.IGNORECASE),
 }
 _DOUBT = re.compile(
-    r"\b(?:or|maybe|perhaps|possibly|probably|could|might|unsure|sure|unknown|unclear|know|idea|cannot|depends|both"
+    r"\b(?:or|maybe|perhaps|possibly|probably|could|might|unsure|sure|unknown|unclear|know|idea|cannot|depends"
     r"|either|neither|but)\b|[?]|或|可能|也许|但",
     re.IGNORECASE,
 )
