@@ -8,6 +8,7 @@ Here the newest complete checkpoint is looked for, and the tracker is mended.
 import logging
 import os
 import re
+import zipfile
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,8 @@ def complete_steps(folder: Path) -> list[int]:
     steps = []
     for path in folder.glob("global_step_*"):
         match = re.fullmatch(r"global_step_(\d+)", path.name)
-        if match and (path / LAST_WRITTEN).is_file() and (path / "actor").is_dir():
+        # A zip file (torch.save) ends with its table of contents: one that was cut off while being written is none.
+        if match and zipfile.is_zipfile(path / LAST_WRITTEN) and (path / "actor").is_dir():
             steps.append(int(match[1]))
     return sorted(steps)
 
@@ -38,15 +40,25 @@ def mend_tracker(folder: Path) -> int | None:
     """
     steps = complete_steps(folder)
     tracker = folder / TRACKER
-    named = tracker.read_text().strip() if tracker.is_file() else None
+    named = tracker.read_text(errors="replace").strip() if tracker.is_file() else None
     if not steps:
         if named is not None:
-            logger.warning("%s names step %r, but %s holds no complete checkpoint: starting anew", tracker, named, folder)
+            logger.warning(
+                "%s names step %r, but %s holds no complete checkpoint: starting anew", tracker, named, folder
+            )
             tracker.unlink()
         return None
     latest = steps[-1]
+    if named is not None and named.isdecimal() and int(named) in steps:
+        # verl writes the tracker last: what is newer was complete when the run was killed, what is older and has a
+        # higher step is another run's, which this one was told not to resume from.
+        written = tracker.stat().st_mtime_ns
+        newer = [step for step in steps if (folder / f"global_step_{step}" / LAST_WRITTEN).stat().st_mtime_ns > written]
+        latest = newer[-1] if newer else int(named)
     if named != str(latest):
-        logger.warning("%s named step %r; the newest complete checkpoint is step %d: resuming from it", tracker, named, latest)
+        logger.warning(
+            "%s named step %r; the newest complete checkpoint is step %d: resuming from it", tracker, named, latest
+        )
         partial = tracker.with_suffix(".partial")
         partial.write_text(str(latest))
         os.replace(partial, tracker)

@@ -7,6 +7,7 @@ prints the table again at once.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -106,7 +107,8 @@ def train(command: Sequence[str], output: Path, total: int) -> tuple[int, int]:
         exit code, and the peak memory of all its processes in bytes (shared pages counted once).
     """
     metrics = output / "metrics.jsonl"
-    environment = os.environ | {"VERL_FILE_LOGGER_PATH": str(metrics), "PYTHONUNBUFFERED": "1"}
+    # The platform is said outright: a PyTorch with CUDA on a machine without a GPU would be taken for a GPU node.
+    environment = os.environ | {"VERL_FILE_LOGGER_PATH": str(metrics), "VERL_PLATFORM": "cpu"}
     peak = 0
     with (
         open(output / "train.log", "ab") as log,
@@ -114,9 +116,12 @@ def train(command: Sequence[str], output: Path, total: int) -> tuple[int, int]:
         stopping(process),
         tqdm(total=total, unit="step", desc="starting") as bar,
     ):
-        while process.poll() is None:
+        for second in itertools.count():
+            if process.poll() is not None:
+                break
             time.sleep(1)
-            peak = max(peak, memory_of(process.pid))
+            if second % 5 == 0:  # the kernel adds the shares up page by page: not something to ask for all the time
+                peak = max(peak, memory_of(process.pid))
             done = [(step, data) for step, data in records(metrics) if "actor/entropy" in data]
             if done:
                 step, data = done[-1]
@@ -164,7 +169,10 @@ def report(output: Path, exploration: int, total: int, seconds: float, peak: int
     stages: list[tuple[str, Validation]] = [
         ("cold start", read_validation(output / "validation" / "0.jsonl")),
         (f"after stage 1 (DPS, {exploration} steps)", read_validation(output / "validation" / f"{exploration}.jsonl")),
-        (f"after stage 2 (annealed, {total - exploration} steps)", read_validation(output / "validation" / f"{total}.jsonl")),
+        (
+            f"after stage 2 (annealed, {total - exploration} steps)",
+            read_validation(output / "validation" / f"{total}.jsonl"),
+        ),
     ]
     steps = [data["timing_s/step"] for step, data in records(output / "metrics.jsonl") if "timing_s/step" in data]
     before, after = stages[0][1], stages[-1][1]
@@ -177,8 +185,8 @@ def report(output: Path, exploration: int, total: int, seconds: float, peak: int
     print(f"steps       median {sorted(steps)[len(steps) // 2]:.2f} s")
     print(f"accuracy {verdict}: {gained} (after - before, paired by question)")
     print(
-        f"\n{len(before.acc)} held-out questions, {before.rollouts} rollouts each at temperature 1; means over questions "
-        f"with 95 % bootstrap intervals\n"
+        f"\n{len(before.acc)} held-out questions, {before.rollouts} rollouts each at temperature 1; "
+        f"means over questions with 95 % bootstrap intervals\n"
     )
     print(table(stages))
 

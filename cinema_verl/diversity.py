@@ -67,19 +67,19 @@ def group_rewards(
     Raises:
         ValueError: if the lengths differ, a reward is not 0 or 1, or the coefficient is outside [0, 1].
     """
-    acc = np.asarray(acc, dtype=np.float64)
-    fmt = np.asarray(fmt, dtype=np.float64)
-    if not len(acc) == len(fmt) == len(patterns) == len(groups):
+    right = np.asarray(acc, dtype=np.float64)
+    well_formed = np.asarray(fmt, dtype=np.float64)
+    if not len(right) == len(well_formed) == len(patterns) == len(groups):
         raise ValueError(
             f"acc, fmt, patterns and groups must have one entry a trajectory, got lengths "
-            f"{len(acc)}, {len(fmt)}, {len(patterns)}, {len(groups)}"
+            f"{len(right)}, {len(well_formed)}, {len(patterns)}, {len(groups)}"
         )
-    for name, values in (("acc", acc), ("fmt", fmt)):
+    for name, values in (("acc", right), ("fmt", well_formed)):
         if not np.isin(values, (0.0, 1.0)).all():
             raise ValueError(f"{name} must be 0 or 1 for every trajectory (the paper's R_acc and R_format)")
     if not 0.0 <= coefficient <= 1.0:
         raise ValueError(f"the diversity coefficient must lie in [0, 1] (the paper's is 0.1), got {coefficient!r}")
-    return 0.5 * acc + 0.5 * fmt - coefficient * diversity_penalty(acc, patterns, groups)
+    return 0.5 * right + 0.5 * well_formed - coefficient * diversity_penalty(acc, patterns, groups)
 
 
 def normalise(rewards: np.ndarray, groups: Sequence, by_std: bool, epsilon: float = 1e-6) -> np.ndarray:

@@ -71,7 +71,8 @@ class Tally:
     def table(self) -> str:
         """One line a data source, for the message that somebody reads when a run stops."""
         return "\n".join(
-            f"  {source}: {self.share(ALL_RIGHT, source):.0%} all right, {self.share(ALL_WRONG, source):.0%} all wrong, "
+            f"  {source}: {self.share(ALL_RIGHT, source):.0%} all right, "
+            f"{self.share(ALL_WRONG, source):.0%} all wrong, "
             f"{self.share(TOO_FEW, source):.0%} with fewer than two trajectories"
             for source in self.sources
         )
@@ -106,15 +107,30 @@ class BoundedReplayBuffer(ReplayBuffer):
         ordered = sorted(sampleable_keys, key=lambda uid: (steps.get(uid, 0), self.drawn.get(uid, 0)))
         return ordered[:batch_size], partition, steps
 
+    def _materialize_batch(self, partition_id: str, selected: list[str], partition: dict[str, dict]) -> KVBatchMeta:
+        # verl's snapshot is in the order of arrival, and rows are cut into mini-batches in their order: sorted by group,
+        # session and output (`{uid}_{session}_{index}`), a mini-batch does not depend on which rollout was faster.
+        place = {uid: i for i, uid in enumerate(selected)}
+
+        def position(key: str) -> tuple[int, ...]:
+            uid, *session_and_index = key.split("_")
+            return place.get(uid, len(place)), *map(int, session_and_index)
+
+        ordered = {key: partition[key] for key in sorted(partition, key=position)}
+        return super()._materialize_batch(partition_id, selected, ordered)
+
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
         """A batch of `batch_size` groups with an accuracy advantage, and metrics (verl: `ReplayBuffer.sample`).
 
         Raises:
             DynamicSamplingExhausted: if the bound was reached with too few groups (see `when_exhausted`).
         """
-        if partition_id == "val" or self.filter_groups_metric is None:
+        if partition_id == "val":
             return super().sample(global_steps, partition_id, batch_size)
-        return self._sample_in_rounds(global_steps, partition_id, batch_size)
+        draw = super().sample if self.filter_groups_metric is None else self._sample_in_rounds
+        result = draw(global_steps, partition_id, batch_size)
+        self.drawn.clear()  # a synchronous step uses up all that it drew
+        return result
 
     @SkipManager.annotate_tq(role="rollout_tq", phase="sample")
     def _sample_in_rounds(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
@@ -137,7 +153,6 @@ class BoundedReplayBuffer(ReplayBuffer):
 
         selected, partition, _ = self._select_prompt_uids(partition_id, keep, batch_size)
         self._clear_groups(partition_id, keep - set(selected))
-        self.drawn.clear()
         metrics = tally.metrics()
         metrics["cinema/dynamic_sampling/kept_groups"] = float(len(selected))
         metrics["cinema/dynamic_sampling/surplus_groups"] = float(len(keep) - len(selected))

@@ -77,12 +77,14 @@ def read_validation(path: Path) -> Validation:
             record = json.loads(line)
             record["acc"], record["format"], record["pattern"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: not a validation record of the cinema reward: {error!r}") from error
+            raise ValueError(
+                f"{path}, line {number}: not a validation record of the cinema reward: {error!r}"
+            ) from error
         groups.setdefault(record["uid"].split("_")[0], []).append(record)
     if not groups:
         raise ValueError(f"{path} is empty: the validation wrote no rollouts")
     # The question's own text and gold identify it from one validation to the next.
-    ordered = sorted(groups.values(), key=lambda group: (group[0]["question_uid"]))
+    ordered = sorted(groups.values(), key=lambda group: group[0]["question_uid"])
     return Validation(
         step=int(path.stem),
         acc=tuple(_mean(group, lambda record: record["acc"]) for group in ordered),

@@ -5,7 +5,7 @@ log-probability of every sampled token under the unmasked policy at the sampling
 the actor computes for it.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ class Request:
         top_p, top_k: nucleus and top-k truncation; 1.0 and -1 switch them off.
         stop: texts that end the response, kept in it.
         seed: of this request's own random stream; None draws a fresh one.
+
+    Raises:
+        ValueError: without a prompt, for `max_tokens` < 1, `top_p` outside (0, 1] or an empty stop text.
     """
 
     prompt_ids: Sequence[int]
@@ -35,6 +38,18 @@ class Request:
     top_k: int = -1
     stop: tuple[str, ...] = ()
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        # Checked here and not in the batch: one bad request must not take the others with it.
+        if not len(self.prompt_ids) or self.max_tokens < 1:
+            raise ValueError(
+                f"a request needs a prompt and room for at least one token, got {len(self.prompt_ids)} prompt tokens "
+                f"and max_tokens={self.max_tokens}"
+            )
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p must lie in (0, 1], where 1 switches it off; got {self.top_p!r}")
+        if "" in self.stop:
+            raise ValueError("a stop text must not be empty")
 
 
 @dataclass
@@ -57,7 +72,7 @@ class Policy:
         eos: ids that end a response.
         banned: ids that must never be sampled (vision placeholders).
         pad: the padding id.
-        image_token: id of the image placeholder, whose positions get image features.
+        image_token: id of the image placeholder, whose positions get image features; -1 for text-only models.
     """
 
     model: Any
@@ -66,7 +81,7 @@ class Policy:
     eos: frozenset[int]
     banned: tuple[int, ...]
     pad: int
-    image_token: int | None
+    image_token: int
 
 
 def truncate_logits(logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
@@ -112,14 +127,7 @@ def generate(policy: Policy, requests: Sequence[Request]) -> list[Completion]:
 
     Prompts are padded on the left; a row leaves the batch when it samples an end token, completes a stop text or
     reaches its `max_tokens`, and the rest go on without it.
-
-    Raises:
-        ValueError: for a request without tokens or with `max_tokens` < 1.
     """
-    for i, request in enumerate(requests):
-        if not request.prompt_ids or request.max_tokens < 1:
-            raise ValueError(f"request {i}: needs a prompt and max_tokens >= 1, got {len(request.prompt_ids)} tokens "
-                             f"and max_tokens={request.max_tokens}")
     model, device = policy.model, policy.model.device
     completions = [Completion([], [], "length") for _ in requests]
     temperature = torch.tensor([r.temperature for r in requests], dtype=torch.float32, device=device)
@@ -209,7 +217,7 @@ def _vision_inputs(policy: Policy, requests: Sequence[Request], input_ids: torch
     return {
         "pixel_values": features["pixel_values"].to(input_ids.device, policy.model.dtype),
         "image_grid_thw": features["image_grid_thw"].to(input_ids.device),
-        "mm_token_type_ids": (input_ids == policy.image_token).long(),
+        "mm_token_type_ids": torch.eq(input_ids, policy.image_token).long(),
     }
 
 

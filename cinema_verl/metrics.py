@@ -37,7 +37,8 @@ def batch_metrics(
 
     Returns:
         cinema/acc, format, pattern_entropy (nats, mean over groups), unique_patterns (mean a group),
-        verifier_abstained, verifier_timed_out (shares), acc/<answer type>, violation/<code> and stop/<reason> (shares of trajectories).
+        verifier_abstained, verifier_timed_out (shares), acc/<answer type>,
+        violation/<code> and stop/<reason> (shares of trajectories).
     """
     total = len(infos)
     metrics = {

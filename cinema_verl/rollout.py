@@ -82,7 +82,7 @@ class TransformersServer:
             eos=frozenset() if self.config.ignore_eos else frozenset(eos),
             banned=tuple(get_vision_placeholder_token_ids(processor)),
             pad=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0],
-            image_token=getattr(processor, "image_token_id", None),
+            image_token=getattr(processor, "image_token_id", -1),
         )
 
     # ---- generation -------------------------------------------------------------------------------------------
@@ -100,13 +100,15 @@ class TransformersServer:
         """Token-in-token-out generation, verl's rollout contract (`LLMServerClient.generate`).
 
         Raises:
-            ValueError: for videos, audio or processor options, which this engine does not take.
+            ValueError: for videos, audio or processor options, which this engine does not take, and for a prompt that
+                leaves no room for a response.
         """
         if video_data or audio_data or mm_processor_kwargs:
             raise ValueError(
                 "the transformers rollout engine takes images only (store video frames as images) and no "
                 "mm_processor_kwargs; use rollout.name=vllm for those"
             )
+        stop = sampling_params.get("stop") or ()
         room = self.config.prompt_length + self.config.response_length - len(prompt_ids)
         request = Request(
             prompt_ids=prompt_ids,
@@ -115,7 +117,7 @@ class TransformersServer:
             temperature=sampling_params.get("temperature", 1.0),
             top_p=sampling_params.get("top_p", 1.0),
             top_k=sampling_params.get("top_k", -1),
-            stop=tuple(sampling_params.get("stop") or ()),
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
             seed=sampling_params.get("seed"),
         )
         if self.worker is None or self.worker.done():

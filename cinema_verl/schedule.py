@@ -47,8 +47,11 @@ class AnnealingSchedule:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ValueError(f"{name} must be an integer >= 0, got {value!r}")
-        if not isinstance(self.coefficient, int | float) or not 0.0 <= self.coefficient <= 1.0:
-            raise ValueError(f"the diversity coefficient must lie in [0, 1] (the paper's is 0.1), got {self.coefficient!r}")
+        is_number = isinstance(self.coefficient, int | float) and not isinstance(self.coefficient, bool)
+        if not is_number or not 0.0 <= self.coefficient <= 1.0:
+            raise ValueError(
+                f"the diversity coefficient must lie in [0, 1] (the paper's is 0.1), got {self.coefficient!r}"
+            )
         if self.shape not in SHAPES:
             raise ValueError(f"unknown annealing shape {self.shape!r}: choose one of {', '.join(SHAPES)}")
 

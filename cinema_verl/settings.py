@@ -39,7 +39,9 @@ class CinemaSettings:
     def __post_init__(self) -> None:
         self.schedule  # noqa: B018  raises on a bad schedule
         if self.pattern_mode not in PATTERN_MODES:
-            raise ValueError(f"cinema.pattern_mode must be one of {', '.join(PATTERN_MODES)}, got {self.pattern_mode!r}")
+            raise ValueError(
+                f"cinema.pattern_mode must be one of {', '.join(PATTERN_MODES)}, got {self.pattern_mode!r}"
+            )
         if self.when_exhausted not in WHEN_EXHAUSTED:
             raise ValueError(f"cinema.when_exhausted must be one of {WHEN_EXHAUSTED}, got {self.when_exhausted!r}")
         if not self.poll_interval > 0:

@@ -1,9 +1,9 @@
 """Decode and process a question's images once, not once for every rollout.
 
 verl's agent loops treat each of the G sessions of a prompt alone: each decodes the same files, and each runs the
-processor three times over them (to build the prompt, to score, to store), which for four VGA images is over 0.3 s of one
-core a rollout. The sessions of one question run side by side in one worker, so they can share: the first one does the
-work, the others wait for it and get the same objects. Nothing is kept longer than a session of the question lives.
+processor three times over them (to build the prompt, to score, to store), which for four VGA images is over 0.3 s of
+one core a rollout. The sessions of one question run side by side in one worker, so they can share: the first one does
+the work, the others wait for it and get the same objects. Nothing outlives the question's last session.
 """
 
 import asyncio
@@ -28,8 +28,6 @@ class SharedImages(list):
 class Question:
     """What the sessions of one question share: decoded media, and the prompt's token ids."""
 
-    _alive: "weakref.WeakValueDictionary[str, Question]" = weakref.WeakValueDictionary()
-
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.media: dict[str, Any] | None = None
@@ -40,7 +38,10 @@ class Question:
         """The one that the question's other sessions in this process hold, or a new one; without a uid, one alone."""
         if uid is None:
             return cls()
-        question = cls._alive.get(uid)
+        question = _ALIVE.get(uid)
         if question is None:
-            question = cls._alive[uid] = cls()
+            question = _ALIVE[uid] = cls()
         return question
+
+
+_ALIVE: weakref.WeakValueDictionary[str, Question] = weakref.WeakValueDictionary()

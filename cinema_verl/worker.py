@@ -11,6 +11,7 @@ Both are subclasses wired through verl's own `actor_worker_cls` / `ref_worker_cl
 """
 
 import os
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -31,10 +32,11 @@ def repair_position_ids(data: TensorDict) -> TensorDict:
     Returns:
         the same batch.
     """
-    nested = data.get("position_ids", None)
+    nested: Any = data.get("position_ids", None)
     if not isinstance(nested, torch.Tensor) or not nested.is_nested or nested.dim() != 3:
         return data
-    values, offsets = nested.values(), nested.offsets()
+    jagged: Any = nested
+    values, offsets = jagged.values(), jagged.offsets()
     batch = len(offsets) - 1
     if offsets[-1] != values.shape[0] or values.shape[0] % batch:
         return data  # ragged along the sequence already

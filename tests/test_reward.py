@@ -48,6 +48,7 @@ def test_one_score_in_full() -> None:
         "pattern": "focus>think>answer",
         "answer": "B",
         "abstained": 0.0,
+        "timed_out": 0.0,
         "violations": "",
         "verdict": "equal",
         "answer_type": "mcq",
@@ -238,7 +239,7 @@ def test_every_tag_is_plain_ascii() -> None:
 
 def test_light_import(run: Any) -> None:
     """Every reward worker imports this; nothing of a training stack may come with it."""
-    heavy = ("torch", "verl", "numpy", "transformers", "rapidfuzz", "sympy")
+    heavy = ("torch", "verl", "numpy", "transformers", "rapidfuzz", "sympy", "math_verify", "httpx", "multiprocessing")
     code = (
         "import sys, cinema_verl.reward as r\n"
         "r.compute_score('d', '<think>x</think><answer>B</answer>', 'B', {'num_images': 2, 'answer_type': 'mcq'})\n"

@@ -71,9 +71,7 @@ def test_gold_trajectories_are_short_and_digits_are_single_tokens(processor):
 
 
 def test_tokenizer_is_the_same_in_another_process(processor):
-    program = (
-        "from cinema_verl.cpu.tiny_model import build_tokenizer as b; print(sorted(b().get_vocab().items()))"
-    )
+    program = "from cinema_verl.cpu.tiny_model import build_tokenizer as b; print(sorted(b().get_vocab().items()))"
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert other.strip().endswith(str(sorted(processor.tokenizer.get_vocab().items())))
 
@@ -97,9 +95,7 @@ def test_verl_reads_the_rl_rows(directory, processor, dataset, tmp_path):
     from omegaconf import OmegaConf
     from verl.utils.dataset.rl_dataset import RLHFDataset
 
-    config = OmegaConf.create(
-        {"max_prompt_length": 128, "filter_overlong_prompts": False, "cache_dir": str(tmp_path)}
-    )
+    config = OmegaConf.create({"max_prompt_length": 128, "filter_overlong_prompts": False, "cache_dir": str(tmp_path)})
     path = str(dataset / "train.parquet")
     rows = RLHFDataset(path, processor.tokenizer, config, processor=processor)
     assert len(rows) == 10
@@ -109,19 +105,14 @@ def test_verl_reads_the_rl_rows(directory, processor, dataset, tmp_path):
     images = [part for part in parts if part["type"] == "image"]
     assert len(images) == row["extra_info"]["num_images"]
     gold = f"<think>so</think><answer>{row['reward_model']['ground_truth']}</answer>"
-    assert (
-        compute_score(row["data_source"], gold, row["reward_model"]["ground_truth"], row["extra_info"])["acc"]
-        == 1
-    )
+    assert compute_score(row["data_source"], gold, row["reward_model"]["ground_truth"], row["extra_info"])["acc"] == 1
 
 
 def test_verl_reads_the_sft_rows_with_model_positions_and_response_loss(processor, model, dataset):
     from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 
     config = {"pad_mode": "no_padding", "max_length": 256}
-    rows = MultiTurnSFTDataset(
-        str(dataset / "sft_train.parquet"), processor.tokenizer, config, processor=processor
-    )
+    rows = MultiTurnSFTDataset(str(dataset / "sft_train.parquet"), processor.tokenizer, config, processor=processor)
     assert len(rows) == 20
     for row in (rows[0], rows[-1]):
         ids = row["input_ids"]
@@ -152,9 +143,7 @@ def test_seed_decides_the_weights_and_nothing_else_changes():
 
 
 def _run(program):
-    return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    ).stdout.split()
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
 
 
 def test_torchvision_imports_beside_a_torch_without_cuda():

@@ -6,6 +6,7 @@ Two facts stand between verl's engine and a CPU: engines are registered for CUDA
 
 import dataclasses
 import os
+from typing import Any
 
 import torch
 from verl.workers.engine.base import EngineRegistry
@@ -16,6 +17,8 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 class CPUEngineWithLMHead(FSDPEngineWithLMHead):
     """`FSDPEngineWithLMHead` without pinned memory, on all cores that this process may use."""
 
+    engine_config: Any
+
     def __init__(self, model_config, engine_config, optimizer_config, checkpoint_config):
         # Ray starts actors with OMP_NUM_THREADS=1; training and generation take turns, so each may have every core.
         torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -25,7 +28,8 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
         if not self.engine_config.forward_only:
             return super()._build_fsdp_module(module)
         # `forward_only` means "offload through pinned memory" here and nothing more: build as if it were unset.
-        config, self.engine_config = self.engine_config, dataclasses.replace(self.engine_config, forward_only=False)
+        config = self.engine_config
+        self.engine_config = dataclasses.replace(self.engine_config, forward_only=False)
         try:
             return super()._build_fsdp_module(module)
         finally:

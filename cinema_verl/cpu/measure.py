@@ -45,17 +45,11 @@ class Policy:
         """One response for each row, without special tokens; `sample` draws at temperature 1, else greedy."""
         texts, images = [], []
         for row in rows:
-            prompt = self.processor.apply_chat_template(
-                row["prompt"], tokenize=False, add_generation_prompt=True
-            )
+            prompt = self.processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
             texts.append(prompt.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>"))
             images.append([Image.open(cell["image"]).convert("RGB") for cell in row["images"]])
         inputs = self.processor(text=texts, images=images, padding=True, return_tensors="pt")
-        sampling = (
-            {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-            if sample
-            else {"do_sample": False}
-        )
+        sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {"do_sample": False}
         output = self.model.generate(**inputs, max_new_tokens=max_tokens, **sampling)
         return self.processor.tokenizer.batch_decode(
             output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
@@ -108,9 +102,7 @@ def measure(
     }
 
 
-def _in_batches(
-    policy: Policy, rows: Sequence[Mapping[str, Any]], max_tokens: int, sample: bool
-) -> list[str]:
+def _in_batches(policy: Policy, rows: Sequence[Mapping[str, Any]], max_tokens: int, sample: bool) -> list[str]:
     return [
         text
         for start in range(0, len(rows), _BATCH)
@@ -135,13 +127,9 @@ def _entropy(counts: Counter[str]) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="Hugging Face directory of the policy")
-    parser.add_argument(
-        "--data", type=Path, required=True, help="RL parquet, e.g. outputs/digits/test.parquet"
-    )
+    parser.add_argument("--data", type=Path, required=True, help="RL parquet, e.g. outputs/digits/test.parquet")
     parser.add_argument("--samples", type=int, default=8, help="answers a question at temperature 1; 8")
     parser.add_argument("--questions", type=int, default=None, help="how many questions, from the start; all")
     arguments = parser.parse_args(argv)

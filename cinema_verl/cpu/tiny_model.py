@@ -166,9 +166,7 @@ def build_model(config: Qwen2_5_VLConfig, seed: int = 0) -> Qwen2_5_VLForConditi
     return model
 
 
-def save_tiny_model(
-    directory: str | Path, seed: int = 0, weights: Mapping[str, torch.Tensor] | None = None
-) -> None:
+def save_tiny_model(directory: str | Path, seed: int = 0, weights: Mapping[str, torch.Tensor] | None = None) -> None:
     """Write weights, config, tokenizer and processor as a Hugging Face model directory.
 
     Args:
@@ -184,9 +182,7 @@ def save_tiny_model(
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="model directory to write")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights; 0")
     arguments = parser.parse_args(argv)

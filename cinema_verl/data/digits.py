@@ -470,7 +470,7 @@ class Sizes:
 
     train: int = 4000  # several passes' worth of reinforcement learning on two cores
     test: int = 400  # an accuracy of 0.7 is then known to +-0.045 (95 %)
-    sft_train: int = 24000  # two rows each: one epoch is 3,000 steps of 16
+    sft_train: int = 22000  # two rows each: one epoch is 2,750 steps of 16
     sft_val: int = 200
 
 

@@ -26,9 +26,7 @@ AGENT_NAME = "cinema"  # the agent loop that verl runs for a row: cinema_verl.ag
 MODALITIES = ("multi", "frames", "single")
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-_IMAGES = pa.list_(
-    pa.struct([("image", pa.string()), ("min_pixels", pa.int64()), ("max_pixels", pa.int64())])
-)
+_IMAGES = pa.list_(pa.struct([("image", pa.string()), ("min_pixels", pa.int64()), ("max_pixels", pa.int64())]))
 
 RL_SCHEMA = pa.schema(
     [
@@ -124,13 +122,9 @@ def rl_row(
     if modality not in MODALITIES:
         raise RowError(uid, f"unknown modality {modality!r}", f"Use one of {', '.join(MODALITIES)}")
     if (modality == "single") != (len(images) == 1):
-        raise RowError(
-            uid, f"modality {modality!r} with {len(images)} image(s)", "'single' means exactly one image"
-        )
+        raise RowError(uid, f"modality {modality!r} with {len(images)} image(s)", "'single' means exactly one image")
     if not isinstance(answer, str) or not answer.strip():
-        raise RowError(
-            uid, f"gold answer {answer!r} is not a non-empty string", "Write it as text, or as JSON text"
-        )
+        raise RowError(uid, f"gold answer {answer!r} is not a non-empty string", "Write it as text, or as JSON text")
     try:
         right = verify(answer, answer, answer_type, options=options, aliases=aliases, tolerance=tolerance)
     except ValueError as error:
@@ -184,9 +178,7 @@ def sft_rows(
     for number, text in enumerate(trajectories):
         found = [tag for tag in _PLACEHOLDERS if tag in text]
         if found:
-            raise RowError(
-                uid, f"trajectory {number} contains {found[0]}", "Name the image in words: 'Image B'"
-            )
+            raise RowError(uid, f"trajectory {number} contains {found[0]}", "Name the image in words: 'Image B'")
         trajectory = parse(text)
         violations = trajectory.violations_for(len(images))
         if violations:
@@ -196,9 +188,7 @@ def sft_rows(
                 "Use non-empty actions in lower-case tags, then one <answer>; no <global> over one image",
             )
         if trajectory.pattern in {row["pattern"] for row in rows}:
-            raise RowError(
-                uid, f"two trajectories share the pattern {trajectory.pattern}", "Give each its own path"
-            )
+            raise RowError(uid, f"two trajectories share the pattern {trajectory.pattern}", "Give each its own path")
         row = {
             "messages": [*map(dict, prompt), {"role": "assistant", "content": text}],
             "images": [dict(image) for image in images],
@@ -247,14 +237,10 @@ def _check_prompt(uid: str, prompt: Sequence[Mapping[str, str]], images: Sequenc
         )
     for position, image in enumerate(images):
         if not os.path.isabs(str(image.get("image", ""))):
-            raise RowError(
-                uid, f"image {position} has the path {image.get('image')!r}", "Give an absolute path"
-            )
+            raise RowError(uid, f"image {position} has the path {image.get('image')!r}", "Give an absolute path")
         low, high = image.get("min_pixels"), image.get("max_pixels")
         if not (isinstance(low, int) and isinstance(high, int) and 0 < low <= high):
-            raise RowError(
-                uid, f"image {position} has min_pixels={low}, max_pixels={high}", "Need 0 < min <= max"
-            )
+            raise RowError(uid, f"image {position} has min_pixels={low}, max_pixels={high}", "Need 0 < min <= max")
 
 
 def _check_complete(uid: str, value: Any, kind: pa.DataType, where: str = "") -> None:
@@ -266,9 +252,7 @@ def _check_complete(uid: str, value: Any, kind: pa.DataType, where: str = "") ->
         names = {field.name for field in kind}
         if set(value) != names:
             difference = ", ".join(sorted(set(value) ^ names))
-            raise RowError(
-                uid, f"{where or 'the row'} has missing or unknown keys: {difference}", "Follow the schema"
-            )
+            raise RowError(uid, f"{where or 'the row'} has missing or unknown keys: {difference}", "Follow the schema")
         for field in kind:
             _check_complete(uid, value[field.name], field.type, f"{where}.{field.name}".lstrip("."))
     elif pa.types.is_list(kind):

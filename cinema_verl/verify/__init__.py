@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from cinema_verl.meta_action import TAGS
 from cinema_verl.verify import judge, latex, mcq, mcq_multi, number, ocr, ordering, regression, text, yesno
-from cinema_verl.verify.verdict import ABSTAIN, MAX_CHARS, NO_ANSWER, TOO_LONG, Checker, Gold, Verdict
+from cinema_verl.verify.verdict import ABSTAIN, MAX_CHARS, NO_ANSWER, TOO_LONG, UNREADABLE, Checker, Gold, Verdict
 
 __all__ = ["ANSWER_TYPES", "MAX_CHARS", "Checker", "Gold", "Verdict", "decide", "register", "verify"]
 
@@ -70,6 +71,9 @@ def decide(
         # The gold is read all the same: whether a row can be scored does not depend on the answer.
         unscored = NO_ANSWER if answer is None else TOO_LONG
         return ABSTAIN if checker("", reference).correct is None else unscored
+    if "<" in answer and any(tag in answer for tags in TAGS.values() for tag in tags):
+        # A second try inside the first. What stands around the tag must not be read, not even with a rule's slack.
+        return ABSTAIN if checker("", reference).correct is None else UNREADABLE
     return checker(answer, reference)
 
 

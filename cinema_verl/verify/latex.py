@@ -98,6 +98,7 @@ _FUNCTION = re.compile(r"(?<![A-Za-z])(?:(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|l
 _LETTER = re.compile(r"[^\W\d_]")
 _WORDS = re.compile(r"[^\W\d_]{4}|[^\W\d_]{2}\s[^\W\d_]{2}")
 _RELATION = re.compile(r"<=|>=|[<>=≠≈∈]|\\(?:neq?|in|approx|equiv|sim|cong|subset|mid)(?![A-Za-z])")
+_CROSS = re.compile(r"[A-Za-z}]\s?×\s?[A-Za-z\\]")  # of vectors a product that is not the other
 _NOT_ONE = re.compile(r"\$|\\boxed|\d\s\d|\d\s?:\s?\d|[;?|&]\s|\\\\")
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?!\.)")
 _TO_LATEX = str.maketrans({"×": r"\times ", "·": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "≠": r"\ne "})
@@ -147,6 +148,7 @@ def _question(answer: Expression, gold: Expression) -> tuple[str, str] | None:
         letters is None
         or letters != _letters(expected)
         or _frame(found) != _frame(expected)
+        or bool(_CROSS.search(found)) != bool(_CROSS.search(expected))
         or len(_RELATION.findall(found)) != len(_RELATION.findall(expected))
         or len(set(found.split(","))) != len(found.split(","))  # the engine's sets have forgotten what came twice
         or len(set(expected.split(","))) != len(expected.split(","))

@@ -48,18 +48,14 @@ def test_splits_share_no_digit(pools, dataset):
 def test_no_question_is_asked_twice(pools):
     asked = set()
     drawn = [q for name in ("a", "b") for q in digits.questions(pools, "train", name, 500, 0, asked)]
-    assert (
-        len({(question.problem.question, question.images) for question in drawn}) == len(drawn) == len(asked)
-    )
+    assert len({(question.problem.question, question.images) for question in drawn}) == len(drawn) == len(asked)
 
 
 def test_every_task_is_drawn_equally_and_every_answer_occurs(pools):
     answers = defaultdict(Counter)
     for question in digits.questions(pools, "train", "x", 3000, 0, set()):
         answers[question.task.name][question.problem.answer] += 1
-    assert {name: counts.total() for name, counts in answers.items()} == {
-        task.name: 300 for task in digits.TASKS
-    }
+    assert {name: counts.total() for name, counts in answers.items()} == {task.name: 300 for task in digits.TASKS}
     for name, counts in answers.items():
         share = counts.most_common(1)[0][1] / 300
         assert share < 0.62, f"{name}: guessing {counts.most_common(1)[0][0]!r} gets {share:.2f}"
@@ -74,9 +70,7 @@ def _by_hand(name, values, question):
         case "sum":
             return str(sum(values))
         case "odd_one_out":
-            return next(
-                letter for letter, value in zip(letters, values, strict=True) if values.count(value) == 1
-            )
+            return next(letter for letter, value in zip(letters, values, strict=True) if values.count(value) == 1)
         case "order":
             return ", ".join(letters[i] for i in np.argsort(values))
         case "same":

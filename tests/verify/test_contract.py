@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cinema_verl import verify as package
-from cinema_verl.verify import ANSWER_TYPES, MAX_CHARS, Gold, Verdict, decide, latex, register, verify
+from cinema_verl.verify import ANSWER_TYPES, MAX_CHARS, Gold, Verdict, decide, judge, latex, register, verify
+from cinema_verl.verify.verdict import TIMEOUT
 
 GOLDS = {
     "mcq": "B",
@@ -18,6 +19,7 @@ GOLDS = {
     "ocr": "hello world",
     "regression": "100",
     "text": "cat",
+    "judge": "because it rains",
 }
 
 
@@ -29,7 +31,9 @@ def test_one_module_a_type() -> None:
 
 @pytest.mark.parametrize("answer_type", ["essay", "", None, 3, "MCQ"])
 def test_unknown_type_lists_the_known(answer_type: object) -> None:
-    with pytest.raises(ValueError, match=r"mcq, mcq_multi, yesno, number, latex, ordering, ocr, regression, text"):
+    with pytest.raises(
+        ValueError, match=r"mcq, mcq_multi, yesno, number, latex, ordering, ocr, regression, text, judge"
+    ):
         verify("B", "B", answer_type)  # type: ignore[arg-type]
 
 
@@ -77,22 +81,49 @@ def test_register(monkeypatch: pytest.MonkeyPatch) -> None:
         register("mcq", same_length)
 
 
-def test_latex_engine_decides_what_spelling_does_not() -> None:
+def test_latex_engine_decides_what_spelling_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def engine(answer: str, gold: str) -> Verdict | None:
         asked.append((answer, gold))
         return Verdict(True, "equivalent") if gold == "a+b" else None
 
-    latex.set_engine(engine)
-    try:
-        assert decide("$b+a$", "c ## a+b", "latex") == Verdict(True, "equivalent")
-        assert verify("b+a", "c", "latex") is False
-        assert asked == [("b+a", "c"), ("b+a", "a+b"), ("b+a", "c")]
-        assert verify("a+b", "a+b", "latex") is True
-        assert len(asked) == 3, "equal spelling needs no engine"
-    finally:
-        latex.set_engine(None)
+    monkeypatch.setattr(latex, "_engine", engine)
+    assert decide("$b+a$", "b-a ## a+b", "latex") == Verdict(True, "equivalent")
+    assert asked == [("b+a", "b-a"), ("b+a", "a+b")]
+    assert verify("b+a", "b-a", "latex") is False
+    del asked[:]
+    assert verify("a+b", "a+b", "latex") is True, "equal spelling needs no engine"
+    assert verify("b+a", "c", "latex") is False, "other letters, another expression"
+    assert verify("17*23", "391", "latex") is False, "a number wants a number"
+    assert verify("0.3", "0.7", "latex") is False
+    assert verify("b+a or b", "a+b", "latex") is False
+    assert asked == []
+
+
+def test_the_engine_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latex, "_engine", lambda answer, gold: TIMEOUT)
+    assert decide("b+a", "a+b", "latex") == TIMEOUT
+    monkeypatch.setattr(latex, "_engine", lambda answer, gold: None)
+    assert decide("b+a", "a+b", "latex") == Verdict(False, "different")
+    latex.set_engine(None)
+    assert decide("b+a", "a+b", "latex") == Verdict(False, "different")
+
+
+def test_decimals_are_handed_over_as_fractions(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(latex, "_engine", lambda *question: asked.append(question))
+    decide("0.25x", r"x-1.5", "latex")
+    assert asked == [(r"(\frac{25}{100})x", r"x-(\frac{15}{10})")]
+
+
+def test_a_second_try_inside_an_answer_is_none() -> None:
+    gold = "the quick brown fox jumps over the lazy dog and runs " * 3
+    assert verify(gold + "x", gold, "ocr") is True
+    assert verify(gold + "<answer>x", gold, "ocr") is False
+    assert verify("B</think>", "B", "mcq") is False
+    assert verify("<answer>", "", "mcq") is None
+    assert verify("a < b", "a < b", "text") is True
 
 
 HOSTILE = [
@@ -123,8 +154,11 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("answer_type", ANSWER_TYPES)
-def test_hostile_input_is_wrong_and_cheap(answer_type: str) -> None:
-    """Anything worse than linear in the length cap would take minutes here."""
+def test_hostile_input_is_wrong_and_cheap(answer_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anything worse than linear in the length cap would take minutes here. What asks others has tests of its own."""
+    monkeypatch.setattr(latex, "_engine", None)
+    monkeypatch.setattr(judge.Judge, "ask", lambda *_: judge.NOT_SAME)
+    monkeypatch.setattr(judge, "_judge", judge.Judge.__new__(judge.Judge))
     for text in HOSTILE:
         assert verify(text, GOLDS[answer_type], answer_type) is False, text[:40]
         assert verify(GOLDS[answer_type], text, answer_type) in (False, None), text[:40]

@@ -1,0 +1,111 @@
+"""The annealing schedule: the paper's two stages, by hand at their boundaries and by property everywhere else."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cinema_verl.schedule import SHAPES, AnnealingSchedule
+
+PAPER = AnnealingSchedule()
+
+schedules = st.builds(
+    AnnealingSchedule,
+    coefficient=st.floats(0, 1),
+    exploration_steps=st.integers(0, 2000),
+    annealing_steps=st.integers(0, 2000),
+    shape=st.sampled_from(sorted(SHAPES)),
+)
+steps = st.integers(0, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("step", "coefficient", "stage"),
+    [
+        (0, 0.1, 1),
+        (1, 0.1, 1),
+        (700, 0.1, 1),
+        (701, 0.1 * 299 / 300, 2),
+        (850, 0.05, 2),
+        (999, 0.1 / 300, 2),
+        (1000, 0.0, 2),
+        (5000, 0.0, 2),
+    ],
+)
+def test_the_papers_stages_are_700_and_300_steps(step, coefficient, stage):
+    assert PAPER(step) == pytest.approx(coefficient, abs=1e-15)
+    assert PAPER.stage(step) == stage
+    assert PAPER.total_steps == 1000
+
+
+@pytest.mark.parametrize(
+    ("shape", "quarter", "half", "end"),
+    [
+        ("linear", 0.75, 0.5, 0.0),
+        ("cosine", 0.5 + 0.5 * math.sqrt(0.5), 0.5, 0.0),
+        ("exponential", (math.exp(-1.25) - math.exp(-5)) / (1 - math.exp(-5)), 0.0758581800212435, 0.0),
+        ("step", 0.0, 0.0, 0.0),
+        ("constant", 1.0, 1.0, 1.0),
+    ],
+)
+def test_each_shape_decays_as_it_says(shape, quarter, half, end):
+    schedule = AnnealingSchedule(1.0, 100, 100, shape)
+    assert schedule(100) == 1.0
+    assert schedule(125) == pytest.approx(quarter)
+    assert schedule(150) == pytest.approx(half)
+    assert schedule(200) == end
+    assert schedule(201) == end
+
+
+def test_every_shape_is_tested():
+    assert set(SHAPES) == {"linear", "cosine", "exponential", "step", "constant"}
+
+
+def test_a_stage_may_be_absent():
+    assert [AnnealingSchedule(0.1, 2, 0)(step) for step in (1, 2, 3)] == [0.1, 0.1, 0.0]
+    assert [AnnealingSchedule(0.1, 0, 2)(step) for step in (1, 2, 3)] == [0.05, 0.0, 0.0]
+    assert [AnnealingSchedule(0.1, 2, 0, "constant")(step) for step in (2, 3)] == [0.1, 0.1]
+
+
+@given(schedules, steps, steps)
+def test_the_coefficient_never_rises_and_stays_within_its_bounds(schedule, first, second):
+    earlier, later = sorted((first, second))
+    assert 0.0 <= schedule(later) <= schedule(earlier) <= schedule.coefficient
+
+
+@given(schedules, st.lists(steps, max_size=5), steps)
+def test_a_resumed_run_has_the_coefficient_of_one_that_was_never_interrupted(schedule, seen_before, step):
+    for earlier in seen_before:
+        schedule(earlier)
+    anew = AnnealingSchedule(
+        schedule.coefficient, schedule.exploration_steps, schedule.annealing_steps, schedule.shape
+    )
+    assert schedule(step) == anew(step)
+    assert schedule == anew
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"exploration_steps": -1}, r"exploration_steps must be an integer >= 0, got -1"),
+        ({"exploration_steps": 1.5}, r"exploration_steps must be an integer >= 0, got 1.5"),
+        ({"annealing_steps": -300}, r"annealing_steps must be an integer >= 0, got -300"),
+        ({"annealing_steps": True}, r"annealing_steps must be an integer >= 0, got True"),
+        ({"annealing_steps": None}, r"annealing_steps must be an integer >= 0, got None"),
+        ({"coefficient": -0.1}, r"must lie in \[0, 1\] \(the paper's is 0.1\), got -0.1"),
+        ({"coefficient": 1.01}, r"must lie in \[0, 1\]"),
+        ({"coefficient": math.nan}, r"must lie in \[0, 1\]"),
+        ({"coefficient": "0.1"}, r"must lie in \[0, 1\]"),
+        ({"coefficient": True}, r"must lie in \[0, 1\]"),
+        ({"shape": "zigzag"}, r"unknown annealing shape 'zigzag': choose one of linear, cosine, exponential"),
+    ],
+)
+def test_an_impossible_schedule_says_what_is_wrong(changes, message):
+    with pytest.raises(ValueError, match=message):
+        AnnealingSchedule(**changes)
+
+
+def test_a_negative_step_is_refused():
+    with pytest.raises(ValueError, match="cannot be negative, got -1"):
+        PAPER(-1)
