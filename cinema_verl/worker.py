@@ -2,8 +2,8 @@
 
 * `position_ids`: when all multimodal sequences of a batch have one length, verl's `maybe_fix_3d_position_ids`
   (`verl.utils.tensordict_utils`) declares a tensor that is ragged on dimension 1 to be ragged on dimension 2, and the
-  rotary positions of every sample are scrambled. The workers here rebuild the tensor first, after which verl's
-  function changes nothing.
+  rotary positions of every sample are scrambled, or cutting the batch into mini-batches fails. The workers here rebuild
+  the tensor first, after which verl's function changes nothing.
 * gloo: on the CPU, verl asks torch.distributed for "cpu:gloo,cpu:gloo", which is refused. The worker opens the
   process group itself; verl then finds it open.
 

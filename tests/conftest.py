@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# A busy machine is no failure.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
+# No deadlines: a busy machine is no failure. `ci` looks where it looked yesterday; HYPOTHESIS_PROFILE=thorough looks
+# ten times as long, and elsewhere each time.
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.register_profile("thorough", deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -36,3 +38,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory: the tiny Qwen2.5-VL with random weights, its tokenizer and processor."""
+    from cinema_verl.cpu.tiny_model import save_tiny_model
+
+    path = tmp_path_factory.mktemp("tiny")
+    save_tiny_model(path)
+    return path

@@ -78,9 +78,7 @@ def test_the_coefficient_never_rises_and_stays_within_its_bounds(schedule, first
 def test_a_resumed_run_has_the_coefficient_of_one_that_was_never_interrupted(schedule, seen_before, step):
     for earlier in seen_before:
         schedule(earlier)
-    anew = AnnealingSchedule(
-        schedule.coefficient, schedule.exploration_steps, schedule.annealing_steps, schedule.shape
-    )
+    anew = AnnealingSchedule(schedule.coefficient, schedule.exploration_steps, schedule.annealing_steps, schedule.shape)
     assert schedule(step) == anew(step)
     assert schedule == anew
 

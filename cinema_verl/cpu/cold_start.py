@@ -105,6 +105,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="directory for data, checkpoints and policy")
     parser.add_argument("--questions", type=int, default=Sizes().sft_train, help=f"for SFT; {Sizes().sft_train}")
+    parser.add_argument("--test", type=int, default=Sizes().test, help=f"held-out questions; {Sizes().test}")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights; 0")
     parser.add_argument("--ship", action="store_true", help="replace the shipped policy with the new one")
     parser.add_argument("overrides", nargs="*", help="verl overrides, e.g. optim.lr=1e-3")
@@ -112,7 +113,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     output: Path = arguments.output.resolve()
     data, tiny, policy = output / "digits", output / "tiny", output / "policy"
 
-    write_dataset(data, Sizes(sft_train=arguments.questions))
+    write_dataset(data, Sizes(test=arguments.test, sft_train=arguments.questions))
     save_tiny_model(tiny, arguments.seed)
     shutil.rmtree(output / "sft", ignore_errors=True)  # verl would resume a finished run and train nothing
     export(train(tiny, data, output / "sft", arguments.overrides), policy)

@@ -29,6 +29,7 @@ ensure_torchvision_importable()
 from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
 
 _BATCH = 64  # sequences generated side by side
+_PATTERNS = 16  # patterns reported one by one, the most frequent
 
 
 class Policy:
@@ -63,12 +64,11 @@ def measure(
 
     Returns:
         greedy_acc, greedy_format: Of one greedy answer a question; greedy_acc_by_task by `data_source`.
-        acc, format: Of the samples (acc is pass@1); pass_at_k: share of questions with a right sample among
-        k.
-        mixed_groups: Share of questions with right and wrong samples: those that group advantages can learn
-        from.
+        acc, format: Of the samples (acc is pass@1); pass_at_k: share of questions with a right sample among k.
+        mixed_groups: Share of questions with right and wrong samples: those that group advantages can learn from.
         unique_patterns, pattern_entropy: Mean over groups; entropy in nats.
         response_tokens: Mean length of a sample.
+        acc_by_pattern: Of the most frequent patterns: their share of the samples, and how many of those are right.
     """
     torch.manual_seed(seed)
     greedy = _score(rows, _in_batches(policy, rows, max_tokens, sample=False))
@@ -89,6 +89,10 @@ def measure(
     groups = [scores[start : start + samples] for start in range(0, len(scores), samples)]
     right = [sum(score["acc"] for score in group) for group in groups]
     counts = [Counter(score["pattern"] for score in group) for group in groups]
+    by_pattern: dict[str, list[float]] = defaultdict(list)
+    for score in scores:
+        by_pattern[score["pattern"]].append(score["acc"])
+    common = sorted(by_pattern.items(), key=lambda item: -len(item[1]))[:_PATTERNS]
     lengths = [len(ids) for ids in policy.processor.tokenizer(texts)["input_ids"]]
     return report | {
         "samples": samples,
@@ -99,6 +103,9 @@ def measure(
         "unique_patterns": _mean([float(len(count)) for count in counts]),
         "pattern_entropy": _mean([_entropy(count) for count in counts]),
         "response_tokens": _mean([float(length) for length in lengths]),
+        "acc_by_pattern": {
+            pattern: {"share": round(len(values) / len(scores), 4), "acc": _mean(values)} for pattern, values in common
+        },
     }
 
 

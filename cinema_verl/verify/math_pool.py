@@ -21,11 +21,14 @@ from typing import Final
 
 from cinema_verl.verify.verdict import CRASHED, DIFFERENT, TIMEOUT, Verdict
 
-CPU_SECONDS: Final = 2.0
-"""A worker's CPU time for one answer. Our choice: a hundred times what the slowest ordinary answers take. CPU time, so
-that a busy machine does not turn right answers wrong."""
+CPU_SECONDS: Final = 1.0
+"""A worker's CPU time for one answer. Our choice: a hundred times what ordinary answers take. CPU time, so that a busy
+machine does not turn right answers wrong."""
 WALL_SECONDS: Final = 10.0
-"""A worker's wall-clock time for one answer, the hard limit. Our choice: five CPU limits, for a busy machine."""
+"""A worker's wall-clock time for one answer, the hard limit. Our choice: ten CPU limits, for a busy machine."""
+PATIENCE_SECONDS: Final = 0.2
+"""CPU time after which a worker gets the lowest priority, so that bombs do not slow down ordinary answers, which take a
+tenth of it. Such a worker is not asked again: an unprivileged process cannot get its priority back."""
 GRACE_SECONDS: Final = 2.0
 """For how long we wait beyond the wall-clock limit, which the kernel enforces in the worker, before we give it up."""
 MEMORY_BYTES: Final = 1 << 30
@@ -41,6 +44,47 @@ CACHED: Final = 4096
 EQUIVALENT: Final = Verdict(True, "equivalent")
 
 
+class _Worker:
+    """A forked process at the other end of a socket."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
+        self.pid = 0  # it says so when it is ready
+        self.stepped_aside = False
+
+    def converse(self, line: bytes, seconds: float) -> bytes | None:
+        """Send a line and return the line that comes back; None when the worker is gone or silent."""
+        deadline, reply = time.monotonic() + seconds, b""
+        try:
+            cpu = self._cpu_seconds()
+            self.channel.settimeout(PATIENCE_SECONDS)
+            self.channel.sendall(line)
+            while not reply.endswith(b"\n"):
+                try:
+                    part = self.channel.recv(64)
+                except TimeoutError:
+                    if time.monotonic() >= deadline:
+                        return None
+                    if not self.stepped_aside and self._cpu_seconds() - cpu > PATIENCE_SECONDS:
+                        self._step_aside()
+                    continue
+                if not part:
+                    return None
+                reply += part
+        except OSError:
+            return None
+        return reply
+
+    def _cpu_seconds(self) -> float:
+        # Linux: the clock that clock_getcpuclockid(3) returns for a process.
+        return time.clock_gettime((~self.pid << 3) | 2) if self.pid else 0.0
+
+    def _step_aside(self) -> None:
+        """The lowest priority, for good: the others' answers, and the training around them, come first."""
+        self.stepped_aside = True
+        os.setpriority(os.PRIO_PROCESS, self.pid, 19)
+
+
 class MathPool:
     """Workers that are forked when needed and kept; see the module for the limits."""
 
@@ -53,7 +97,7 @@ class MathPool:
     ) -> None:
         self._limits = (cpu_seconds, wall_seconds, memory_bytes)
         self._free = threading.BoundedSemaphore(workers)
-        self._idle: list[socket.socket] = []  # the one used last is used next: it is warm
+        self._idle: list[_Worker] = []  # the one used last is used next: it is warm
         self._starting = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -70,29 +114,32 @@ class MathPool:
             for worker_from in (self._take, self._fork):
                 worker = worker_from()
                 asked = time.monotonic()
-                reply = _converse(worker, question, self._limits[1] + GRACE_SECONDS)
+                reply = worker.converse(question, self._limits[1] + GRACE_SECONDS)
                 if reply is not None:
-                    self._idle.append(worker)
+                    if not worker.stepped_aside:
+                        self._idle.append(worker)
                     return {True: EQUIVALENT, False: DIFFERENT, None: None}[json.loads(reply)]
-                worker.close()
+                worker.channel.close()
                 if time.monotonic() - asked >= self._limits[0]:
                     return TIMEOUT
         return CRASHED
 
-    def _take(self) -> socket.socket:
+    def _take(self) -> _Worker:
         try:
             return self._idle.pop()
         except IndexError:
             return self._fork()
 
-    def _fork(self) -> socket.socket:
+    def _fork(self) -> _Worker:
         for _ in range(2):  # the second time with a new process, if the first is gone
             ours, theirs = socket.socketpair()
             try:
                 with theirs:
                     self._send(theirs)
-                if _converse(ours, b"", START_SECONDS) is not None:
-                    return ours
+                worker = _Worker(ours)
+                if hello := worker.converse(b"", START_SECONDS):
+                    worker.pid = int(hello)
+                    return worker
             except OSError:
                 pass
             ours.close()
@@ -127,7 +174,7 @@ class MathPool:
     def close(self) -> None:
         """End the processes. The pool may be used again, and then starts new ones."""
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop().channel.close()
         with self._starting:
             self._close_control()
             if self._process is not None:
@@ -137,22 +184,6 @@ class MathPool:
                     self._process.kill()
                     self._process.wait()
                 self._process = None
-
-
-def _converse(worker: socket.socket, line: bytes, seconds: float) -> bytes | None:
-    """Send a line and return the line that comes back; None when the worker is gone or silent."""
-    worker.settimeout(seconds)
-    reply = b""
-    try:
-        worker.sendall(line)
-        while not reply.endswith(b"\n"):
-            part = worker.recv(64)
-            if not part:
-                return None
-            reply += part
-    except OSError:  # a time-out is one
-        return None
-    return reply
 
 
 _pool = MathPool()

@@ -24,6 +24,15 @@ LOOK_AROUND: Final = 5.0
 """Seconds between two looks at whether the parent lives. A closed socket says so at once; this is for the case that
 somebody else still holds the socket's other end."""
 
+WARM_UP: Final = (
+    (r"\sin^2(x)+\frac{1}{2}", r"\frac{3}{2}-\cos^2(x)"),
+    ("y=(x+1)^2", "y=x^2+2x+1"),
+    (r"(3, \infty)", r"(\sqrt{3}, \infty)"),
+    (r"1, \log(2)", r"\pi, 2"),
+    ("2x>3", "3<2x"),
+)
+"""Judged before the first fork: sympy loads and caches on first use, which would be every new worker's first use."""
+
 
 def main() -> None:
     """Fork a worker for every socket that comes over standard input, which is a socket too."""
@@ -31,7 +40,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks; this one follows it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the workers
     logging.disable(logging.CRITICAL)  # math-verify warns of every expression that it cannot read
-    equivalent(r"\sin^2(x) + \frac{1}{2}", r"\frac{3}{2} - \cos^2(x)")  # loads what is loaded on first use
+    for answer, gold in WARM_UP:
+        equivalent(answer, gold)
     control = socket.socket(fileno=os.dup(0))
     while wait(control, int(parent)):
         message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
@@ -61,7 +71,7 @@ def serve(channel: socket.socket, parent: int, cpu_seconds: float, wall_seconds:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     file = channel.makefile("rwb")
-    file.write(b"\n")  # ready
+    file.write(b"%d\n" % os.getpid())  # ready
     file.flush()
     while wait(channel, parent) and (line := file.readline()):
         answer, gold = json.loads(line)

@@ -49,6 +49,10 @@ class Options:
             texts = [text[m.end() :] for text, m in zip(texts, labels, strict=True) if m]
         self.letters: Final = ascii_uppercase[: len(texts)] if texts else ascii_uppercase
         self._texts: Final = tuple(words(peel(text)) for text in texts)
+        # Scripts without spaces have no words to be whole.
+        self._in_prose: Final = [
+            (text, _spaced(text) if text.isascii() else "") for text in self._texts if len(text) > 1
+        ]
         self._letter_of: Final[dict[str, str | None]] = {}
         for letter, text in zip(self.letters, self._texts, strict=False):
             if not text:
@@ -65,14 +69,12 @@ class Options:
 
         Texts of one character are left to the rule for letters.
         """
-        prose, own = words(prose), self._texts[ord(letter) - ord("A")] if self._texts else ""
+        if not self._in_prose:
+            return False
+        prose, own = words(prose), self._texts[ord(letter) - ord("A")]
         prose = prose.replace(own, " ") if own else prose
         tokens = _spaced(prose)
-        return any(
-            (_spaced(text) in tokens) if text.isascii() else (text in prose)
-            for text in self._texts
-            if len(text) > 1 and text != own
-        )
+        return any((spaced or text) in (tokens if spaced else prose) for text, spaced in self._in_prose if text != own)
 
 
 def _spaced(text: str) -> str:

@@ -196,7 +196,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
         whole, decimals = match["int"].replace(",", ""), (match["dec"] or "")[1:]
         if not whole and not decimals:
             return None
-        value = Fraction(int(whole + decimals), 10 ** len(decimals))
+        value = Fraction(int(whole + decimals), 10 ** len(decimals)) if decimals else Fraction(int(whole))
         if match["exp"]:
             value *= Fraction(10) ** int(match["exp"])
     return -value if match["sign"] == "-" else value
@@ -233,7 +233,9 @@ def check(answer: str, gold: Gold) -> Verdict:
     found = read(fold(answer))
     if found is None:
         return UNREADABLE
+    values = on_scale_of(expected, found)
+    if not gold.tolerance:
+        return RIGHT if expected.value in values else DIFFERENT
     # Through the decimal notation: 0.3 means three tenths, not the double just below.
-    slack = Fraction(repr(gold.tolerance or 0.0))
-    close = any(abs(value - expected.value) <= slack for value in on_scale_of(expected, found))
-    return RIGHT if close else DIFFERENT
+    slack = Fraction(repr(gold.tolerance))
+    return RIGHT if any(abs(value - expected.value) <= slack for value in values) else DIFFERENT

@@ -6,6 +6,9 @@ are no slips: both texts must hold the same digits in the same order, for 0.001 
 measured by the gold, so that a longer answer gets no more of it. A gold that is empty abstains.
 """
 
+import re
+from collections.abc import Callable
+from functools import cache, lru_cache
 from typing import Final
 
 from cinema_verl.verify.reading import fold, peel
@@ -16,25 +19,34 @@ TOLERANCE: Final = 0.1
 fewer than ten characters to be exact."""
 
 
-def _digits(text: str) -> str:
-    return "".join(c for c in text if c.isdigit())
+_DIGIT = re.compile(r"\d")
+
+
+@lru_cache(maxsize=1024)  # golds repeat over a group and an epoch
+def _read(text: str) -> tuple[str, str, list[str]]:
+    """Text folded, then peeled as well, and its digits."""
+    folded = fold(text).casefold()
+    return folded, peel(folded), _DIGIT.findall(folded)
 
 
 def check(answer: str, gold: Gold) -> Verdict:
-    expected = fold(gold.text).casefold()
+    expected, expected_peeled, digits = _read(gold.text)
     if not expected:
         return ABSTAIN
     found = fold(answer).casefold()
-    if found == expected or peel(found) == peel(expected):
+    if found == expected or (found := peel(found)) == expected_peeled:
         return RIGHT
-    found = peel(found)
     if not found:
         return UNREADABLE
     tolerance = TOLERANCE if gold.tolerance is None else gold.tolerance
     allowed = min(int(tolerance * len(expected)), len(expected) - 1)
-    if not allowed or _digits(found) != _digits(expected):
+    if not allowed or _DIGIT.findall(found) != digits:
         return DIFFERENT
+    return RIGHT if _distance()(found, expected, score_cutoff=allowed) <= allowed else DIFFERENT
 
+
+@cache
+def _distance() -> Callable[..., int]:
     from rapidfuzz.distance import Levenshtein  # here, so that reading a trajectory does not load it
 
-    return RIGHT if Levenshtein.distance(found, expected, score_cutoff=allowed) <= allowed else DIFFERENT
+    return Levenshtein.distance

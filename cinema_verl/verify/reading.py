@@ -51,6 +51,8 @@ def fold(text: str) -> str:
 
 
 def _tidy(text: str) -> str:
+    if "\n" not in text:
+        return " ".join(text.split())
     return _SPACES.sub(lambda m: "\n" if "\n" in m.group() else " ", text).strip()
 
 
@@ -89,6 +91,7 @@ _LEAD_IN = re.compile(
 )
 # No "!" (5! is not 5) and no "?" (a question is no answer).
 _CLOSERS: Final = ".,;:\n "
+_OPENERS: Final = frozenset(left[0] for left, _ in _PAIRS)
 _MAX_LAYERS: Final = 12  # our choice: real answers wear three or four layers; a bound keeps the work linear
 
 
@@ -113,6 +116,8 @@ def peel(text: str, *, brackets: bool = True) -> str:
 
 
 def _unwrap(text: str, brackets: bool) -> str:
+    if text[:1] not in _OPENERS:
+        return text
     command = _COMMAND.match(text)
     if command and _closes_at_end(text, command.end()):
         return text[command.end() + 1 : -1].strip()

@@ -38,11 +38,12 @@ def test_ours() -> None:
     assert len(refused) < 0.02 * sum(case["verdict"] is True for case in CASES)
 
 
-def test_the_table_can_be_printed(capsys, monkeypatch) -> None:
+def test_the_table_has_its_columns() -> None:
     spec = importlib.util.spec_from_file_location("verifier_conformance", BENCHMARKS / "verifier_conformance.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert list(module.VERIFIERS)[0] == "ours"
+    assert next(iter(module.VERIFIERS)) == "ours"
     assert len(module.cases_for(())) == len(CASES)
     assert {case["type"] for case in module.cases_for(("number",))} == {"number"}

@@ -128,12 +128,23 @@ def test_any_thread_may_ask(pool: MathPool) -> None:
 
 
 def test_a_silent_worker_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(math_pool, "GRACE_SECONDS", 0.1)
-    pool = MathPool(workers=1, cpu_seconds=0.1, wall_seconds=0.1)
+    monkeypatch.setattr(math_pool, "GRACE_SECONDS", 0.3)
+    pool = MathPool(workers=1, cpu_seconds=0.1, wall_seconds=2.0)
     ours, theirs = socket.socketpair()
-    pool._idle.append(ours)
-    assert pool.ask("x", "x") == TIMEOUT
-    theirs.close()
+    worker = math_pool._Worker(ours)
+    worker.pid = os.fork()
+    if worker.pid == 0:
+        while os.getppid() != 1:
+            pass
+        os._exit(0)
+    pool._idle.append(worker)
+    try:
+        assert pool.ask("x", "x") == TIMEOUT
+        assert os.getpriority(os.PRIO_PROCESS, worker.pid) == 19, "what takes long steps aside"
+    finally:
+        theirs.close()
+        os.kill(worker.pid, signal.SIGKILL)
+        os.waitpid(worker.pid, 0)
 
 
 def test_what_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
