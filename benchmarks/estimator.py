@@ -1,4 +1,4 @@
-"""What the diversity-preserving advantage costs: group rewards and `cinema_dps` beside verl's GRPO, on the same tensors.
+"""What the diversity-preserving advantage costs: group rewards and `cinema_dps` beside verl's GRPO on the same tensors.
 
 python benchmarks/estimator.py
 

@@ -108,8 +108,8 @@ class BoundedReplayBuffer(ReplayBuffer):
         return ordered[:batch_size], partition, steps
 
     def _materialize_batch(self, partition_id: str, selected: list[str], partition: dict[str, dict]) -> KVBatchMeta:
-        # verl's snapshot is in the order of arrival, and rows are cut into mini-batches in their order: sorted by group,
-        # session and output (`{uid}_{session}_{index}`), a mini-batch does not depend on which rollout was faster.
+        # verl's snapshot is in the order of arrival, and mini-batches are cut from it in that order. Sorted by group,
+        # session and output (`{uid}_{session}_{index}`), they do not depend on which rollout was faster.
         place = {uid: i for i, uid in enumerate(selected)}
 
         def position(key: str) -> tuple[int, ...]:

@@ -103,7 +103,7 @@ def _score(solution: str, gold: str, extra_info: Mapping[str, Any] | None, patte
             options=_strings(extra_info, "options_json"),
             aliases=_strings(extra_info, "aliases_json"),
             tolerance=_tolerance(extra_info),
-            question=str(extra_info.get("question") or ""),
+            question=_text(extra_info, "question"),
         )
     except ValueError as error:
         raise _BadRow(f"{error}; correct it in the data, or register the type before training") from error
@@ -122,7 +122,7 @@ def _score(solution: str, gold: str, extra_info: Mapping[str, Any] | None, patte
         "verdict": verdict.reason,
         "answer_type": answer_type,
         "num_images": float(num_images),
-        "question_uid": str(extra_info.get("uid") or ""),
+        "question_uid": _text(extra_info, "uid"),
     }
 
 
@@ -140,6 +140,11 @@ def _need(extra_info: Mapping[str, Any], key: str) -> Any:
     if value is None:
         raise _BadRow(f"extra_info has no {key!r}; {_REBUILD}")
     return value
+
+
+def _text(extra_info: Mapping[str, Any], key: str) -> str:
+    value = extra_info.get(key)
+    return "" if value is None else str(value)
 
 
 def _num_images(extra_info: Mapping[str, Any]) -> int:

@@ -113,7 +113,7 @@ class Tokenizer:
 
 @pytest.fixture
 def roll_out(monkeypatch):
-    """Run the loop on what an engine of this name answers; returns verl's output and the parameters it was asked with."""
+    """Run the loop on what an engine of this name answers; verl's output, and the parameters it was asked with."""
 
     def roll_out(answer, engine="vllm", log_probs=True, **row):
         asked = {}

@@ -35,7 +35,19 @@ def test_the_shipped_policy_was_measured_and_leaves_room_to_improve():
 
 @pytest.mark.slow
 def test_a_short_cold_start_learns_the_format_and_exports(tmp_path):
-    report = main(["--output", str(tmp_path), "--questions", "1600", "--test", "40", "trainer.experiment_name=test"])
+    report = main(
+        [
+            "--output",
+            str(tmp_path),
+            "--pretrain",
+            "1600",
+            "--sft-train",
+            "400",
+            "--test",
+            "40",
+            "trainer.experiment_name=test",
+        ]
+    )
     assert report["questions"] == 40
     assert report["greedy_format"] > 0.5
     assert (tmp_path / "policy" / "model.safetensors").exists()

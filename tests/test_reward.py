@@ -2,14 +2,17 @@
 
 import json
 import math
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cinema_verl.meta_action import TAGS
 from cinema_verl.reward import compute_score
+from cinema_verl.verify import ANSWER_TYPES, judge
 
 RIGHT = "<focus>Image 1 is red.</focus>\n<think>So B.</think>\n<answer>B</answer>"
 WRONG = RIGHT.replace("<answer>B", "<answer>A")
@@ -230,6 +233,36 @@ def test_gold_of_another_type(gold: Any) -> None:
 def test_megabytes() -> None:
     for text in ("<think>" * 200_000, RIGHT.replace("B</answer>", "B" * 2_000_000 + "</answer>"), "<" * 1_000_000):
         assert score(text)["acc"] == 0.0
+
+
+TEN_MB = "B" * 10_000_000
+UNTYPED = [None, 3, 2.5, True, b"B", ["B"], {"B": 1}, object(), np.float64(1), np.int64(1), np.array(["B", "C"])]
+
+
+@pytest.mark.parametrize("answer_type", ANSWER_TYPES)
+@pytest.mark.parametrize("answer", [TEN_MB, "\x00", "\x00B", "\ud800", "B\udfff", "(" * 100_000, "\u0301" * 100_000])
+def test_hostile_answers_get_a_verdict(answer: str, answer_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "_current", lambda: SimpleNamespace(ask=lambda *_: judge.NOT_SAME))
+    golds = {"mcq_multi": "AC", "yesno": "no", "number": "4", "regression": "4", "ordering": "BAC", "judge": "because"}
+    result = score(f"<think>x</think><answer>{answer}</answer>", golds.get(answer_type, "C"), answer_type=answer_type)
+    assert (result["acc"], result["abstained"]) == (0.0, 0.0)
+    result = score(RIGHT, answer, answer_type=answer_type, options_json=None)
+    assert result["acc"] in (0.0, 1.0)
+    assert not (result["acc"] and result["abstained"])
+
+
+@pytest.mark.parametrize("key", ["uid", "index", "question", "split", "aliases_json", "options_json", "tolerance"])
+@pytest.mark.parametrize("value", UNTYPED, ids=lambda value: type(value).__name__)
+def test_any_type_in_any_column_is_a_verdict_or_a_named_row(key: str, value: Any) -> None:
+    """Users' own data: numpy scalars are numbers, and what cannot be meant is an error that says where."""
+    complaint = ""
+    try:
+        assert score(RIGHT, **{key: value})["acc"] == 1.0
+    except ValueError as error:
+        complaint = str(error)
+    if complaint:
+        assert key in ("aliases_json", "options_json", "tolerance")
+        assert complaint.startswith("cannot score row uid='muir-7' index=7 of data_source='muir': ")
 
 
 def test_every_tag_is_plain_ascii() -> None:

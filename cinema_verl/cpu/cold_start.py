@@ -2,13 +2,18 @@
 
     python -m cinema_verl.cpu.cold_start --output outputs/cold_start
 
-writes the digits data, builds the tiny Qwen2.5-VL, trains it with ``python -m verl.trainer.sft_trainer
-+recipe=cinema_cold_start_cpu`` for one epoch, exports the result to ``outputs/cold_start/policy`` (a Hugging
-Face directory in fp32, 3 MB) and measures it on held-out questions. About a quarter of an hour on two cores;
-the demo starts from the shipped copy instead, and `digits_cold_start()` says where that is.
+trains in two runs of ``python -m verl.trainer.sft_trainer +recipe=cinema_cold_start_cpu``, one epoch each:
 
-The number of cold-start questions is chosen so that reinforcement learning has something to do: with twice as
-many the policy answers most questions right, and most groups of samples teach nothing.
+1. *Pretraining*: a tiny Qwen2.5-VL with random weights learns to see, on one path for every question: read all
+   digits, then reason. The paper's backbone comes with these abilities; this one has to get them somewhere.
+2. *The cold start*: two gold trajectories of different patterns for each question, as in the paper.
+
+The result goes to ``outputs/cold_start/policy`` (a Hugging Face directory in fp32, 3 MB) and is measured on held-out
+questions. About half an hour on two cores; the demo starts from the shipped copy instead, and `digits_cold_start()`
+says where that is.
+
+Why not one run: where a third of the trajectories answer without naming a digit, random weights take four times as
+long to discover that the images matter.
 """
 
 from __future__ import annotations
@@ -36,9 +41,10 @@ CARD = """\
 
 0.76 M weights in fp32, taught the five meta-actions on handwritten digits with verl's SFT trainer, by
 
-    python -m cinema_verl.cpu.cold_start --output outputs/cold_start --questions {questions} --seed {seed}
+    python -m cinema_verl.cpu.cold_start --output outputs/cold_start --pretrain {pretrain} --sft-train {sft_train} \
+      --seed {seed}
 
-On {questions_measured} questions over digits it never saw: {greedy_acc:.3f} right and {greedy_format:.3f} well formed
+On {questions} questions over digits it never saw: {greedy_acc:.3f} right and {greedy_format:.3f} well formed
 when greedy; at temperature 1 {acc:.3f} right, {format:.3f} well formed, {pass_at_k:.3f} right at least once in
 {samples}, {unique_patterns:.1f} patterns a group. By task, and more: `measured.json`.
 
@@ -51,8 +57,8 @@ def digits_cold_start() -> Path:
     return Path(__file__).parent / "digits_cold_start"
 
 
-def train(model: Path, data: Path, output: Path, overrides: list[str]) -> Path:
-    """Fine-tune `model` on `data`/sft_train.parquet with verl's SFT trainer in a process of its own.
+def train(model: Path, rows: Path, validation: Path, output: Path, overrides: list[str]) -> Path:
+    """Fine-tune `model` on an SFT parquet with verl's SFT trainer, in a process of its own.
 
     Returns:
         verl's last checkpoint, as a Hugging Face directory.
@@ -69,8 +75,8 @@ def train(model: Path, data: Path, output: Path, overrides: list[str]) -> Path:
     ]
     settings = [
         f"+recipe={RECIPE}",
-        f"data.train_files={data / 'sft_train.parquet'}",
-        f"data.val_files={data / 'sft_val.parquet'}",
+        f"data.train_files={rows}",
+        f"data.val_files={validation}",
         f"model.path={model}",
         f"trainer.default_local_dir={output}",
         f"hydra.run.dir={output / 'hydra'}",
@@ -96,31 +102,35 @@ def export(checkpoint: Path, directory: Path) -> None:
     save_tiny_model(directory, weights=trained.state_dict())
 
 
-def _card(report: dict[str, Any], questions: int, seed: int) -> str:
-    return CARD.format(**report | {"questions_measured": report["questions"], "questions": questions, "seed": seed})
+def _card(report: dict[str, Any], sizes: Sizes, seed: int) -> str:
+    return CARD.format(**report, pretrain=sizes.pretrain, sft_train=sizes.sft_train, seed=seed)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run all steps; returns what `measure` found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="directory for data, checkpoints and policy")
-    parser.add_argument("--questions", type=int, default=Sizes().sft_train, help=f"for SFT; {Sizes().sft_train}")
-    parser.add_argument("--test", type=int, default=Sizes().test, help=f"held-out questions; {Sizes().test}")
+    for name in ("pretrain", "sft-train", "test"):
+        default = getattr(Sizes(), name.replace("-", "_"))
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"questions in {name}; {default}")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights; 0")
     parser.add_argument("--ship", action="store_true", help="replace the shipped policy with the new one")
     parser.add_argument("overrides", nargs="*", help="verl overrides, e.g. optim.lr=1e-3")
     arguments = parser.parse_args(argv)
     output: Path = arguments.output.resolve()
-    data, tiny, policy = output / "digits", output / "tiny", output / "policy"
+    data, model, policy = output / "digits", output / "tiny", output / "policy"
 
-    write_dataset(data, Sizes(test=arguments.test, sft_train=arguments.questions))
-    save_tiny_model(tiny, arguments.seed)
-    shutil.rmtree(output / "sft", ignore_errors=True)  # verl would resume a finished run and train nothing
-    export(train(tiny, data, output / "sft", arguments.overrides), policy)
+    sizes = Sizes(test=arguments.test, sft_train=arguments.sft_train, pretrain=arguments.pretrain)
+    write_dataset(data, sizes)
+    save_tiny_model(model, arguments.seed)
+    for stage in ("pretrain", "sft_train"):
+        shutil.rmtree(output / stage, ignore_errors=True)  # verl would resume a finished run and train nothing
+        model = train(model, data / f"{stage}.parquet", data / "sft_val.parquet", output / stage, arguments.overrides)
+    export(model, policy)
 
     report = measure(Policy(policy), pq.read_table(data / "test.parquet").to_pylist())
     (policy / "measured.json").write_text(json.dumps(report, indent=2) + "\n")
-    (policy / "README.md").write_text(_card(report, arguments.questions, arguments.seed))
+    (policy / "README.md").write_text(_card(report, sizes, arguments.seed))
     print(json.dumps(report, indent=2))
     if arguments.ship:
         shutil.rmtree(digits_cold_start(), ignore_errors=True)

@@ -31,6 +31,7 @@ IMAGE_SIZE = 28  # pixels a side: one merged vision token of Qwen2.5-VL (2 x 2 p
 _GLYPH_SIZE = 24  # the scan, scaled by 3, leaves room to move it
 _SHIFTS = ((0, 0), (-2, -1), (2, 1), (-1, 2), (1, -2))  # (dx, dy) in pixels: cheap variety for 1,797 digits
 _PIXELS = IMAGE_SIZE * IMAGE_SIZE
+_ATTEMPTS = 1000  # at a question not asked before
 
 # Share of each class's digits. Our choice: most go to training, and the test pool is large enough for
 # thousands of different questions.
@@ -367,16 +368,21 @@ def questions(
         name: Tells apart the sets drawn from one split ("sft_train", "train"), and starts the uid.
         seed: Of the draw, not of the split.
         asked: Questions (text, images) not to ask again; those drawn are added.
+
+    Raises:
+        ValueError: The split has not so many different questions.
     """
     rng = random.Random(f"digits/{name}/{seed}")
     pool = pools.by_split[split]
     for index in range(count):
         task = TASKS[index % len(TASKS)]
-        while True:
+        for _ in range(_ATTEMPTS):
             problem = task.make(rng)
             images = tuple(_image_name(rng.choice(pool[digit]), rng.choice(_SHIFTS)) for digit in problem.digits)
             if len(set(images)) == len(images) and (problem.question, images) not in asked:
                 break
+        else:
+            raise ValueError(f"{name}: no new question for {task.name} after {index} questions: ask for fewer")
         asked.add((problem.question, images))
         first, second = rng.sample(PATTERNS_OVER_ONE if len(images) == 1 else PATTERNS_OVER_MANY, 2)
         noun = "Frame" if task.modality == "frames" else "Image"
@@ -409,6 +415,16 @@ def question_rl_row(question: Question, index: int, image_directory: Path) -> di
         answer_type=problem.answer_type,
         options=problem.options,
         aliases=problem.aliases,
+    )
+
+
+def question_pretrain_rows(question: Question, image_directory: Path) -> list[dict[str, Any]]:
+    """The question as one row for the tiny model's pretraining: read every digit, then reason, always in this order."""
+    return sft_rows(
+        uid=question.uid,
+        prompt=[{"role": "user", "content": question.prompt}],
+        images=_cells(question, image_directory),
+        trajectories=(trajectory(question.problem, ("focus", "think")),),
     )
 
 
@@ -468,12 +484,13 @@ class Sizes:
 
     train: int = 4000  # several passes' worth of reinforcement learning on two cores
     test: int = 400  # an accuracy of 0.7 is then known to +-0.045 (95 %)
-    sft_train: int = 32000  # two rows each: one epoch is 4,000 steps of 16
+    sft_train: int = 12000  # two rows each: one epoch is 1,500 steps of 16
     sft_val: int = 200
+    pretrain: int = 40000  # one row each: one epoch is 2,500 steps of 16
 
 
 def write_dataset(output: str | Path, sizes: Sizes = Sizes(), seed: int = 0) -> None:
-    """Write the images and the four parquet files; does nothing where the very same data set is complete.
+    """Write the images and the parquet files; does nothing where the very same data set is complete.
 
     Args:
         output: The directory. Rows refer to the images below it by absolute path, as verl opens a path exactly as
@@ -499,16 +516,17 @@ def write_dataset(output: str | Path, sizes: Sizes = Sizes(), seed: int = 0) -> 
         write_image(pools, name, images)
 
     asked: set[tuple[str, tuple[str, ...]]] = set()  # shared: no RL question is one of the cold start's
-    split_of = {"train": "train", "test": "test", "sft_train": "train", "sft_val": "val"}
+    split_of = {"train": "train", "test": "test", "sft_train": "train", "sft_val": "val", "pretrain": "train"}
     for name in files:
         count, split = getattr(sizes, name), split_of[name]
         drawn = tqdm(questions(pools, split, name, count, seed, asked), total=count, desc=name, unit="question")
-        if name.startswith("sft"):
-            rows = [row for question in drawn for row in question_sft_rows(question, images)]
-            write_parquet(rows, SFT_SCHEMA, files[name])
-        else:
+        if name in ("train", "test"):
             rows = [question_rl_row(question, index, images) for index, question in enumerate(drawn)]
             write_parquet(rows, RL_SCHEMA, files[name])
+        else:
+            to_rows = question_pretrain_rows if name == "pretrain" else question_sft_rows
+            rows = [row for question in drawn for row in to_rows(question, images)]
+            write_parquet(rows, SFT_SCHEMA, files[name])
     temporary = stamp.with_suffix(".tmp")
     temporary.write_text(described)
     os.replace(temporary, stamp)

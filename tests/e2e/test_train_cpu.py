@@ -105,6 +105,7 @@ def test_a_run_killed_in_the_middle_resumes_on_the_same_schedule(tmp_path, data)
             assert f"cinema/{name}" in metrics
         assert metrics["cinema/dynamic_sampling/mixed"] > 0
 
+    import verl  # noqa: F401  its plugin makes transformers' image processors importable beside a CPU torch
     from transformers import AutoModelForImageTextToText
 
     policy = tmp_path / "checkpoints" / "global_step_4" / "actor" / "huggingface"

@@ -229,25 +229,3 @@ def test_threads_of_a_process_without_a_main_thread_loop() -> None:
     thread.start()
     thread.join()
     assert verdicts == [True]
-
-
-@pytest.mark.slow
-def test_in_a_ray_actor() -> None:
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-
-        @ray.remote
-        class Worker:
-            async def score(self) -> list:
-                import asyncio
-
-                from cinema_verl.verify import verify
-
-                loop = asyncio.get_running_loop()
-                rows = [("x+1", "1+x"), (BOMB, "x"), ("x", "y"), (r"\sqrt{8}", r"2\sqrt{2}")]
-                return await asyncio.gather(*(loop.run_in_executor(None, verify, *row, "latex") for row in rows))
-
-        assert ray.get(Worker.remote().score.remote(), timeout=120) == [True, False, False, True]
-    finally:
-        ray.shutdown()
