@@ -111,8 +111,14 @@ class MetaActionAgentLoop(SingleTurnAgentLoop):
         if engine in ENGINES_WITH_STOP:
             params |= {"stop": [STOP], "include_stop_str_in_output": True}
         if engine in ENGINES_WITH_SEED:
+            # What identifies a trajectory from one run to the next; verl's own ids are random.
+            row = kwargs.get("extra_info") or {}
             params["seed"] = trajectory_seed(
-                self.rollout_config.seed, kwargs.get("global_steps"), kwargs.get("index"), kwargs.get("session_id")
+                self.rollout_config.seed,
+                kwargs.get("global_steps"),
+                row.get("uid"),
+                row.get("index"),
+                kwargs.get("session_id"),
             )
         self.question = Question.of(kwargs.get("uid"))
         output = await super().run(params, **kwargs)

@@ -30,7 +30,8 @@ def batch_metrics(
     """`cinema/` metrics of one batch.
 
     Args:
-        infos: (B,) what `cinema_verl.reward.compute_score` returned for each trajectory.
+        infos: (B,) what the reward function returned for each trajectory; `acc` and `format` are needed, what else
+            `cinema_verl.reward.compute_score` returns is reported where it is there.
         patterns: (B,) the patterns that the diversity term compares.
         groups: (B,) group ids.
         stop_reasons: (B,) how each rollout ended (`cinema_verl.agent_loop.cut`).
@@ -44,15 +45,16 @@ def batch_metrics(
     metrics = {
         "cinema/acc": _mean([float(info["acc"]) for info in infos]),
         "cinema/format": _mean([float(info["format"]) for info in infos]),
-        "cinema/verifier_abstained": _mean([float(info["abstained"]) for info in infos]),
-        "cinema/verifier_timed_out": _mean([float(info["timed_out"]) for info in infos]),
     }
+    for name in ("abstained", "timed_out"):
+        if values := [float(info[name]) for info in infos if name in info]:
+            metrics[f"cinema/verifier_{name}"] = _mean(values)
     metrics |= {f"cinema/{name}": value for name, value in pattern_statistics(patterns, groups).items()}
     by_type: defaultdict[str, list[float]] = defaultdict(list)
     violations: Counter[str] = Counter()
     for info in infos:
-        by_type[info["answer_type"]].append(float(info["acc"]))
-        violations.update(set(filter(None, info["violations"].split(","))))
+        by_type[info.get("answer_type", "unknown")].append(float(info["acc"]))
+        violations.update(set(filter(None, info.get("violations", "").split(","))))
     metrics |= {f"cinema/acc/{name}": _mean(values) for name, values in by_type.items()}
     metrics |= {f"cinema/violation/{code}": count / total for code, count in violations.items()}
     metrics |= {f"cinema/stop/{reason}": count / total for reason, count in Counter(stop_reasons).items()}

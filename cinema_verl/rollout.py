@@ -159,13 +159,15 @@ class TransformersServer:
 
     # ---- weights ----------------------------------------------------------------------------------------------
 
-    def load_weights(self, bucket: list[tuple[str, torch.Tensor]]) -> None:
-        """Copy a bucket of named weights into the model.
+    def load_weights(self, bucket: list[tuple[str, torch.Tensor]], first: bool = True) -> None:
+        """Copy a bucket of named weights into the model; the first bucket opens an update, `finish_weights` closes it.
 
         Raises:
             KeyError: for a name that the model does not have.
             ValueError: for a shape that differs.
         """
+        if first:  # an update that broke off must not vouch for this one's weights
+            self.received = set()
         for name, tensor in bucket:
             if name not in self.parameters:
                 raise KeyError(f"the actor sent a weight that the rollout model does not have: {name}")
@@ -298,13 +300,13 @@ class ServerAdapter(BaseRollout):
             )
         limit = self.config.checkpoint_engine.update_weights_bucket_megabytes << 20
         bucket: list[tuple[str, torch.Tensor]] = []
-        size = 0
+        size, first = 0, True
         for name, tensor in weights:
             bucket.append((name, tensor.detach().cpu()))
             size += tensor.nbytes
             if size >= limit:
-                await self.server.load_weights.remote(bucket)
-                bucket, size = [], 0
+                await self.server.load_weights.remote(bucket, first)
+                bucket, size, first = [], 0, False
         if bucket:
-            await self.server.load_weights.remote(bucket)
+            await self.server.load_weights.remote(bucket, first)
         await self.server.finish_weights.remote(global_steps)

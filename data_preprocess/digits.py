@@ -1,5 +1,4 @@
-"""Make the handwritten-digits data set: images, RL questions and cold-start trajectories, as parquet for
-verl.
+"""Make the handwritten-digits data set: images, RL questions and cold-start trajectories, as parquet.
 
     python data_preprocess/digits.py --output outputs/digits
 
@@ -10,6 +9,7 @@ writes, in about ten seconds,
     outputs/digits/test.parquet        RL questions over digits that no other file shows
     outputs/digits/sft_train.parquet   cold start: two trajectories of different patterns for each question
     outputs/digits/sft_val.parquet     the same over validation digits
+    outputs/digits/pretrain.parquet    with --pretrain: one trajectory each, for a model with random weights
 
 The files hold absolute paths to the images, because verl opens a path exactly as it is written: after moving
 the directory, run the script again. Running it again with the same arguments does nothing; a different seed

@@ -1,6 +1,7 @@
 """The transformers rollout server, in this process and with the config objects that verl gives it."""
 
 import asyncio
+import re
 
 import pytest
 import torch
@@ -154,7 +155,7 @@ def test_new_weights_are_what_is_generated_with(server):
     try:
         half = len(new) // 2
         server.load_weights(list(new.items())[:half])
-        server.load_weights(list(new.items())[half:])
+        server.load_weights(list(new.items())[half:], first=False)
         server.finish_weights(global_steps=9)
         assert server.global_steps == 9
         # Tied weights have two names and one tensor, in the actor as here.
@@ -179,6 +180,14 @@ def test_an_incomplete_update_names_what_is_missing_and_the_next_starts_afresh(s
     assert missing in str(stale.value)
     server.load_weights(weights[:1])
     with pytest.raises(RuntimeError, match=f"{len(weights) - 1} weights"):
+        server.finish_weights(1)
+
+
+def test_an_update_that_broke_off_does_not_vouch_for_the_next(server):
+    weights = list(server.named_weights().items())
+    server.load_weights(weights[:1])  # and the actor dies here
+    server.load_weights(weights[1:])
+    with pytest.raises(RuntimeError, match=re.escape(weights[0][0])):
         server.finish_weights(1)
 
 

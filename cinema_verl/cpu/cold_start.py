@@ -35,6 +35,7 @@ from cinema_verl.cpu.tiny_model import save_tiny_model
 from cinema_verl.data.digits import Sizes, write_dataset
 
 RECIPE = "cinema_cold_start_cpu"
+PRETRAIN = 40000  # our choice: questions of the first run, 2,500 steps of 16
 
 CARD = """\
 # A tiny Qwen2.5-VL after the cold start
@@ -110,8 +111,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run all steps; returns what `measure` found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="directory for data, checkpoints and policy")
-    for name in ("pretrain", "sft-train", "test"):
-        default = getattr(Sizes(), name.replace("-", "_"))
+    for name, default in (("pretrain", PRETRAIN), ("sft-train", Sizes().sft_train), ("test", Sizes().test)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"questions in {name}; {default}")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights; 0")
     parser.add_argument("--ship", action="store_true", help="replace the shipped policy with the new one")

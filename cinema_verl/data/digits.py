@@ -486,7 +486,7 @@ class Sizes:
     test: int = 400  # an accuracy of 0.7 is then known to +-0.045 (95 %)
     sft_train: int = 12000  # two rows each: one epoch is 1,500 steps of 16
     sft_val: int = 200
-    pretrain: int = 40000  # one row each: one epoch is 2,500 steps of 16
+    pretrain: int = 0  # one row each; only a model with random weights has use for it
 
 
 def write_dataset(output: str | Path, sizes: Sizes = Sizes(), seed: int = 0) -> None:

@@ -12,8 +12,8 @@ from cinema_verl.data import digits
 from cinema_verl.meta_action import parse
 from cinema_verl.reward import compute_score
 
-SIZES = digits.Sizes(train=60, test=40, sft_train=400, sft_val=20)
-FILES = ("train", "test", "sft_train", "sft_val")
+SIZES = digits.Sizes(train=60, test=40, sft_train=400, sft_val=20, pretrain=60)
+FILES = ("train", "test", "sft_train", "sft_val", "pretrain")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_splits_share_no_digit(pools, dataset):
     indices = [index for split in pools.by_split.values() for pool in split.values() for index in pool]
     assert sorted(indices) == list(range(1797))
     test, val = _shown(dataset / "test.parquet"), _shown(dataset / "sft_val.parquet")
-    train = _shown(dataset / "train.parquet") | _shown(dataset / "sft_train.parquet")
+    train = set().union(*(_shown(dataset / f"{name}.parquet") for name in ("train", "sft_train", "pretrain")))
     assert len(train) + len(val) + len(test) == len(train | val | test)
 
 
@@ -49,6 +49,11 @@ def test_no_question_is_asked_twice(pools):
     asked = set()
     drawn = [q for name in ("a", "b") for q in digits.questions(pools, "train", name, 500, 0, asked)]
     assert len({(question.problem.question, question.images) for question in drawn}) == len(drawn) == len(asked)
+
+
+def test_more_questions_than_there_are_is_an_error(pools):
+    with pytest.raises(ValueError, match="no new question for read"):
+        list(digits.questions(pools, "val", "x", 20_000, 0, set()))
 
 
 def test_every_task_is_drawn_equally_and_every_answer_occurs(pools):
@@ -125,6 +130,14 @@ def test_two_focus_actions_share_the_images():
     text = digits.trajectory(problem, ("focus", "focus"))
     first, second, _ = (body for _, body in parse(text).actions)
     assert len(f"{first}, {second}".split(", ")) == len(problem.digits)
+
+
+def test_pretraining_rows_read_every_digit_and_reason(dataset):
+    rows = pq.read_table(dataset / "pretrain.parquet").to_pylist()
+    assert len(rows) == SIZES.pretrain
+    assert {row["pattern"] for row in rows} == {"focus>think>answer"}
+    for row in rows:
+        assert row["messages"][-1]["content"].count("=") >= len(row["images"])
 
 
 def test_images_are_one_vision_token_of_dark_ink_on_white(pools, dataset):
