@@ -46,16 +46,18 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
 
 @dataclass(frozen=True)
 class Validation:
-    """One validation: per question, in the order of the data file.
+    """One validation: per question, in the order of the questions' names.
 
     Args:
         step: global step.
+        questions: (Q,) the rows' `uid`.
         acc, fmt: (Q,) mean over the question's rollouts.
         pattern_entropy: (Q,) entropy of the rollouts' patterns, nats.
         rollouts: rollouts a question.
     """
 
     step: int
+    questions: tuple[str, ...]
     acc: tuple[float, ...]
     fmt: tuple[float, ...]
     pattern_entropy: tuple[float, ...]
@@ -65,7 +67,8 @@ class Validation:
 def read_validation(path: Path) -> Validation:
     """Read `trainer.validation_data_dir/<step>.jsonl`.
 
-    verl names rollouts by random ids; questions are put in order of what identifies them in the data (`index`).
+    verl names rollouts by random ids that differ from one validation to the next; `question_uid`, which the reward
+    function returns, tells which question a rollout answers.
 
     Raises:
         FileNotFoundError: if the validation was not written.
@@ -75,7 +78,7 @@ def read_validation(path: Path) -> Validation:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             record = json.loads(line)
-            record["acc"], record["format"], record["pattern"]
+            record["acc"], record["format"], record["pattern"], record["question_uid"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}, line {number}: not a validation record of the cinema reward: {error!r}"
@@ -83,10 +86,10 @@ def read_validation(path: Path) -> Validation:
         groups.setdefault(record["uid"].split("_")[0], []).append(record)
     if not groups:
         raise ValueError(f"{path} is empty: the validation wrote no rollouts")
-    # The question's own text and gold identify it from one validation to the next.
     ordered = sorted(groups.values(), key=lambda group: group[0]["question_uid"])
     return Validation(
         step=int(path.stem),
+        questions=tuple(group[0]["question_uid"] for group in ordered),
         acc=tuple(_mean(group, lambda record: record["acc"]) for group in ordered),
         fmt=tuple(_mean(group, lambda record: record["format"]) for group in ordered),
         pattern_entropy=tuple(
@@ -115,8 +118,8 @@ def change(before: Validation, after: Validation) -> Estimate:
     """Accuracy gained, paired by question.
 
     Raises:
-        ValueError: if the two validations asked different numbers of questions.
+        ValueError: if the two validations did not ask the same questions.
     """
-    if len(before.acc) != len(after.acc):
+    if before.questions != after.questions:
         raise ValueError(f"{len(before.acc)} questions before and {len(after.acc)} after: not the same data")
     return bootstrap(np.subtract(after.acc, before.acc).tolist())
