@@ -197,7 +197,8 @@ class TransformersServer:
     # ---- memory: a CUDA device is shared with the trainer, which has it while the server sleeps ------------------
 
     async def sleep(self) -> None:
-        if self.device != "cpu":
+        # verl wakes the server up again only where `free_cache_engine` lets it sleep.
+        if self.device != "cpu" and self.config.free_cache_engine:
             self._move("cpu")
             torch.cuda.empty_cache()
 

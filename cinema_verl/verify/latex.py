@@ -5,9 +5,9 @@ Right is the same expression after removal of what LaTeX does for looks only (sp
 ``number``, or, where neither decides, an equivalent one in the opinion of the engine: math-verify, in a
 worker process. The engine is asked only about an answer that is one expression of the gold's kind: the same
 letters in the same case, the same units (one side may leave them out), the same brackets around as many items, as
-many relation signs, and no ratio, hedge or prose; and never where the gold is a number, which wants a number and
-not the sum that the question asked for. Decimals are handed over as fractions, so nothing is rounded:
-0.333333 is not 1/3. What is not shown equal is wrong. A gold may give several forms separated by
+many relation signs, and no ratio, integral, sum, hedge or prose; and never where the gold is a number, which
+wants a number and not the sum that the question asked for. Decimals are handed over as fractions, so nothing
+is rounded: 0.333333 is not 1/3. What is not shown equal is wrong. A gold may give several forms separated by
 "##" (MV-MATH); any of them is right. A gold that is empty or whose braces do not match abstains.
 """
 
@@ -53,6 +53,7 @@ _FOR_LOOKS = (
     (re.compile(r"(?:√|(?<![\\A-Za-z])sqrt)\s?(?:\(([^()]*)\)|(\w))"), lambda m: rf"\sqrt{{{m[1] or m[2]}}}"),
     (re.compile(r"\\([$%])"), r"\1"),
 )
+_COMMAND = re.compile(r"\\[A-Za-z]+")
 _FRAC_OF_DIGITS = re.compile(r"\\frac\s?(\d)\s?(\d)")
 _ONE_IN_BRACES = re.compile(r"(?<=[\^_])\{\s?(\w)\s?\}|(?<=\\sqrt)\{\s?(\d)\s?\}")
 # White space goes, but not between two letters or two digits, where it separates.
@@ -78,6 +79,8 @@ def read(text: str) -> Expression:
     text = _ONE_IN_BRACES.sub(lambda m: m[1] or m[2], text)
     text = " ".join(text.split())
     name = _NAME.match(text)
+    if name and re.search(rf"(?<![A-Za-z]){name[1]}(?![A-Za-z])", _COMMAND.sub(" ", text[name.end() :])):
+        name = None  # x = x + 1 is an equation
     body = text[name.end() :] if name else text
     return Expression(name[1] if name else "", _IDLE_SPACE.sub("", peel(body, brackets=False)).strip())
 
@@ -93,13 +96,12 @@ def _same(answer: Expression, gold: Expression) -> bool:
 
 # ---- what the engine is asked ---------------------------------------------------------------------------------------
 
-_COMMAND = re.compile(r"\\[A-Za-z]+")
 _FUNCTION = re.compile(r"(?<![A-Za-z])(?:(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|exp)(?![A-Za-z])")
 _LETTER = re.compile(r"[^\W\d_]")
 _WORDS = re.compile(r"[^\W\d_]{4}|[^\W\d_]{2}\s[^\W\d_]{2}")
 _RELATION = re.compile(r"<=|>=|[<>=≠≈∈]|\\(?:neq?|in|approx|equiv|sim|cong|subset|mid)(?![A-Za-z])")
 _CROSS = re.compile(r"[A-Za-z}]\s?×\s?[A-Za-z\\]")  # of vectors a product that is not the other
-_NOT_ONE = re.compile(r"\$|\\boxed|\d\s\d|\d\s?:\s?\d|[;?|&]\s|\\\\")
+_NOT_ONE = re.compile(r"[$']|\\(?:boxed|int|sum|prod|lim)(?![A-Za-z])|\d\s\d|\d\s?:\s?\d|[;?|&]\s|\\\\")
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?!\.)")
 _TO_LATEX = str.maketrans({"×": r"\times ", "·": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "≠": r"\ne "})
 # Units of one letter are left to the comparison of letters: a letter may be a variable.

@@ -135,30 +135,30 @@ class MathPool:
             ours, theirs = socket.socketpair()
             try:
                 with theirs:
-                    self._send(theirs)
+                    process = self._send(theirs)
                 worker = _Worker(ours)
                 if hello := worker.converse(b"", START_SECONDS):
                     worker.pid = int(hello)
                     return worker
-            except OSError:
-                pass
+            except OSError:  # closed: it died before it was reaped
+                process = self._process
             ours.close()
+            self._give_up(process)
         raise RuntimeError("cannot start a math worker: see its messages on stderr; is math-verify[antlr4_9_3] there?")
 
-    def _send(self, channel: socket.socket) -> None:
-        """Have a worker forked at the other end of ``channel``."""
+    def _send(self, channel: socket.socket) -> subprocess.Popen[bytes]:
+        """Have a worker forked at the other end of ``channel``; returns the process that is to do it."""
         with self._starting:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-            assert self._control is not None
+            if self._process is None or self._control is None:
+                self._process, self._control = self._start()
             socket.send_fds(self._control, [b"."], [channel.fileno()])
+            return self._process
 
-    def _start(self) -> None:
-        self._close_control()
-        self._control, theirs = socket.socketpair()
+    def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        control, theirs = socket.socketpair()
         arguments = [str(value) for value in (os.getpid(), *self._limits)]
         with theirs:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "cinema_verl.verify.math_worker", *arguments],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
@@ -166,24 +166,27 @@ class MathPool:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "0"},
             )
 
-    def _close_control(self) -> None:
-        if self._control is not None:
-            self._control.close()
-            self._control = None
+        return process, control
+
+    def _give_up(self, process: subprocess.Popen[bytes] | None) -> None:
+        """End the process that forks, unless somebody else has replaced it meanwhile."""
+        with self._starting:
+            if process is None or process is not self._process:
+                return
+            if self._control is not None:
+                self._control.close()
+            try:
+                process.wait(timeout=GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            self._process = self._control = None
 
     def close(self) -> None:
         """End the processes. The pool may be used again, and then starts new ones."""
         while self._idle:
             self._idle.pop().channel.close()
-        with self._starting:
-            self._close_control()
-            if self._process is not None:
-                try:
-                    self._process.wait(timeout=GRACE_SECONDS)
-                except subprocess.TimeoutExpired:
-                    self._process.kill()
-                    self._process.wait()
-                self._process = None
+        self._give_up(self._process)
 
 
 _pool = MathPool()
