@@ -9,6 +9,7 @@ this one, however it ends.
 """
 
 import atexit
+import contextlib
 import json
 import os
 import socket
@@ -133,15 +134,12 @@ class MathPool:
     def _fork(self) -> _Worker:
         for _ in range(2):  # the second time with a new process, if the first is gone
             ours, theirs = socket.socketpair()
-            try:
-                with theirs:
-                    process = self._send(theirs)
-                worker = _Worker(ours)
-                if hello := worker.converse(b"", START_SECONDS):
-                    worker.pid = int(hello)
-                    return worker
-            except OSError:  # closed: it died before it was reaped
-                process = self._process
+            with theirs:
+                process = self._send(theirs)
+            worker = _Worker(ours)
+            if hello := worker.converse(b"", START_SECONDS):
+                worker.pid = int(hello)
+                return worker
             ours.close()
             self._give_up(process)
         raise RuntimeError("cannot start a math worker: see its messages on stderr; is math-verify[antlr4_9_3] there?")
@@ -151,7 +149,8 @@ class MathPool:
         with self._starting:
             if self._process is None or self._control is None:
                 self._process, self._control = self._start()
-            socket.send_fds(self._control, [b"."], [channel.fileno()])
+            with contextlib.suppress(OSError):  # it is gone, which the caller finds out at the channel's other end
+                socket.send_fds(self._control, [b"."], [channel.fileno()])
             return self._process
 
     def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
@@ -165,7 +164,6 @@ class MathPool:
                 # What we can import, it can; and sets have the same order on every machine.
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "0"},
             )
-
         return process, control
 
     def _give_up(self, process: subprocess.Popen[bytes] | None) -> None:
