@@ -191,3 +191,16 @@ def test_megabytes(unit: str) -> None:
     for trajectory in (parse(text), parse(f"<think>{text}</think><answer>B</answer>")):
         assert isinstance(trajectory, Trajectory)
         assert len(trajectory.faults) <= len(VIOLATIONS)
+
+
+plain = st.lists(st.tuples(st.sampled_from(ACTIONS), st.text(max_size=5)), max_size=5).map(
+    lambda actions: "".join(f"{TAGS[name].open}{body}{TAGS[name].close}" for name, body in actions)
+)
+
+
+@given(soup | plain)
+def test_the_short_cut_for_plain_trajectories_finds_what_the_scanner_finds(text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meta_action, "_parse_plain", lambda text: None)
+        scanned = parse(text)
+    assert parse(text) == scanned
