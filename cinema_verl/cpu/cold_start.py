@@ -12,8 +12,8 @@ The result goes to ``outputs/cold_start/policy`` (a Hugging Face directory in fp
 questions. About half an hour on two cores; the demo starts from the shipped copy instead, and `digits_cold_start()`
 says where that is.
 
-Why not one run: where a third of the trajectories answer without naming a digit, random weights take four times as
-long to discover that the images matter.
+Why not one run: where a third of the trajectories answer without naming a digit, random weights took over four
+times as many steps to discover that the images matter.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ CARD = """\
 
 0.76 M weights in fp32, taught the five meta-actions on handwritten digits with verl's SFT trainer, by
 
-    python -m cinema_verl.cpu.cold_start --output outputs/cold_start --pretrain {pretrain} --sft-train {sft_train} \
-      --seed {seed}
+    python -m cinema_verl.cpu.cold_start --pretrain {pretrain} --sft-train {sft_train} --seed {seed} --output DIR
 
 On {questions} questions over digits it never saw: {greedy_acc:.3f} right and {greedy_format:.3f} well formed
 when greedy; at temperature 1 {acc:.3f} right, {format:.3f} well formed, {pass_at_k:.3f} right at least once in
