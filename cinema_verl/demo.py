@@ -39,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output: Path = options.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
 
-    # The files of the cold start are not needed here; ten questions each keep the writing short.
-    write_dataset(output / "data", Sizes(test=options.questions, sft_train=10, sft_val=10, pretrain=10))
+    write_dataset(output / "data", Sizes(test=options.questions, sft_train=0, sft_val=0))
     command = training_command(output, options.seed, options.overrides)
     exploration, total = stage_ends(options.overrides)
     (output / "command.txt").write_text(" ".join(command) + "\n", encoding="utf-8")

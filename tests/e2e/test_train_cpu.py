@@ -21,7 +21,7 @@ TIME_LIMIT = 600  # seconds; a run takes about one minute
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
-    write_dataset(folder, Sizes(train=200, test=16, sft_train=8, sft_val=8, pretrain=8))
+    write_dataset(folder, Sizes(train=200, test=16, sft_train=0, sft_val=0))
     return folder
 
 
