@@ -84,7 +84,7 @@ def train(model: Path, rows: Path, validation: Path, output: Path, overrides: li
     ]
     # Threads that wait should sleep: on two cores they would spin in the way of the process that loads images, and
     # of whatever else runs.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", "VERL_PLATFORM": "cpu"} | os.environ
     subprocess.run([sys.executable, "-m", *launcher, *settings], check=True, env=environment)
     step = (output / "latest_checkpointed_iteration.txt").read_text()
     return output / f"global_step_{step}" / "huggingface"

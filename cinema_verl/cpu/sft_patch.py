@@ -12,6 +12,7 @@ that works without the patch can meet it: the string it answers to is an error e
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from importlib import metadata
 from types import ModuleType
@@ -27,7 +28,7 @@ _DOUBLED = "cpu:gloo,cpu:gloo"
 def install_sft_patch(distributed: ModuleType | None = None) -> bool:
     """Wrap ``torch.distributed.init_process_group`` in a process that trains on the CPU; once is enough.
 
-    Does nothing when torch was built for CUDA or ROCm, or without torch.distributed. With a verl other than
+    Does nothing when torch was built for CUDA or ROCm (VERL_PLATFORM=cpu overrules), or has no distributed part. With a verl other than
     the verified one it warns and does nothing: read ``verl/utils/distributed.py`` of that version before
     allowing it.
 
@@ -37,7 +38,9 @@ def install_sft_patch(distributed: ModuleType | None = None) -> bool:
     Returns:
         Whether the patch is in place.
     """
-    if torch.version.cuda or torch.version.hip or not torch.distributed.is_available():
+    # A PyTorch with CUDA trains on the CPU where somebody says so.
+    for_the_cpu = not (torch.version.cuda or torch.version.hip) or os.environ.get("VERL_PLATFORM") == "cpu"
+    if not for_the_cpu or not torch.distributed.is_available():
         return False
     original = torch.distributed.init_process_group
     if getattr(original, "_cinema_sft_patch", False):
