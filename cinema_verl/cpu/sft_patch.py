@@ -28,8 +28,8 @@ _DOUBLED = "cpu:gloo,cpu:gloo"
 def install_sft_patch(distributed: ModuleType | None = None) -> bool:
     """Wrap ``torch.distributed.init_process_group`` in a process that trains on the CPU; once is enough.
 
-    Does nothing when torch was built for CUDA or ROCm (VERL_PLATFORM=cpu overrules), or has no distributed part. With a verl other than
-    the verified one it warns and does nothing: read ``verl/utils/distributed.py`` of that version before
+    Does nothing when torch was built for CUDA or ROCm (VERL_PLATFORM=cpu overrules), or has no distributed part.
+    With a verl other than the verified one it warns and does nothing: read ``verl/utils/distributed.py`` of that version before
     allowing it.
 
     Args:
