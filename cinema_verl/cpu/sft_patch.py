@@ -29,8 +29,8 @@ def install_sft_patch(distributed: ModuleType | None = None) -> bool:
     """Wrap ``torch.distributed.init_process_group`` in a process that trains on the CPU; once is enough.
 
     Does nothing when torch was built for CUDA or ROCm (VERL_PLATFORM=cpu overrules), or has no distributed part.
-    With a verl other than the verified one it warns and does nothing: read ``verl/utils/distributed.py`` of that version before
-    allowing it.
+    With a verl other than the verified one it warns and does nothing: read ``verl/utils/distributed.py`` of that
+    version before allowing it.
 
     Args:
         distributed: ``verl.utils.distributed``, as an import hook on that module passes it; it is not used.
