@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_CHARS: Final = 10_000
 """Longest answer or gold that is read, in characters. Our choice: an answer is a final answer, not the
@@ -10,9 +10,8 @@ reasoning, and the longest golds (OCR of a page) are below this; it bounds every
 policy writes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gold:
-    """What a question's answer is measured against.
+class Gold(NamedTuple):
+    """What a question's answer is measured against. A tuple, because one is made for every trajectory.
 
     Attributes:
         text: the reference answer as the data has it.
