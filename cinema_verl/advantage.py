@@ -16,8 +16,9 @@ import torch
 from verl.trainer.ppo.core_algos import register_adv_est
 
 from cinema_verl.diversity import diversity_penalty, normalise
+from cinema_verl.settings import ESTIMATOR
 
-NAME = "cinema_dps"
+NAME = ESTIMATOR
 
 
 @dataclass

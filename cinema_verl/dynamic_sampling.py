@@ -19,10 +19,11 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils.skip import SkipManager
 
+from cinema_verl.settings import WHEN_EXHAUSTED
+
 logger = logging.getLogger(__name__)
 
 ALL_RIGHT, ALL_WRONG, MIXED, TOO_FEW = "all_right", "all_wrong", "mixed", "too_few"
-WHEN_EXHAUSTED = ("continue", "stop")
 
 
 class DynamicSamplingExhausted(RuntimeError):

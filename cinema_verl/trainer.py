@@ -141,7 +141,7 @@ class CinemaTrainer(PPOTrainerSync):
         return self.schedule(self.global_steps) if uses_diversity else 0.0
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        fields = ["uid", "extra_fields", "data_source"]
+        fields = ["uid", "extra_fields"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
         padding = np.array([bool(tag.get("is_padding", False)) for tag in batch.tags])
         extras = [getattr(extra, "data", extra) for extra in data["extra_fields"]]
