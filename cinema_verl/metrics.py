@@ -15,6 +15,7 @@ import orjson
 from verl.utils.tracking import FileLogger
 
 from cinema_verl.diversity import pattern_statistics
+from cinema_verl.files import atomic_write
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -75,14 +76,9 @@ class AppendingFileLogger(FileLogger):
 
     def __init__(self, path: Path, resume_step: int):
         self.filepath = str(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = self._records(path, resume_step) if resume_step > 0 else []
-        partial = path.with_name(path.name + ".partial")
-        with open(partial, "wb") as file:
+        with atomic_write(path, "wb") as file:  # the old history is there until the new one is
             file.writelines(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)  # the old history is there until the new one is
         self.fp = open(path, "ab", buffering=0)  # noqa: SIM115  closed by finish()
 
     @staticmethod

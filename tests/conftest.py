@@ -1,10 +1,13 @@
 """Shared fixtures. What a process imports, prints and exits with is tested in processes of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -48,3 +51,55 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tiny")
     save_tiny_model(path)
     return path
+
+
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1280, "height": 900}
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@contextmanager
+def _open_page(path: Path, viewport: dict[str, int] = DESKTOP, color_scheme: str = "light") -> Iterator[Any]:
+    """The page of a local HTML file; `page.problems` collects console errors, exceptions, dialogs and requests.
+
+    Chromium comes from the system (`apt-get install chromium`), its driver from the package `playwright`. Without a
+    browser the test is skipped, unless CINEMA_REQUIRE_CHROMIUM is set, as it is in CI.
+    """
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        if os.environ.get("CINEMA_REQUIRE_CHROMIUM"):
+            pytest.fail("CINEMA_REQUIRE_CHROMIUM is set and there is no chromium on the PATH")
+        pytest.skip("no chromium on the PATH")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=_FLAGS)
+        try:
+            page = browser.new_page(viewport=viewport, color_scheme=color_scheme)
+            problems: list[str] = []
+            page.on("console", lambda message: message.type in ("error", "warning") and problems.append(message.text))
+            page.on("pageerror", lambda error: problems.append(str(error)))
+            page.on("dialog", lambda dialog: (problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+            page.on(
+                "request",
+                lambda request: request.url.startswith(("file:", "data:")) or problems.append(f"asked {request.url}"),
+            )
+            page.problems = problems
+            page.goto(path.absolute().as_uri())
+            yield page
+        finally:
+            browser.close()
+
+
+@pytest.fixture(scope="session")
+def open_page() -> Callable[..., AbstractContextManager[Any]]:
+    """`with open_page(path, viewport=PHONE, color_scheme="dark") as page`: see `_open_page`."""
+    return _open_page

@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cinema_verl.files import atomic_write
 from cinema_verl.meta_action import parse
 from cinema_verl.verify import verify
 
@@ -207,13 +208,8 @@ def write_parquet(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, path: st
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
     if table.num_rows == 0:
         raise ValueError(f"no rows for {path}: verl cannot train on an empty file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(table, temporary, compression="zstd")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path, "wb") as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def _check_prompt(uid: str, prompt: Sequence[Mapping[str, str]], images: Sequence[Mapping[str, Any]]) -> None:

@@ -1,0 +1,202 @@
+"""The canonical question: what every source becomes, and the only thing that the rest of the pipeline reads.
+
+A source's row either becomes one `Question` or is `Rejected` for a named reason; there is no third way. Questions are
+JSON, one a line; what the policy is asked (`Question.prompt`) and the row that verl reads (`Question.rl_row`) are made
+from them alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from cinema_verl.data.schema import MODALITIES, image_cell, rl_row
+from cinema_verl.prompts import messages
+from cinema_verl.verify import ANSWER_TYPES
+
+REASONS: Final[dict[str, str]] = {
+    # code: what it means, for summaries and docs. Grouped by the step that finds it.
+    "bad_record": "a field of the source's row is missing or has another type than its other rows have",
+    "placeholders": "the text does not name as many images as the row has",
+    "no_images": "the row has no image, and verl's SFT collator fails on text-only rows",
+    "no_question": "nothing is left of the question once its placeholders are taken away",
+    "duplicate_uid": "another row of the source has the same id",
+}
+"""Why a row can be rejected. `Rejected` refuses a reason that is not here."""
+
+LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+IMAGE: Final = "<image>"
+
+
+class Rejected(Exception):
+    """A row that cannot become a question: counted by `reason`, explained by `detail`, never dropped.
+
+    Raises:
+        KeyError: the reason is not one of `REASONS`.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        REASONS[reason]
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+class SourceError(ValueError):
+    """A file that is not what its adapter expects. The whole run stops; the message says which field differs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """One stored image.
+
+    Attributes:
+        path: Absolute in memory. On disk relative to the dataset's directory where it lies inside.
+        width, height: Pixels of the stored file, after EXIF rotation and shrinking.
+        sha256: Hex digest of the stored file's bytes; the file is named by it.
+        phash: 64-bit perceptual hash as 16 hex digits.
+    """
+
+    path: str
+    width: int
+    height: int
+    sha256: str
+    phash: str
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRef:
+    """The video that a question's images are frames of.
+
+    Attributes:
+        path: As the source names it, relative to the source's root.
+        fps: Average frames a second of the file.
+        frame_times: Seconds from the start, one for each image.
+    """
+
+    path: str
+    fps: float
+    frame_times: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One verified question over images, a video's frames or one image.
+
+    Attributes:
+        uid: The question's name in every file, ``source/source_id``; unique in a dataset.
+        source: Becomes verl's ``data_source``.
+        modality: ``multi``, ``frames`` or ``single``.
+        question: Text with one ``<image>`` for each image, in order, and no other placeholder.
+        options: Option texts without their letters; empty for open questions.
+        answer: Gold as `cinema_verl.verify` reads it: a letter for mcq, JSON where it is structured.
+        answer_aliases: Other answers that count as right.
+        tolerance: For numbers; None takes the answer type's own.
+        pass_rate: Share of a reference model's tries that were right, as the source states it; None if unknown.
+        vision_tokens, text_tokens: Of the prompt, as `cinema_verl.data.tokens` counts them; 0 if not counted.
+        flags: Things worth knowing that are no reason to reject.
+    """
+
+    uid: str
+    source: str
+    source_id: str
+    split: str
+    license: str
+    modality: str
+    question: str
+    images: tuple[ImageRef, ...]
+    answer_type: str
+    answer: str
+    video: VideoRef | None = None
+    options: tuple[str, ...] = ()
+    answer_aliases: tuple[str, ...] = ()
+    tolerance: float | None = None
+    pass_rate: float | None = None
+    vision_tokens: int = 0
+    text_tokens: int = 0
+    flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.modality not in MODALITIES:
+            raise ValueError(f"{self.uid}: modality {self.modality!r} is none of {', '.join(MODALITIES)}")
+        if self.answer_type not in ANSWER_TYPES:
+            raise ValueError(f"{self.uid}: answer type {self.answer_type!r} is none of {', '.join(ANSWER_TYPES)}")
+
+    @property
+    def prompt(self) -> str:
+        """The user message: the question, and its options where the text does not list them itself."""
+        if not self.options or lists_options(self.question, self.options):
+            return self.question
+        return "\n".join([self.question, *(f"{LETTERS[i]}. {text}" for i, text in enumerate(self.options))])
+
+    def to_json(self, root: Path | None = None) -> dict[str, Any]:
+        """As JSON values. Image paths inside `root` become relative to it."""
+        record = asdict(self)
+        for image in record["images"]:
+            if root is not None and Path(image["path"]).is_relative_to(root):
+                image["path"] = str(Path(image["path"]).relative_to(root))
+        return record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any], root: Path | None = None) -> Question:
+        """The inverse of `to_json`: relative image paths are below `root`.
+
+        Raises:
+            ValueError: a missing or unknown field, or one of another type; the message names it.
+        """
+        known = {field.name for field in fields(cls)}
+        try:
+            if unknown := set(record) - known:
+                raise ValueError(f"unknown fields {sorted(unknown)}")
+            values = dict(record)
+            values["images"] = tuple(
+                ImageRef(**{**image, "path": str((root or Path()) / image["path"])}) for image in record["images"]
+            )
+            if video := record.get("video"):
+                values["video"] = VideoRef(**{**video, "frame_times": tuple(video["frame_times"])})
+            for name in ("options", "answer_aliases", "flags"):
+                values[name] = tuple(record.get(name, ()))
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"question {record.get('uid', '?')!r} is not in canonical form: {error}") from error
+
+    def rl_row(self, index: int, *, min_pixels: int, max_pixels: int, mode: str = "cinema") -> dict[str, Any]:
+        """The row of `RL_SCHEMA` for this question.
+
+        Args:
+            index: Position in its file.
+            min_pixels, max_pixels: Limits of each image's area as the policy sees it.
+            mode: One of `cinema_verl.prompts.MODES`.
+
+        Raises:
+            RowError: The row would break verl's data contract.
+        """
+        return rl_row(
+            uid=self.uid,
+            index=index,
+            split=self.split,
+            data_source=self.source,
+            ability={"multi": "multi_image", "frames": "video", "single": "single_image"}[self.modality],
+            prompt=messages(self.prompt, mode),
+            images=[image_cell(image.path, min_pixels=min_pixels, max_pixels=max_pixels) for image in self.images],
+            modality=self.modality,
+            question=self.prompt,
+            answer=self.answer,
+            answer_type=self.answer_type,
+            options=self.options,
+            aliases=self.answer_aliases,
+            tolerance=self.tolerance,
+        )
+
+
+def lists_options(text: str, options: tuple[str, ...]) -> bool:
+    """Whether the text shows every option behind its letter: ``A. cat``, ``(A) cat``, ``A: cat``."""
+    return all(
+        re.search(rf"(?<![A-Za-z]){LETTERS[i]}\s*[.):,]\s*{re.escape(option.strip())}", text)
+        for i, option in enumerate(options)
+    )
