@@ -1,0 +1,80 @@
+"""What an adapter makes of a source's row: words and references to media, before any file is opened.
+
+An adapter is a name, the files it reads, and one pure function from a row to a `Draft`. Opening images, cutting videos,
+counting tokens and checking golds are the pipeline's work, the same for every source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """One image or one video of a row.
+
+    Attributes:
+        kind: ``image``; ``video`` is a file that PyAV opens, or a folder of frames.
+        path: Below the source's media root, as the row writes it; untrusted. Empty where `data` holds the file.
+        data: The file's bytes, for sources that embed them.
+        start, end: Seconds of a video that the question is about; None for all of it.
+    """
+
+    kind: Literal["image", "video"]
+    path: str = ""
+    data: bytes | None = None
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A row in our words.
+
+    Attributes:
+        source_id: The row's id in its source; ``uid`` becomes ``source/source_id``.
+        split: ``train`` or ``test``.
+        question: One ``<image>`` for each medium, in order, whatever the source's dialect was; a video has one, too.
+        media: Images in order, or one video.
+        options, answer_type, answer, aliases, tolerance, pass_rate, flags: As in `canonical.Question`.
+        source: Sub-source to report apart (``m4_instruct/nlvr2``); empty for the adapter's own name.
+    """
+
+    source_id: str
+    split: str
+    question: str
+    media: tuple[Media, ...]
+    answer_type: str
+    answer: str
+    options: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    tolerance: float | None = None
+    pass_rate: float | None = None
+    flags: tuple[str, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A source.
+
+    Attributes:
+        name: ``virl39k``; the data source's name, too.
+        summary: One line: what it is, how large.
+        license: As the source's card states it.
+        patterns: Globs below the input directory for the files of rows (``*.parquet``); at least one must match.
+        example: One made-up row, which ``--help`` shows.
+        required: Fields that every row must have; a first row without one means the file is not this source.
+        convert: Row -> draft. Raises `canonical.Rejected` for a row that cannot become a question, and
+            `canonical.SourceError` for a row that this source never holds.
+    """
+
+    name: str
+    summary: str
+    license: str
+    patterns: tuple[str, ...]
+    example: Mapping[str, Any]
+    required: tuple[str, ...]
+    convert: Callable[[Mapping[str, Any]], Draft]
