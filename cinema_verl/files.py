@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,26 +10,28 @@ from typing import IO, Any
 
 
 @contextmanager
-def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+def atomic_write(path: str | Path, mode: str = "w", *, durable: bool = True) -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` that replaces it when the block ends well, and vanishes when it does not.
 
     The content is on the disk before the name is: after a crash of the machine, too, the name never points at half
-    a file. Missing folders are made. Text is UTF-8.
+    a file. Missing folders are made. Text is UTF-8. Threads and processes may write the same path at a time.
 
     Args:
         mode: "w" for text, "wb" for bytes.
+        durable: Wait for the disk. False is safe against kill -9, and not against a crash of the machine.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full; `path` is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -58,6 +58,7 @@ NO_ANSWER: Final = "no_answer"  # no closed answer
 SEVERAL_ANSWERS: Final = "several_answers"  # two or more closed answers
 ANSWER_NOT_LAST: Final = "answer_not_last"  # another action opens after the first answer
 GLOBAL_ON_SINGLE_IMAGE: Final = "global_on_single_image"  # needs the number of images: see violations_for
+REMOVED_ACTION: Final = "removed_action"  # an action that the prompt's mode takes out: see violations_for
 VIOLATIONS: Final = (
     UNCLOSED_TAG,
     STRAY_CLOSING_TAG,
@@ -71,6 +72,7 @@ VIOLATIONS: Final = (
     SEVERAL_ANSWERS,
     ANSWER_NOT_LAST,
     GLOBAL_ON_SINGLE_IMAGE,
+    REMOVED_ACTION,
 )
 
 # Anything shaped like one of the five, in any case; _TAG_MEANS then says which it is. A regex that named the five and
@@ -122,11 +124,17 @@ class Trajectory:
         """The codes of :attr:`faults`."""
         return tuple([code for code, _ in self.faults])
 
-    def violations_for(self, num_images: int) -> tuple[str, ...]:
-        """All codes for a question over ``num_images`` images: ``global`` relates images, so it needs two."""
+    def violations_for(self, num_images: int, removed: str | None = None) -> tuple[str, ...]:
+        """All codes for a question over ``num_images`` images, asked without the action ``removed``.
+
+        ``global`` relates images, so it needs two; an action that an ablation takes out may not be used.
+        """
+        codes = self.violations
         if num_images == 1 and any(name == GLOBAL for name, _ in self.actions):
-            return (*self.violations, GLOBAL_ON_SINGLE_IMAGE)
-        return self.violations
+            codes = (*codes, GLOBAL_ON_SINGLE_IMAGE)
+        if removed and any(name == removed for name, _ in self.actions):
+            codes = (*codes, REMOVED_ACTION)
+        return codes
 
     def is_well_formed(self, num_images: int) -> bool:
         """Whether R_format is 1: no violation, for a question over ``num_images`` images."""

@@ -6,17 +6,21 @@ taught. Templates name the tags as ``{think}`` and ``{/think}``, which come from
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
-from cinema_verl.meta_action import TAGS
+from cinema_verl.meta_action import ACTIONS, ANSWER, TAGS
 
-MODES: Final = ("cinema", "compact", "cot", "direct")
+_WITHOUT: Final = {f"cinema_without_{action}": action for action in ACTIONS if action != ANSWER}
+
+MODES: Final = ("cinema", "compact", "cot", "direct", *_WITHOUT)
 """``cinema``: the five actions and the format rule. ``compact``: one line, for models too small to read
 instructions, which learn the actions from examples. ``cot`` and ``direct``: the ablations without
 meta-actions, plain chain of thought (``think`` then ``answer``, which the same format rule accepts) and the
-answer alone (which it never accepts)."""
+answer alone (which it never accepts). ``cinema_without_ACTION``: ``cinema`` with one action taken out; using it
+breaks the format rule then."""
 
 # verl splits message contents at these and expects as many images, videos and sounds as there are.
 _IMAGE: Final = "<image>"
@@ -31,10 +35,33 @@ def system_prompt(mode: str = "cinema") -> str:
     Raises:
         ValueError: an unknown mode, or a template that :func:`render` refuses.
     """
-    if mode not in MODES:
+    removed = removed_action(mode)
+    name = "cinema" if removed else mode
+    template = (files("cinema_verl") / "templates" / f"{name}.txt").read_text(encoding="utf-8").strip()
+    # The template speaks of each action on lines of its own, in the list and in the example.
+    kept = [line for line in template.splitlines() if not (removed and line.startswith(f"{{{removed}}}"))]
+    return render("\n".join(kept))
+
+
+def removed_action(mode: str | None) -> str | None:
+    """The action that a prompt mode takes out, if it takes one out; None stands for the prompt as the data has it.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+    if mode is not None and mode not in MODES:
         raise ValueError(f"unknown prompt mode {mode!r}; known: {', '.join(MODES)}")
-    template = (files("cinema_verl") / "templates" / f"{mode}.txt").read_text(encoding="utf-8").strip()
-    return render(template)
+    return _WITHOUT.get(mode or "")
+
+
+def asked_in_mode(prompt: Sequence[Mapping[str, Any]], mode: str) -> list[dict[str, Any]]:
+    """The same conversation under the system prompt of another mode; one is put first where there was none.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+    rest = prompt[1:] if prompt and prompt[0].get("role") == "system" else prompt
+    return [{"role": "system", "content": system_prompt(mode)}, *map(dict, rest)]
 
 
 def render(template: str) -> str:

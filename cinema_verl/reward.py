@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from cinema_verl.meta_action import PATTERN_MODES, parse, pattern_of
+from cinema_verl.prompts import removed_action
 from cinema_verl.verify import decide
 from cinema_verl.verify.verdict import TIMEOUT
 
@@ -35,6 +36,7 @@ def compute_score(
     extra_info: Mapping[str, Any] | None = None,
     *,
     pattern_mode: str = "exact",
+    prompt_mode: str | None = None,
     **kwargs: Any,
 ) -> Score:
     """Score one trajectory against its gold.
@@ -48,6 +50,9 @@ def compute_score(
             mean the type's default), ``question``, ``uid`` and ``index`` (to name the row). Other keys, such
             as those verl adds, are left alone.
         pattern_mode: one of ``meta_action.PATTERN_MODES``; the default is the paper's.
+        prompt_mode: one of ``prompts.MODES``, or None for the prompt as the data has it. Under
+            ``cinema_without_ACTION`` that action breaks the format rule; no other mode changes the rule, and none
+            changes how the answer is read.
         **kwargs: what verl's reward managers pass besides (``reward_router_address``, ...); not used.
 
     Returns:
@@ -64,8 +69,9 @@ def compute_score(
     """
     if pattern_mode not in PATTERN_MODES:
         raise ValueError(f"unknown pattern_mode {pattern_mode!r}; known: {', '.join(PATTERN_MODES)}")
+    removed = removed_action(prompt_mode)
     try:
-        return _score(solution_str, ground_truth, extra_info, pattern_mode)
+        return _score(solution_str, ground_truth, extra_info, pattern_mode, removed)
     except _BadRow as error:
         raise ValueError(f"cannot score {_name(data_source, extra_info)}: {error}") from error.__cause__
 
@@ -84,7 +90,9 @@ async def compute_score_async(*args: Any, **kwargs: Any) -> Score:
     return await asyncio.get_running_loop().run_in_executor(_WAITING, partial(compute_score, *args, **kwargs))
 
 
-def _score(solution: str, gold: str, extra_info: Mapping[str, Any] | None, pattern_mode: str) -> Score:
+def _score(
+    solution: str, gold: str, extra_info: Mapping[str, Any] | None, pattern_mode: str, removed: str | None
+) -> Score:
     for name, value in (("solution_str", solution), ("ground_truth", gold)):
         if not isinstance(value, str):
             raise _BadRow(f"{name} is {type(value).__name__}, not str; write it as a string into the parquet")
@@ -94,7 +102,7 @@ def _score(solution: str, gold: str, extra_info: Mapping[str, Any] | None, patte
     answer_type = _need(extra_info, "answer_type")
 
     trajectory = parse(solution)
-    violations = trajectory.violations_for(num_images)
+    violations = trajectory.violations_for(num_images, removed)
     try:
         verdict = decide(
             trajectory.answer,

@@ -50,6 +50,7 @@ class CinemaTrainer(PPOTrainerSync):
     def __init__(self, config: DictConfig):
         self.settings = CinemaSettings.from_config(config)
         self.schedule = self.settings.schedule
+        self._scored: dict[str, dict[str, Any]] = {}  # key of a rollout of this step -> how it was scored
         if config.trainer.total_training_steps is None:
             with open_dict(config):
                 config.trainer.total_training_steps = self.schedule.total_steps
@@ -141,7 +142,7 @@ class CinemaTrainer(PPOTrainerSync):
         return self.schedule(self.global_steps) if uses_diversity else 0.0
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        fields = ["uid", "extra_fields"]
+        fields = ["uid", "extra_fields", "data_source"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
         padding = np.array([bool(tag.get("is_padding", False)) for tag in batch.tags])
         extras = [getattr(extra, "data", extra) for extra in data["extra_fields"]]
@@ -155,10 +156,22 @@ class CinemaTrainer(PPOTrainerSync):
             coefficient=self._coefficient(),
             padding=padding,
         )
+        real = np.flatnonzero(~padding)
+        sources = [str(getattr(source, "data", source)) for source in data["data_source"]]
+        self._scored = {
+            batch.keys[i]: {name: value for name, value in infos[i].items() if name != "score"}  # verl's is shaped
+            | {
+                "data_source": sources[i],
+                "stop_reason": extras[i].get("stop_reason", "unknown"),
+                "response_tokens": batch.tags[i].get("response_len"),
+                "diversity_coefficient": feed.coefficient,
+            }
+            for i in real
+        }
+
         with advantage.feed(feed):
             batch = super()._compute_advantage(batch, metrics)
 
-        real = np.flatnonzero(~padding)
         metrics |= batch_metrics(
             [infos[i] for i in real],
             [patterns[i] for i in real],
@@ -169,3 +182,13 @@ class CinemaTrainer(PPOTrainerSync):
         metrics["cinema/stage"] = float(self.schedule.stage(self.global_steps))
         metrics |= {f"cinema/{name}": value for name, value in feed.metrics.items()}
         return batch
+
+    def _dump_generations(self, **dump: Any) -> None:
+        """`trainer.rollout_data_dir` with how each rollout was scored, which verl writes for validations only.
+
+        The fields are those of `cinema_verl.reward.compute_score`, and those added above; null on verl's padding.
+        """
+        scored = [self._scored.get(key, {}) for key in dump["reward_extra_infos_dict"]["uid"]]
+        names = dict.fromkeys(name for one in scored for name in one)
+        columns = {name: [one.get(name) for one in scored] for name in names}
+        super()._dump_generations(**{**dump, "reward_extra_infos_dict": columns | dump["reward_extra_infos_dict"]})

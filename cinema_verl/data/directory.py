@@ -84,6 +84,20 @@ def write_part(directory: Path, number: int, questions: Iterable[Question]) -> d
     return {"name": f"{QUESTIONS}/{path.name}", "rows": rows, "sha256": sha256_of(path)}
 
 
+def start_anew(directory: str | Path) -> Path:
+    """A directory for `write_dataset` to write to: what an interrupted run left there is cleared.
+
+    Raises:
+        FileExistsError: a complete data set is there, which nothing here overwrites.
+    """
+    directory = Path(directory).absolute()
+    if (directory / MANIFEST).exists():
+        raise FileExistsError(f"{directory} holds a complete data set: remove it, or name another directory")
+    for part in (directory / QUESTIONS).glob("part-*.jsonl"):
+        part.unlink()
+    return directory
+
+
 def write_dataset(
     directory: str | Path, questions: Iterable[Question], rejections: Iterable[Rejection], made_by: Mapping[str, Any]
 ) -> dict[str, Any]:

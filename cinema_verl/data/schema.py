@@ -68,7 +68,7 @@ SFT_SCHEMA = pa.schema(
 )
 
 _NULLABLE = {"extra_info.tolerance"}  # null: the answer type's own tolerance
-_PLACEHOLDERS = ("<image>", "<video>", "<audio>")  # verl splits message text at each of these
+PLACEHOLDERS = ("<image>", "<video>", "<audio>")  # verl splits message text at each of these
 
 
 class RowError(ValueError):
@@ -177,7 +177,7 @@ def sft_rows(
     _check_prompt(uid, prompt, images)
     rows: list[dict[str, Any]] = []
     for number, text in enumerate(trajectories):
-        found = [tag for tag in _PLACEHOLDERS if tag in text]
+        found = [tag for tag in PLACEHOLDERS if tag in text]
         if found:
             raise RowError(uid, f"trajectory {number} contains {found[0]}", "Name the image in words: 'Image B'")
         trajectory = parse(text)

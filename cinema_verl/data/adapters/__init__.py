@@ -7,7 +7,26 @@ from typing import Final
 
 from cinema_verl.data.draft import Adapter
 
-NAMES: Final[tuple[str, ...]] = ()
+SOURCES: Final = (
+    *(
+        "m4_instruct",
+        "mantis_instruct",
+        "mmdu",
+        "virl39k",
+        "mm_eureka",
+        "mmk12",
+        "geometry3k",
+        "mmr1",
+        "openmmreasoner",
+    ),
+    *("video_r1", "video_r1_cot", "videorft_cot", "videorft_rl", "llava_video_178k", "own", "rl_parquet"),
+)
+"""What one trains on."""
+BENCHMARKS: Final = (
+    *("muirbench", "mmiu", "mv_math", "emma", "mirb", "mvbench", "video_mme", "videommmu", "mathvista", "mathvision"),
+)
+"""What one evaluates on, and decontaminates against."""
+NAMES: Final = (*SOURCES, *BENCHMARKS)
 """A module of this package each, with an `Adapter` called ``ADAPTER``."""
 
 

@@ -1,0 +1,114 @@
+"""Stored images as data URLs that an endpoint accepts: read, checked against their digest, shrunk where it must be.
+
+Encoded images are kept, the latest used, within a bound: all draws of a question send the same ones.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from cinema_verl.data.canonical import ImageRef
+
+KEPT_BYTES: Final = 128 << 20
+"""Of data URLs. Our choice: the images of some hundred questions in flight."""
+QUALITY: Final = 90
+"""JPEG quality of what must be shrunk. Our choice: as good as it gets before files grow quickly."""
+TRIES: Final = 6
+"""Our choice: each halves the area, so an image that is 50 times too large gets through."""
+TYPES: Final = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
+"""What OpenAI's endpoint and vLLM both read."""
+
+
+class ImageProblem(Exception):
+    """An image that cannot be sent: `outcome` is ``bad_image`` or ``image_too_large``, the message says why."""
+
+    def __init__(self, outcome: str, detail: str) -> None:
+        super().__init__(detail)
+        self.outcome = outcome
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What an endpoint accepts of one image: pixels and bytes of the file; 0 for no limit."""
+
+    max_pixels: int = 0
+    max_bytes: int = 0
+
+    def admit(self, pixels: int, size: int) -> bool:
+        return (not self.max_pixels or pixels <= self.max_pixels) and (not self.max_bytes or size <= self.max_bytes)
+
+
+class DataURLs:
+    """Data URLs of images by their digest. Safe to ask from several threads: at worst an image is encoded twice."""
+
+    def __init__(self, limits: ImageLimits = ImageLimits(), kept_bytes: int = KEPT_BYTES) -> None:
+        self.limits, self.kept_bytes = limits, kept_bytes
+        self._kept: OrderedDict[str, str] = OrderedDict()
+        self._bytes = 0
+
+    def kept(self, image: ImageRef) -> str | None:
+        """The URL, if it is at hand."""
+        if url := self._kept.get(image.sha256):
+            self._kept.move_to_end(image.sha256)
+        return url
+
+    def encode(self, image: ImageRef) -> str:
+        """The URL, made from the file.
+
+        Raises:
+            ImageProblem: the file is absent, not an image, or not the one that the reference names; or it cannot be
+                brought under the limits.
+        """
+        url = data_url(image, self.limits)
+        if image.sha256 not in self._kept:
+            self._kept[image.sha256] = url
+            self._bytes += len(url)
+            while self._bytes > self.kept_bytes and len(self._kept) > 1:
+                self._bytes -= len(self._kept.popitem(last=False)[1])
+        return url
+
+
+def data_url(image: ImageRef, limits: ImageLimits = ImageLimits()) -> str:
+    """``data:image/…;base64,…``; the file's own bytes where the limits allow. See `DataURLs.encode`."""
+    try:
+        content = Path(image.path).read_bytes()
+    except OSError as error:
+        raise ImageProblem("bad_image", f"{image.path}: {error.strerror}") from error
+    if hashlib.sha256(content).hexdigest() != image.sha256:
+        raise ImageProblem("bad_image", f"{image.path} is not the image that was stored there: its digest differs")
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            kind = TYPES.get(opened.format or "")
+            if kind is None or not limits.admit(opened.width * opened.height, len(content)):
+                kind, content = _shrunk(opened, limits, image.path)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageProblem("bad_image", f"{image.path} cannot be decoded: {error}") from error
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _shrunk(image: Image.Image, limits: ImageLimits, path: str) -> tuple[str, bytes]:
+    image = image.convert("RGB")
+    area = min(image.width * image.height, limits.max_pixels or math.inf)
+    for _ in range(TRIES):
+        scale = min(1.0, math.sqrt(area / (image.width * image.height)))
+        size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+        file = io.BytesIO()
+        image.resize(size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=QUALITY)
+        content = file.getvalue()
+        if limits.admit(size[0] * size[1], len(content)):
+            return TYPES["JPEG"], content
+        area /= 2
+    raise ImageProblem(
+        "image_too_large",
+        f"{path}: {len(content)} bytes at {size[0]} x {size[1]} pixels are still over the endpoint's limit of "
+        f"{limits.max_bytes} bytes and {limits.max_pixels or 'any number of'} pixels",
+    )

@@ -1,0 +1,117 @@
+"""Requests and tokens a minute, never exceeded in any minute.
+
+What was sent is remembered for a minute with its size, so the bound holds for every window of that length and not on
+average only: the sum of what was sent within any 60 seconds, as corrected when the true size is known, is at most the
+limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+MINUTE: Final = 60.0
+
+
+class Sent:
+    """Something sent: when, and how much it counts for."""
+
+    __slots__ = ("amount", "at")
+
+    def __init__(self, at: float, amount: float) -> None:
+        self.at, self.amount = at, amount
+
+
+class Window:
+    """At most `limit` within any `seconds`, both ends included. Pure: the caller says what time it is, never earlier
+    than before. Each operation takes constant time, amortised.
+
+    Raises:
+        ValueError: the limit is not positive.
+    """
+
+    def __init__(self, limit: float, seconds: float = MINUTE) -> None:
+        if not limit > 0:
+            raise ValueError(f"a limit must be positive, not {limit}")
+        self.limit, self.seconds = limit, seconds
+        self._sent: deque[Sent] = deque()
+        self._sum = 0.0
+
+    def wait(self, now: float, amount: float) -> float:
+        """Seconds until there may be room for `amount`: 0 if there is now. An amount over the limit has room when
+        nothing else was sent within the window: the endpoint decides about it."""
+        while self._sent and self._sent[0].at < now - self.seconds:
+            self._sum -= self._sent.popleft().amount
+        if not self._sent:
+            self._sum = 0.0  # drops what rounding has left
+        if not self._sent or self._sum + amount <= self.limit:
+            return 0.0
+        # Just after the oldest has left; there may then be more to wait for.
+        return max(self._sent[0].at + self.seconds - now, 0.0) + 1e-3
+
+    def send(self, now: float, amount: float) -> Sent:
+        """Count `amount` as sent."""
+        sent = Sent(now, amount)
+        self._sent.append(sent)
+        self._sum += amount
+        return sent
+
+    def correct(self, sent: Sent, amount: float) -> None:
+        """What was sent turned out to be `amount`."""
+        if self._sent and sent.at >= self._sent[0].at:  # it still counts
+            self._sum += amount - sent.amount
+        sent.amount = amount
+
+
+class Limiter:
+    """Who may send, in the order of asking: `await turn(tokens)`, then send, then `correct` what it returned.
+
+    Args:
+        requests, tokens: A minute; 0 for no limit.
+        clock, sleep: For tests.
+    """
+
+    def __init__(
+        self,
+        requests: float = 0.0,
+        tokens: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = asyncio.sleep,
+    ) -> None:
+        self._requests = Window(requests) if requests else None
+        self._tokens = Window(tokens) if tokens else None
+        self._not_before = 0.0
+        self._turn = asyncio.Lock()  # wakes its waiters in order
+        self._clock, self._sleep = clock, sleep
+
+    async def turn(self, tokens: float) -> Sent | None:
+        """Wait until a request of so many tokens may be sent, and count it."""
+        async with self._turn:
+            while wait := self._wait(tokens):
+                # Not longer than a second: a correction may make room earlier.
+                await self._sleep(min(wait, 1.0))  # type: ignore[misc]
+            now = self._clock()
+            if self._requests:
+                self._requests.send(now, 1.0)
+            return self._tokens.send(now, tokens) if self._tokens else None
+
+    def _wait(self, tokens: float) -> float:
+        now = self._clock()
+        waits = [self._not_before - now]
+        if self._requests:
+            waits.append(self._requests.wait(now, 1.0))
+        if self._tokens:
+            waits.append(self._tokens.wait(now, tokens))
+        return max(0.0, *waits)
+
+    def correct(self, sent: Sent | None, tokens: float) -> None:
+        """The request that `turn` counted had so many tokens in truth."""
+        if self._tokens and sent:
+            self._tokens.correct(sent, tokens)
+
+    def pause(self, seconds: float) -> None:
+        """Nobody sends for so long: the endpoint has asked for it."""
+        self._not_before = max(self._not_before, self._clock() + seconds)

@@ -1,0 +1,223 @@
+"""From what became of each question to files: the two parquets, the provenance, the sum of it all.
+
+One pass over the questions in their own order, so equal results give equal bytes whoever found them and when. Counts add
+up to the input: each question is in the cold start, in the RL pool, left out with a reason, or not reached.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cinema_verl.cold_start.asking import Settings, policy_messages
+from cinema_verl.cold_start.sampling import COLD_START, LEFT_OUT, REASONS, RL, ROUTES
+from cinema_verl.data.canonical import Question
+from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA, image_cell, sft_rows
+from cinema_verl.files import atomic_write
+
+SFT: Final = "sft.parquet"
+RL_POOL: Final = "rl.parquet"
+PROVENANCE: Final = "provenance.jsonl"
+LEFT: Final = "left_out.jsonl"
+SUMMARY: Final = "summary.json"
+_ROW_GROUP: Final = 2000  # rows held in memory before they are written
+
+Record = Mapping[str, Any]
+"""A `sampling.Result.record`."""
+
+
+@dataclass
+class Summary:
+    """The sum of a run.
+
+    Attributes:
+        questions, not_reached: Of the input; not reached are those after which the run stopped.
+        reasons: (route, reason) -> questions.
+        calls: "purpose/outcome" -> calls.
+        drafts: Counts of drafts that are ``read``, ``usable`` (well formed) and ``right``.
+        second_from: Who wrote the second trajectory -> questions.
+        patterns: Of the SFT rows.
+        sft_rows, rl_rows: Written.
+        prompt_tokens, completion_tokens, cost: Of all calls behind the results.
+    """
+
+    questions: int = 0
+    not_reached: int = 0
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)
+    drafts: Counter[str] = field(default_factory=Counter)
+    second_from: Counter[str] = field(default_factory=Counter)
+    patterns: Counter[str] = field(default_factory=Counter)
+    sft_rows: int = 0
+    rl_rows: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+    def routed(self, route: str) -> int:
+        return sum(count for (to, _), count in self.reasons.items() if to == route)
+
+    def add(self, record: Record | None) -> None:
+        """Count one question."""
+        self.questions += 1
+        if record is None:
+            self.not_reached += 1
+            return
+        self.reasons[record["route"], record["reason"]] += 1
+        self.calls.update(record["calls"])
+        self.prompt_tokens += record["prompt_tokens"]
+        self.completion_tokens += record["completion_tokens"]
+        self.cost += record["cost"]
+        drafts = [sample for sample in record["samples"] if sample["origin"].startswith("student/")]
+        self.drafts["read"] += len(drafts)
+        self.drafts["usable"] += sum(sample["usable"] for sample in drafts)
+        self.drafts["right"] += sum(sample["correct"] is True for sample in drafts)
+        if record["second"] is not None:
+            self.second_from[record["samples"][record["second"]]["origin"].split("/")[0]] += 1
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "questions": self.questions,
+            **{route: self.routed(route) for route in ROUTES},
+            "not_reached": self.not_reached,
+            "reasons": {f"{route}/{reason}": n for (route, reason), n in sorted(self.reasons.items())},
+            "sft_rows": self.sft_rows,
+            "rl_rows": self.rl_rows,
+            "drafts": dict(sorted(self.drafts.items())),
+            "second_from": dict(sorted(self.second_from.items())),
+            "patterns": dict(self.patterns.most_common()),
+            "calls": dict(sorted(self.calls.items())),
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "cost": round(self.cost, 6),
+        }
+
+    def table(self) -> str:
+        """For a person: where the questions went, and what it cost."""
+        titles = {COLD_START: "cold start", RL: "RL pool", LEFT_OUT: "left out"}
+        rows: list[tuple[str, int, str]] = []
+        for route in ROUTES:
+            rows.append((titles[route], self.routed(route), ""))
+            found = sorted(((n, reason) for (to, reason), n in self.reasons.items() if to == route), reverse=True)
+            rows += [(f"  {reason}", n, REASONS[reason]) for n, reason in found]
+        if self.not_reached:
+            rows.append(("not reached", self.not_reached, "run the same command again to go on"))
+        rows.append(("questions", self.questions, ""))
+        width = max(len(name) for name, _, _ in rows)
+        lines = [f"{name:<{width}}  {n:>9,}  {note}".rstrip() for name, n, note in rows]
+        drafts = self.drafts
+        lines.append("")
+        if drafts["read"]:
+            lines.append(
+                f"drafts: {drafts['read']:,} read, {drafts['usable'] / drafts['read']:.1%} well formed, "
+                f"{drafts['right'] / drafts['read']:.1%} right"
+            )
+        if self.second_from:
+            lines.append("second paths: " + ", ".join(f"{n:,} by {who}" for who, n in self.second_from.most_common()))
+        if self.patterns:
+            lines.append(f"patterns in SFT: {len(self.patterns)}; " + _most_common(self.patterns))
+        lines.append("calls: " + ", ".join(f"{name} {n:,}" for name, n in sorted(self.calls.items())))
+        lines.append(f"tokens: {self.prompt_tokens:,} in, {self.completion_tokens:,} out; cost {self.cost:,.2f}")
+        return "\n".join(lines)
+
+
+def _most_common(patterns: Counter[str]) -> str:
+    total = patterns.total()
+    return ", ".join(f"{pattern} {n / total:.0%}" for pattern, n in patterns.most_common(3))
+
+
+def write_outputs(
+    output: Path,
+    questions: Iterable[Question],
+    get: Callable[[str], Record | None],
+    settings: Settings,
+    *,
+    singles: bool = False,
+    look: Callable[[Question, Record], Any] | None = None,
+) -> Summary:
+    """Write the files; each is the old one or complete at every moment.
+
+    Args:
+        questions: In the order in which rows shall be.
+        get: uid -> record.
+        singles: Keep questions for which no second path was found as one row.
+        look: Is shown every question with its record.
+
+    Returns:
+        The summary. A parquet without a row is not written (verl cannot train on one), and an old one is removed.
+    """
+    summary = Summary()
+    with ExitStack() as files:
+        provenance = files.enter_context(atomic_write(output / PROVENANCE))
+        left_out = files.enter_context(atomic_write(output / LEFT))
+        sft = files.enter_context(_parquet(output / SFT, SFT_SCHEMA))
+        rl = files.enter_context(_parquet(output / RL_POOL, RL_SCHEMA))
+        for question in questions:
+            record = get(question.uid)
+            summary.add(record)
+            if record is None:
+                continue
+            provenance.write(json.dumps(record, ensure_ascii=False) + "\n")
+            if record["route"] == LEFT_OUT:
+                line = {name: record[name] for name in ("uid", "reason", "detail")}
+                left_out.write(json.dumps(line, ensure_ascii=False) + "\n")
+            elif record["route"] == RL:
+                rl(_rl_row(question, summary.rl_rows, settings))
+                summary.rl_rows += 1
+            elif record["reason"] != "single" or singles:
+                for row in _sft_rows(question, record, settings):
+                    sft(row)
+                    summary.sft_rows += 1
+                    summary.patterns[row["pattern"]] += 1
+            if look is not None:
+                look(question, record)
+    for name, rows in ((SFT, summary.sft_rows), (RL_POOL, summary.rl_rows)):
+        if not rows:
+            (output / name).unlink(missing_ok=True)
+    with atomic_write(output / SUMMARY) as file:
+        file.write(json.dumps(summary.to_json(), ensure_ascii=False, indent=2) + "\n")
+    return summary
+
+
+def _rl_row(question: Question, index: int, settings: Settings) -> dict[str, Any]:
+    row = question.rl_row(index, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
+    return row | {"prompt": policy_messages(question, settings.prompt)}
+
+
+def _sft_rows(question: Question, record: Record, settings: Settings) -> list[dict[str, Any]]:
+    chosen = [record["refined"]] if record["second"] is None else [record["refined"], record["second"]]
+    return sft_rows(
+        uid=question.uid,
+        prompt=policy_messages(question, settings.prompt),
+        images=[
+            image_cell(image.path, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
+            for image in question.images
+        ],
+        trajectories=[record["samples"][index]["text"] for index in chosen],
+    )
+
+
+@contextmanager
+def _parquet(path: Path, schema: pa.Schema) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """`append(row)`: a parquet file of any length with a few thousand rows in memory."""
+    rows: list[Mapping[str, Any]] = []
+    with atomic_write(path, "wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+
+        def append(row: Mapping[str, Any]) -> None:
+            rows.append(row)
+            if len(rows) == _ROW_GROUP:
+                flush()
+
+        def flush() -> None:
+            if rows:
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                rows.clear()
+
+        yield append
+        flush()

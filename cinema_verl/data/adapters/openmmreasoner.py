@@ -1,0 +1,43 @@
+"""OpenMMReasoner-RL-74K: verl's own parquet, mixed from several sets; golds may be lists that were written as text."""
+
+from cinema_verl.data.adapters import fields, golds
+from cinema_verl.data.adapters.build import build
+from cinema_verl.data.canonical import Rejected
+from cinema_verl.data.draft import Adapter, Draft
+
+
+def convert(row: fields.Row) -> Draft:
+    """The system message goes: training asks in the words of `cinema_verl.prompts`."""
+    asked = [turn for turn in fields.items(row, "prompt") if turn.get("role") == "user"]
+    if len(asked) != 1:
+        raise Rejected("bad_record", f"field 'prompt': expected one message of the user, got {len(asked)}")
+    question, media = fields.text(asked[0], "content"), fields.pictures(row.get("images"))
+    gold = fields.text(row.get("reward_model") or {}, "ground_truth")
+    source = fields.text(row, "data_source", "")
+    return build(
+        source_id=fields.content_id(source, question, gold, *media),
+        source=fields.sub_source("openmmreasoner", source),
+        question=question,
+        media=media,
+        answer=golds.as_list(gold) or gold,
+    )
+
+
+ADAPTER = Adapter(
+    name="openmmreasoner",
+    summary="OpenMMReasoner-RL-74K, verl parquet over several sets (it contains ViRL39K and MMK12: deduplicate)",
+    license="apache-2.0",
+    patterns=("**/*.parquet",),
+    example={
+        "data_source": "tqa_train",
+        "prompt": [
+            {"role": "system", "content": "Think first."},
+            {"role": "user", "content": "<image>Which layer lies below the crust?"},
+        ],
+        "images": [{"bytes": None, "path": "earth.png"}],
+        "reward_model": {"style": "rule", "ground_truth": "['mantle', 'the mantle']"},
+        "extra_info": {"index": 3},
+    },
+    required=("prompt", "images", "reward_model"),
+    convert=convert,
+)

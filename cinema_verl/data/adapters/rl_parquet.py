@@ -1,0 +1,51 @@
+"""Any parquet of our own RL schema, the digits' among them, back as questions: to mix, to deduplicate, to look at."""
+
+import json
+from pathlib import PurePosixPath
+
+from cinema_verl.data.adapters import fields
+from cinema_verl.data.adapters.build import build
+from cinema_verl.data.canonical import Rejected
+from cinema_verl.data.draft import Adapter, Draft, Media
+
+
+def convert(row: fields.Row) -> Draft:
+    """Image paths are absolute in such files, and media paths are relative to the media root: give it as ``/``."""
+    info = row["extra_info"]
+    asked = [message for message in row["prompt"] if message["role"] == "user"]
+    if len(asked) != 1:
+        raise Rejected("bad_record", f"field 'prompt': expected one message of the user, got {len(asked)}")
+    aliases = json.loads(fields.text(info, "aliases_json", "[]"))
+    source, uid = fields.text(row, "data_source"), fields.text(info, "uid")
+    return build(
+        source_id=uid.removeprefix(f"{source}/"),
+        split=fields.text(info, "split"),
+        source=source,
+        question=fields.text(asked[0], "content"),
+        media=tuple(Media("image", path=str(PurePosixPath(cell["image"])).lstrip("/")) for cell in row["images"]),
+        options=json.loads(fields.text(info, "options_json", "[]")),
+        answer=[fields.text(row["reward_model"], "ground_truth"), *aliases],
+        answer_type=fields.text(info, "answer_type"),
+        tolerance=fields.number(info, "tolerance"),
+    )
+
+
+ADAPTER = Adapter(
+    name="rl_parquet",
+    summary="Parquet of cinema_verl.data.schema.RL_SCHEMA; give the media root / because its paths are absolute",
+    license="as its questions'",
+    patterns=("**/*.parquet",),
+    example={
+        "data_source": "digits/largest",
+        "agent_name": "cinema",
+        "ability": "multi_image",
+        "prompt": [{"role": "user", "content": "Image A: <image>\nImage B: <image>\nWhich shows the larger digit?"}],
+        "images": [{"image": f"/data/{n}.png", "min_pixels": 784, "max_pixels": 784} for n in "ab"],
+        "reward_model": {"style": "rule", "ground_truth": "B"},
+        "extra_info": {"index": 0, "uid": "train-0", "split": "train", "modality": "multi", "num_images": 2}
+        | {"answer_type": "mcq", "options_json": '["Image A", "Image B"]', "aliases_json": "[]", "tolerance": None}
+        | {"question": "Which shows the larger digit?"},
+    },
+    required=("data_source", "prompt", "images", "reward_model", "extra_info"),
+    convert=convert,
+)

@@ -1,0 +1,44 @@
+"""Video-MMMU: questions about lectures in three tracks; the adaptation track shows its picture at the video's end."""
+
+from cinema_verl.data.adapters import dialects, fields
+from cinema_verl.data.adapters.build import build
+from cinema_verl.data.draft import Adapter, Draft
+
+
+def convert(row: fields.Row) -> Draft:
+    """One video has a question in each track, under one id. ``<image 1>`` is a picture that the video ends with."""
+    name, kind = fields.text(row, "id"), fields.text(row, "question_type")
+    question = fields.text(row, "question")
+    shown = dialects.cited(question)
+    if shown:
+        question = f"{dialects.in_words(question)}\nImage 1 is shown at the end of the video."
+    options = [dialects.in_words(option) for option in fields.texts(row, "options")]
+    return build(
+        source_id=f"{name}-{kind}",
+        source=fields.sub_source("videommmu", kind),
+        split="test",
+        question=question,
+        media=fields.video(f"{name}.mp4"),
+        options=options,
+        answer=fields.text(row, "answer"),
+        answer_type="mcq" if options else "",
+        flags=("image_at_end",) if shown else (),
+    )
+
+
+ADAPTER = Adapter(
+    name="videommmu",
+    summary="Video-MMMU, 900 questions over 300 lectures (evaluation only)",
+    license="mit",
+    patterns=("**/*.parquet", "**/*.json", "**/*.jsonl"),
+    example={
+        "id": "dev_Accounting_9",
+        "question": "With the method of the lecture, which entry of <image 1> is wrong?",
+        "options": ["the first", "the second", "the third"],
+        "answer": "C",
+        "question_type": "multiple-choice",
+        "image": None,
+    },
+    required=("id", "question", "options", "answer", "question_type"),
+    convert=convert,
+)

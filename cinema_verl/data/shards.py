@@ -1,0 +1,183 @@
+"""Source rows to a dataset directory, a shard at a time, so that a run can be killed anywhere and goes on from there.
+
+    NAME/.work/plan.json            what is run: input, settings, versions; and the spans of rows
+    NAME/.work/shard-000012.jsonl   what became of each row of span 12: {"question": …} or {"rejected": …}
+
+A shard's file is written whole or not at all, by whichever worker; it is all that a finished shard is. When every
+shard is there they are joined in the order of the input, which makes the result independent of who did what when.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from cinema_verl.data.canonical import Question, Rejected, SourceError
+from cinema_verl.data.convert import Converter, Settings
+from cinema_verl.data.directory import Rejection, write_dataset
+from cinema_verl.data.draft import Adapter
+from cinema_verl.data.readers import Row, Span, read
+from cinema_verl.files import atomic_write
+
+WORK: Final = ".work"
+PLAN: Final = "plan.json"
+ROWS_PER_SHARD: Final = 200
+"""Our choice: some seconds of a worker's time, which is what a kill costs. Not an option: shards must be the same
+whatever the machine."""
+_MAX_DETAIL: Final = 500  # characters of a rejection's detail: rows are untrusted; our choice
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a worker needs to know.
+
+    Attributes:
+        root: The input's root, which spans name files below.
+        output: The dataset directory.
+    """
+
+    adapter: Adapter
+    settings: Settings
+    root: Path
+    output: Path
+
+    def shard(self, number: int) -> Path:
+        return self.output / WORK / f"shard-{number:06d}.jsonl"
+
+
+def make_shard(item: dict[str, Any], *, job: Job) -> dict[str, Any]:
+    """Convert the rows of one span and leave the shard's file.
+
+    Args:
+        item: ``number`` of the shard, and its ``span``.
+
+    Returns:
+        ``rows`` and ``rejected`` (counts), ``worker`` (who did it), and ``error``: why the run must stop, or "".
+    """
+    span = Span(*json.loads(item["span"]))
+    result = {"rows": 0, "rejected": 0, "error": "", "worker": f"{_node()}:{os.getpid()}"}
+    try:
+        converter = Converter(job.adapter, job.settings, job.output)
+        with atomic_write(job.shard(item["number"]), "wb") as file:
+            for number, row in read(job.root, span):
+                record = _outcome(converter, row, f"{job.adapter.name}/{span.file}#{number}", job.output)
+                file.write(record + b"\n")
+                result["rows"] += 1
+                result["rejected"] += record.startswith(_REJECTED)
+    except SourceError as error:
+        result["error"] = str(error) if span.file in str(error) else f"{job.root / span.file}: {error}"
+    except OSError as error:
+        result["error"] = f"{error.strerror or error}: {error.filename or job.output}"
+    return result
+
+
+_REJECTED: Final = b'{"rejected"'
+
+
+def _outcome(converter: Converter, row: Row | Rejected, name: str, output: Path) -> bytes:
+    """A shard's line. `name` stands for the row's uid where it has none."""
+    uid = name
+    try:
+        if isinstance(row, Rejected):
+            raise row
+        draft = converter.draft(row)
+        uid = converter.uid(draft)
+        record = json.dumps({"question": converter.question(draft).to_json(output)}, ensure_ascii=False)
+        try:
+            return record.encode()
+        except UnicodeEncodeError as error:
+            raise Rejected("bad_record", f"text that is not Unicode: {error.reason}") from error
+    except Rejected as rejected:
+        rejection = Rejection(uid, rejected.reason, rejected.detail[:_MAX_DETAIL])
+        text = json.dumps({"rejected": rejection._asdict()}, ensure_ascii=False)
+        return text.encode("utf-8", "backslashreplace")
+
+
+def _node() -> str:
+    from ray import get_runtime_context, is_initialized
+
+    return str(get_runtime_context().get_node_id()) if is_initialized() else "here"
+
+
+# --- Joining --------------------------------------------------------------------------------------------------------
+
+
+class Counts:
+    """What a dataset holds, counted while its questions pass by."""
+
+    def __init__(self) -> None:
+        self.by: dict[str, Counter[str]] = {
+            name: Counter() for name in ("modality", "answer_type", "source", "split", "images")
+        }
+
+    def add(self, question: Question) -> None:
+        for name, counter in self.by.items():
+            counter[str(len(question.images)) if name == "images" else getattr(question, name)] += 1
+
+
+def join(job: Job, spans: Sequence[Span], made_by: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the dataset of all shards; a second question with a uid is rejected, whichever worker was first.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        RuntimeError: what is in the shards does not add up to the input.
+    """
+    shards = [job.shard(number) for number in range(len(spans))]
+    second, counts = _repeated(shards), Counts()
+
+    def questions() -> Iterator[Question]:
+        number = 0
+        for record in _records(shards):
+            if "question" in record:
+                if not second[number]:
+                    question = Question.from_json(record["question"], job.output)
+                    counts.add(question)
+                    yield question
+                number += 1
+
+    def rejections() -> Iterator[Rejection]:
+        number = 0
+        for record in _records(shards):
+            if "rejected" in record:
+                yield Rejection(**record["rejected"])
+            else:
+                if second[number]:
+                    uid = record["question"]["uid"]
+                    yield Rejection(uid, "duplicate_uid", "an earlier row of the input has the same id")
+                number += 1
+
+    rows = sum(span.rows for span in spans)
+    described = {**made_by, "input_rows": rows, "counts": counts.by}  # filled while the questions are written
+    manifest = write_dataset(job.output, questions(), rejections(), described)
+    return manifest
+
+
+def _records(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        with open(shard, encoding="utf-8") as lines:
+            for line in lines:
+                yield json.loads(line)
+
+
+def _repeated(shards: Sequence[Path]) -> np.ndarray:
+    """Of each question in order, whether an earlier one has its uid: (questions,) bool, from 16 bytes a question."""
+    digests = bytearray()
+    for record in _records(shards):
+        if "question" in record:
+            digests += hashlib.blake2b(record["question"]["uid"].encode(), digest_size=16).digest()
+    keys = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
+    order = np.lexsort(keys.T)  # stable: equal uids keep the order of the input
+    ordered = keys[order]
+    repeated = np.zeros(len(keys), dtype=bool)
+    repeated[order[1:]] = (ordered[1:] == ordered[:-1]).all(axis=1)
+    return repeated

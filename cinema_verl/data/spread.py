@@ -1,0 +1,92 @@
+"""One function over many items: in this process, or by Ray Data over a machine or a cluster.
+
+Ray Data schedules, retries the tasks of workers that die, and streams small results back as they come. What must
+survive a crash is the function's business: it leaves its work on disk (see `cinema_verl.data.shards`), because a
+dataset of Ray's is gone with its driver.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+Item = Mapping[str, Any]
+Work = Callable[[dict[str, Any]], dict[str, Any]]
+
+_BLOCKS_A_WORKER: Final = 64  # our choice: idle at the end for 1/64 of the time at most, and few blocks for the driver
+_RETRIES: Final = 3  # of a task whose worker died; Ray's own default for tasks
+_OBJECT_STORE_BYTES: Final = 128 << 20  # items and results are small; our choice
+
+
+class WorkerDied(RuntimeError):
+    """Worker processes were lost, and trying again did not help."""
+
+
+def spread(work: Work, items: Sequence[Item], *, workers: int, ray_address: str | None = None) -> Iterator[Item]:
+    """The results of `work` on each item, in the order in which they are done.
+
+    Args:
+        work: A module's function or a `functools.partial` of one. Its exceptions end the iteration.
+        items: Small mappings, as the results are: numbers, text, lists of them.
+        workers: Processes; 0 for this one, in the order of the items. With `ray_address`, 0 means all of the cluster.
+        ray_address: Of a running cluster, whose machines see the same files under the same paths.
+
+    Raises:
+        WorkerDied: see there.
+        ConnectionError: there is no cluster at `ray_address`.
+    """
+    if ray_address is None and (workers == 0 or len(items) < 2):
+        yield from (work(dict(item)) for item in items)
+        return
+    if not items:
+        return
+    with _ray(workers, ray_address) as parallel:
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        blocks = min(len(items), _BLOCKS_A_WORKER * parallel)
+        dataset = ray.data.from_items([dict(item) for item in items], override_num_blocks=blocks)
+        mapped = dataset.map(work, num_cpus=1, concurrency=parallel, max_retries=_RETRIES)
+        try:
+            yield from mapped.iter_rows()
+        except ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from error
+        except ray.exceptions.RayError as error:
+            raise WorkerDied(str(error).strip().splitlines()[0]) from error
+
+
+@contextmanager
+def _ray(workers: int, address: str | None) -> Iterator[int]:
+    """A connection to Ray for as long as the block lasts, and how many tasks may run at a time."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's new default; without it, a warning
+    import ray
+
+    for name in ("ray.data", "ray.data.dataset"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if ray.is_initialized():
+        yield workers or _processors()
+        return
+    options: dict[str, Any] = {"address": address, "logging_level": logging.WARNING, "log_to_driver": False}
+    if address is None:
+        # Not what RAY_ADDRESS says: nobody's training cluster is used unasked.
+        options |= {
+            "address": "local",
+            "num_cpus": workers,
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+        }
+    ray.init(**options)
+    try:
+        yield workers or _processors()
+    finally:
+        ray.shutdown()
+
+
+def _processors() -> int:
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))

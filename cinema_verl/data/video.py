@@ -1,0 +1,247 @@
+"""A video becomes a few frames, each with the time at which it is shown.
+
+The file is read through once without decoding, which gives the true time of every frame, whatever the frame rate does,
+and where decoding can start; then only the stretches that lead to wanted frames are decoded. A folder of frames, cut at a
+known rate, is sampled by the same rule.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from PIL import Image
+
+from cinema_verl.data.canonical import Rejected
+from cinema_verl.data.images import MAX_SOURCE_PIXELS
+from cinema_verl.data.paths import resolve
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+# Our choice: containers that say when each frame is shown. Playlists (HLS, DASH, concat) are not among them: they would
+# make libav open other files, and URLs.
+_OPTIONS: Final = {
+    "format_whitelist": "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif",
+    "protocol_whitelist": "file",
+}
+_MAY_LACK: Final = 1.0
+"""Seconds by which a file may be shorter than it says: durations are rounded, and streams end apart."""
+_MAX_REORDER: Final = 16
+"""Frames of H.264 and H.265 that can be decoded before one that is shown earlier."""
+_FRAME_FILES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Frames of a video file.
+
+    Attributes:
+        images: RGB, upright.
+        times: Seconds from the file's first frame to each.
+        fps: Average frames a second of the file.
+    """
+
+    images: list[Image.Image]
+    times: tuple[float, ...]
+    fps: float
+
+
+@dataclass(frozen=True, slots=True)
+class FolderFrames:
+    """Frames that are files already: `ImageStore.put` their bytes, so that they are not encoded a second time.
+
+    Attributes:
+        paths: The files, in order.
+        times: Seconds from the folder's first frame to each.
+        fps: The rate of the folder.
+    """
+
+    paths: list[Path]
+    times: tuple[float, ...]
+    fps: float
+
+
+def sample_frames(
+    path: Path,
+    *,
+    count: int | None = None,
+    fps: float | None = None,
+    max_frames: int,
+    start: float | None = None,
+    end: float | None = None,
+    max_pixels: int | None = None,
+) -> Frames:
+    """Frames of a video file, by `sample_times`: those that a viewer would see at these times.
+
+    Fewer frames come back where one frame is shown at several of the times.
+
+    Args:
+        path: A file that was checked (`cinema_verl.data.paths.resolve`).
+        count, fps, max_frames: As in `sample_times`.
+        start, end: Seconds; None for the whole file.
+        max_pixels: Area that frames are shrunk to while they are converted. It bounds the memory: the frames that are
+            returned, and a few that the decoder holds, are all that is ever there.
+
+    Raises:
+        Rejected: ``video_format``, ``video_broken``, ``video_no_frames``, or ``image_too_large``.
+        OSError: the file cannot be read.
+        ImportError: PyAV is not installed.
+    """
+    with _open(path) as container:
+        stream = _video_stream(container)
+        shown = _index(container, stream)
+        times = sample_times(shown.length, count=count, fps=fps, max_frames=max_frames, start=start, end=end)
+        # The last frame that is shown at or before each time; half a tick forgives the rounding of seconds.
+        seconds = (shown.pts - shown.pts[0]) * shown.tick
+        picked = np.unique(np.searchsorted(seconds, np.asarray(times) + shown.tick / 2, side="right") - 1)
+        wanted = [int(shown.pts[i]) for i in picked]
+        images = _decode(container, stream, wanted, shown.keys, max_pixels)
+        if images is None:  # some demuxers seek to where they please
+            images = _decode(container, stream, wanted, shown.keys[:1], max_pixels)
+        if images is None:
+            raise Rejected("video_broken", f"{path.name}: a frame that the file lists cannot be decoded")
+    return Frames(images, tuple(float(seconds[i]) for i in picked), len(shown.pts) / shown.length)
+
+
+def sample_folder(
+    folder: Path,
+    *,
+    folder_fps: float,
+    count: int | None = None,
+    fps: float | None = None,
+    max_frames: int,
+    start: float | None = None,
+    end: float | None = None,
+) -> FolderFrames:
+    """Frames of a folder of pictures, in natural order (``2.jpg`` before ``10.jpg``), by `sample_times`.
+
+    Args:
+        folder_fps: Frames a second that the folder was cut at.
+        count, fps, max_frames, start, end: As in `sample_times`.
+
+    Raises:
+        Rejected: ``video_no_frames``: no picture in the folder, or in the part that is asked for; ``path_outside``: a
+            picture is a link that points out of the folder.
+        OSError: the folder cannot be read.
+    """
+    names = sorted((entry.name for entry in folder.iterdir() if entry.suffix.lower() in _FRAME_FILES), key=_natural)
+    if not names:
+        raise Rejected("video_no_frames", f"{folder.name}: no {', '.join(sorted(_FRAME_FILES))} in this folder")
+    times = sample_times(len(names) / folder_fps, count=count, fps=fps, max_frames=max_frames, start=start, end=end)
+    picked = sorted({min(len(names) - 1, int(time * folder_fps + 1e-6)) for time in times})
+    paths = [resolve(folder, names[i]) for i in picked]
+    return FolderFrames(paths, tuple(i / folder_fps for i in picked), folder_fps)
+
+
+def sample_times(
+    length: float,
+    *,
+    count: int | None = None,
+    fps: float | None = None,
+    max_frames: int,
+    start: float | None = None,
+    end: float | None = None,
+) -> list[float]:
+    """Seconds at which to look at a video: evenly spread, or at a rate.
+
+    With `count`, the middles of as many equal parts, so that neither a black first frame nor the very end is taken (our
+    choice). With `fps`, from `start` on, one every ``1 / fps`` seconds; where these are more than `max_frames`, that many,
+    evenly spread, as qwen_vl_utils does.
+
+    Args:
+        length: Seconds of the video.
+        count, fps: One of the two.
+        max_frames: Upper limit of either.
+        start, end: The part to look at; cut to the video's length.
+
+    Raises:
+        Rejected: ``video_no_frames``: nothing lies between `start` and `end`.
+        ValueError: neither or both of `count` and `fps`, or one that is not positive.
+    """
+    if (count is None) == (fps is None) or min(x for x in (count, fps, max_frames) if x is not None) <= 0:
+        raise ValueError(f"give count or fps, and positive: count {count}, fps {fps}, max_frames {max_frames}")
+    first, last = max(0.0, start or 0.0), min(length, math.inf if end is None else end)
+    if not first < last:
+        raise Rejected("video_no_frames", f"nothing from {start} to {end} s of a video of {length:.3f} s")
+    if fps is not None:
+        number = max(1, math.ceil((last - first) * fps - 1e-6))
+        if number <= max_frames:
+            return [first + i / fps for i in range(number)]
+    number = min(count or max_frames, max_frames)
+    return [first + (i + 0.5) * (last - first) / number for i in range(number)]
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[InputContainer]:
+    """The opened file; what libav then finds wrong with it is a rejection."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("videos need PyAV: pip install 'cinema-verl[data]'") from error
+    with open(path, "rb"):
+        pass  # a file that may not be read is no broken video
+    try:
+        container = av.open(str(path), options=_OPTIONS)
+    except av.FFmpegError as error:
+        raise Rejected("video_format", f"{path.name}: {error.strerror}") from error
+    with container:
+        try:
+            yield container
+        except av.FFmpegError as error:
+            raise Rejected("video_broken", f"{path.name}: {error.strerror}") from error
+
+
+def _video_stream(container: InputContainer) -> VideoStream:
+    stream = container.streams.best("video")
+    if stream is None or stream.disposition & stream.disposition.attached_pic:
+        raise Rejected("video_format", "there is no video in it")
+    stream = container.streams.video[0] if stream.type != "video" else stream
+    size = stream.codec_context.width, stream.codec_context.height
+    if size[0] * size[1] > MAX_SOURCE_PIXELS:
+        raise Rejected("image_too_large", f"frames of {size[0]}x{size[1]} px are over {MAX_SOURCE_PIXELS} pixels")
+    # One core a file: the pipeline's workers already take them all.
+    stream.thread_type = "NONE"
+    return stream
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """When the frames of a stream are shown.
+
+    Attributes:
+        pts: int64 (N,), ascending, in ticks: one for each frame that can be shown.
+        keys: int64 (K,), ascending, in ticks: the frames at which decoding can start.
+        tick: Seconds.
+        length: Seconds from the first frame to the end of the last.
+    """
+
+    pts: np.ndarray
+    keys: np.ndarray
+    tick: float
+    length: float
+
+
+def _index(container: InputContainer, stream: VideoStream) -> _Index:
+    """Read all packets of the file, and decode none."""
+    pts, keys = array("q"), array("q")
+    end = 0
+    spans: dict[int, tuple[Fraction, Fraction]] = {}
+    for packet in container.demux():
+        if packet.pts is None or packet.size == 0:  # also what demux() ends with
+            if packet.size and packet.stream_index == stream.index:
+                raise Rejected("video_format", "its frames have no times")
+            continue
+        if packet.is_corrupt:
+            raise Rejected("video_broken", f"truncated or damaged at {float(packet.pts * packet.time_base):.3f} s")
+    raise NotImplementedError

@@ -1,0 +1,1 @@
+"""How good a policy is, said with its uncertainty: accuracy, pass@k, and whether it looks at the images."""

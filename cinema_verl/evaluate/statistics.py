@@ -1,0 +1,114 @@
+"""Means over questions with 95 % intervals, and pass@k: the statistics of an evaluation, in numpy.
+
+Questions are the sample, not rollouts: every function takes one number a question, for instance the share of its
+rollouts that are right. `benchmarks/intervals.py` checks by simulation how often the intervals hold the truth.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+CONFIDENCE: Final = 0.95
+_Z: Final = 1.959963984540054  # the normal distribution's 97.5th percentile
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over questions and the ends of its 95 % interval, which are NaN where one question says nothing of it."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def to_json(self) -> dict[str, float | None]:
+        """Its three numbers; null stands for NaN."""
+        return {name: None if math.isnan(value) else value for name, value in vars(self).items()}
+
+    @property
+    def holds_zero(self) -> bool:
+        """Whether the interval does not exclude 0; an interval that is not known excludes nothing."""
+        return not (self.low > 0 or self.high < 0)
+
+
+def student_t(degrees: int) -> float:
+    """The 97.5th percentile of Student's t (Hill's expansion in 1/degrees; within 1 % from 3 degrees on)."""
+    z, v = _Z, float(max(degrees, 1))
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / v ** (power + 1) for power, term in enumerate(terms))
+
+
+def rate(values: Sequence[float], rollouts: int = 1) -> Estimate:
+    """The mean of shares in [0, 1], with Wilson's interval for as many independent tries as the questions amount to.
+
+    Several rollouts of one question are not independent, so the number of tries follows from how much the questions
+    differ: p (1 - p) over the variance of the mean. It is at most the number of rollouts, and the number of questions
+    where all are alike at 0 or 1. With one rollout a question this is Wilson's interval. Unlike a bootstrap or
+    t-interval it has a width at 0 and 1, and stays inside. Our choice, by simulation.
+
+    Args:
+        values: (Q,) one share a question.
+        rollouts: How many rollouts a share is made of.
+
+    Raises:
+        ValueError: there are no questions, or a value outside [0, 1].
+    """
+    sample = _sample(values)
+    if sample.min() < 0 or sample.max() > 1:
+        raise ValueError(f"a share lies outside [0, 1]: {sample.min()}, {sample.max()}")
+    size, p = len(sample), float(sample.mean())
+    spread = p * (1 - p)
+    if spread <= 0:
+        tries = float(size)
+    else:
+        variance = float(sample.var(ddof=1)) / size if size > 1 else spread
+        tries = min(spread / variance, size * rollouts) if variance > 0 else float(size * rollouts)
+    t = student_t(size - 1)
+    scale = 1 + t**2 / tries
+    center = (p + t**2 / (2 * tries)) / scale
+    half = t * math.sqrt(spread / tries + t**2 / (4 * tries**2)) / scale
+    return Estimate(p, max(0.0, center - half), min(1.0, center + half))
+
+
+def mean(values: Sequence[float]) -> Estimate:
+    """The mean of any numbers, differences for instance, with Student's t-interval.
+
+    Raises:
+        ValueError: there are no questions.
+    """
+    sample = _sample(values)
+    center = float(sample.mean())
+    if len(sample) < 2:
+        return Estimate(center, math.nan, math.nan)
+    half = student_t(len(sample) - 1) * float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    return Estimate(center, center - half, center + half)
+
+
+def pass_at_k(right: int, rollouts: int, k: int) -> float:
+    """The chance that k of the rollouts, drawn without replacement, hold a right one: the unbiased estimator of pass@k.
+
+    Chen et al. 2021 (arXiv 2107.03374), equation 1: 1 - C(n - c, k) / C(n, k), in exact integers.
+
+    Raises:
+        ValueError: unless 0 <= right <= rollouts and 1 <= k <= rollouts.
+    """
+    if not (0 <= right <= rollouts and 1 <= k <= rollouts):
+        raise ValueError(f"pass@{k} of {right} right among {rollouts} rollouts is not defined")
+    return 1 - math.comb(rollouts - right, k) / math.comb(rollouts, k)
+
+
+def _sample(values: Sequence[float]) -> np.ndarray:
+    sample = np.asarray(values, dtype=np.float64)
+    if not sample.size:
+        raise ValueError("no questions to average over")
+    return sample

@@ -1,0 +1,68 @@
+"""Look at a training run: `cinema-verl report RUN_DIR` writes one HTML file that works anywhere, without a network."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cinema_verl.files import atomic_write
+from cinema_verl.report.locate import NothingFound, locate
+from cinema_verl.report.page import build, read_run
+
+EPILOG = """\
+A run directory is the folder that holds the run's parts, or the one that Hydra wrote (`.hydra/` in it, or just below):
+  metrics.jsonl               verl's `file` logger: trainer.logger=[console,file], VERL_FILE_LOGGER_PATH
+  rollouts/<step>.jsonl       trainer.rollout_data_dir; the recipes set it to <trainer.default_local_dir>/rollouts
+  .hydra/config.yaml          says where the others are, and what was trained
+  the parquet files           data.train_files and data.val_files of that configuration
+What is missing is said, in the page and on stderr; the page shows the rest. A run that is going can be looked at, too.
+
+examples:
+  cinema-verl report outputs/demo
+  cinema-verl report outputs/2026-01-05/10-00-00 --output report.html
+  cinema-verl report outputs/dps outputs/dapo            two runs in one page, curves overlaid
+  cinema-verl report run --metrics logs/cinema.jsonl --rollouts /scratch/rollouts --data /data/rl/train.parquet
+
+exit codes: 0 a report was written, 1 there is nothing to report, 2 the command line is not understood
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the report; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="cinema-verl report", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )  # fmt: skip
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="one run, or two to compare")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the first RUN_DIR")
+    parser.add_argument("--metrics", type=Path, metavar="FILE", help="the metrics, if they are elsewhere (one run only)")
+    parser.add_argument("--rollouts", type=Path, metavar="DIR", help="the rollouts, if elsewhere (one run only)")
+    parser.add_argument("--data", type=Path, action="append", default=[], metavar="FILE", help="parquet with the questions; may be repeated")
+    parser.add_argument("--max-mb", type=float, default=10, metavar="MB", help="size of the page; a larger one shows more groups (%(default)s)")  # fmt: skip
+    options = parser.parse_args(arguments)
+    if len(options.runs) > 2:
+        parser.error(f"one run or two, not {len(options.runs)}")
+    if len(options.runs) == 2 and (options.metrics or options.rollouts):
+        parser.error("--metrics and --rollouts are for one run")
+    if not options.max_mb > 0:
+        parser.error("--max-mb must be above 0")
+
+    output: Path = options.output or options.runs[0] / "report.html"
+    try:
+        located = [locate(path, options.metrics, options.rollouts, options.data) for path in options.runs]
+        page, notes = build([read_run(files) for files in located], int(options.max_mb * 1e6))
+        with atomic_write(output) as file:
+            file.write(page)
+    except NothingFound as error:
+        print(f"cinema-verl report: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"cinema-verl report: {error}. Nothing was written.", file=sys.stderr)
+        return 1
+    for note in notes:
+        print(f"cinema-verl report: {note}", file=sys.stderr)
+    print(f"{output}  {len(page.encode()) / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

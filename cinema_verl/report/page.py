@@ -1,0 +1,207 @@
+"""The report as one HTML file: everything that the page's script needs is inside it, and nothing else is loaded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, Final
+
+from markupsafe import Markup
+
+from cinema_verl.meta_action import ACTIONS
+from cinema_verl.pages import json_for_script, render
+from cinema_verl.report.groups import Pictures, choose, places
+from cinema_verl.report.locate import RunFiles
+from cinema_verl.report.read import Metrics, number, read_metrics, read_rollouts, step_files
+from cinema_verl.report.summarise import (
+    PANELS,
+    Mix,
+    bins,
+    complete,
+    count,
+    overview,
+    rollout_statistics,
+    stages,
+    thin,
+)
+
+MAX_NAMES: Final = 400
+"""Metrics in the page. Our choice: verl logs about 150, and a few for each data source."""
+
+MEANINGS: Final = {
+    "unclosed_tag": "a tag that is never closed",
+    "stray_closing_tag": "a closing tag with nothing open",
+    "nested_tag": "an action inside an action",
+    "upper_case_tag": "a tag that is not in lower case",
+    "text_outside": "text outside the actions",
+    "empty_body": "an action without text",
+    "no_action": "no action besides the answer",
+    "starts_with_answer": "the answer comes first",
+    "no_answer": "no closed answer",
+    "several_answers": "more than one answer",
+    "answer_not_last": "something follows the answer",
+    "global_on_single_image": "global over one image",
+}
+"""What the codes of `cinema_verl.meta_action.VIOLATIONS` say to a reader."""
+
+_SCRIPTS: Final = ("dom.js", "chart.js", "curves.js", "patterns.js", "groups.js", "main.js")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, read and counted; its groups are chosen later, when it is known how much room is left."""
+
+    files: RunFiles
+    metrics: Metrics
+    mix: Mix
+    groups: list[list[Any]]
+    notes: list[str]
+
+    @property
+    def pattern_mode(self) -> str:
+        return str(self.files.setting("cinema.pattern_mode") or "exact")
+
+
+def read_run(files: RunFiles) -> Run:
+    """Read all of a run but its questions.
+
+    Raises:
+        OSError: a file that was there is gone, or may not be read.
+    """
+    notes = list(files.notes)
+    metrics = read_metrics(files.metrics) if files.metrics else Metrics()
+    notes += metrics.notes
+    mode = str(files.setting("cinema.pattern_mode") or "exact")
+
+    counts, statistics, groups, cut = {}, {}, [], []
+    for step, path in step_files(files.rollouts) if files.rollouts else ():
+        rollouts, bad = read_rollouts(path)
+        if bad:
+            cut.append(f"{path.name} ({bad})")
+        if rollouts:
+            counts[step] = count(rollouts)
+            statistics[step] = rollout_statistics(rollouts, mode)
+            groups.append(places(step, path, rollouts))
+    if cut:
+        notes.append(
+            f"{files.rollouts}: lines that are no rollout (cut off by a crash, or being written), left out: "
+            f"{', '.join(cut[:5])}{f' and {len(cut) - 5} more files' if len(cut) > 5 else ''}."
+        )
+    metrics, added = complete(metrics, {} if files.from_validation and metrics.steps else statistics)
+    if added and files.metrics:
+        notes.append(f"Not among the metrics, so counted from the rollouts: {', '.join(sorted(added))}.")
+    missing = [
+        panel.title for panel in PANELS if not any(name in metrics.series for line in panel.lines for name in line.metrics)
+    ]  # fmt: skip
+    if missing:
+        notes.append(f"No metric for: {', '.join(missing)}.")
+    return Run(files, metrics, Mix.of(counts), groups, notes)
+
+
+def build(runs: Sequence[Run], max_bytes: int) -> tuple[str, list[str]]:
+    """The page for one run or two, and all notes, each with the run's name in front.
+
+    Args:
+        max_bytes: the page is not larger than this, unless its curves and counts alone are.
+    """
+    fixed = [_fixed(run) for run in runs]
+    pictures = Pictures()
+    head = {"actions": ACTIONS, "meanings": MEANINGS, "panels": [_panel(panel) for panel in PANELS]}
+    room = max_bytes - len(_html(runs, head | {"runs": fixed, "images": []}, [])) - 4096
+    for run, data in zip(runs, fixed, strict=True):
+        logged = run.metrics.series.get("cinema/diversity_coefficient", [None] * len(run.metrics.steps))
+        coefficients = {step: c for step, c in zip(run.metrics.steps, logged, strict=True) if c is not None}
+        shown = choose(
+            run.groups, run.files.data, run.mix, run.pattern_mode, coefficients, pictures, room // len(runs)
+        )
+        data |= {"groups": shown.groups, "questions": shown.questions}
+        run.notes.extend(shown.notes)
+    notes = [(run.files.name, note) for run in runs for note in run.notes]
+    if pictures.failed:
+        path, why = next(iter(pictures.failed.items()))
+        notes.append(("", f"{len(pictures.failed)} pictures cannot be read and are missing, the first {path}: {why}."))
+    page = _html(runs, head | {"runs": fixed, "images": pictures.uris}, notes)
+    return page, [f"{name}: {note}" if name else note for name, note in notes]
+
+
+def _panel(panel: Any) -> dict[str, Any]:
+    return {
+        "title": panel.title,
+        "unit": panel.unit,
+        "share": panel.share,
+        "lines": [{"metrics": line.metrics, "label": line.label} for line in panel.lines],
+    }
+
+
+def _fixed(run: Run) -> dict[str, Any]:
+    """Everything of a run but its groups, for the script."""
+    steps = run.metrics.steps
+    groups = bins(steps)
+    named = {name for panel in PANELS for line in panel.lines for name in line.metrics}
+    names = sorted(run.metrics.series, key=lambda name: (name not in named, name.startswith("val-aux/"), name))
+    if len(names) > MAX_NAMES:
+        run.notes.append(f"{len(names) - MAX_NAMES} of {len(names)} metrics are left out, the last in the alphabet.")
+    if len(groups) < len(steps):
+        run.notes.append(f"Curves show means over {len(groups[0])} neighbouring steps: the run has {len(steps)}.")
+    return {
+        "name": run.files.name,
+        "steps": [steps[group[-1]] for group in groups],
+        "series": {name: thin(run.metrics.series[name], groups) for name in names[:MAX_NAMES]},
+        "stages": stages(run.metrics, run.files.setting("cinema.exploration_steps")),
+        "mix": run.mix.as_json(),
+        "validation": run.files.from_validation,
+        "groupsPerStep": [[places[0].step, len(places)] for places in run.groups],
+        "total": {
+            "groups": sum(map(len, run.groups)),
+            "rollouts": sum(counts.total() for counts in run.mix.counts),
+        },
+        "groups": [],
+        "questions": [],
+    }
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """What somebody asks first about a run, as far as it is known."""
+    ask, steps = run.files.setting, run.metrics.steps
+    trained = [step for step in steps if step > 0]
+    planned = ask("trainer.total_training_steps")
+    if planned is None and isinstance(ask("cinema.exploration_steps"), int):
+        planned = ask("cinema.exploration_steps") + (ask("cinema.annealing_steps") or 0)
+    reached = f"{max(trained, default=0)}"
+    if isinstance(planned, int):
+        reached += f" of {planned}" + ("" if max(trained, default=0) >= planned else " (going on, stopped or crashed)")
+    seconds = sorted(v for v in map(number, run.metrics.series.get("timing_s/step", ())) if v is not None)
+    coefficient, shape = ask("cinema.coefficient"), ask("cinema.annealing_shape")
+    facts = {
+        "Steps": reached,
+        "Command": " ".join(argument for argument in run.files.overrides if "recipe=" in argument),
+        "Model": ask("actor_rollout_ref.model.path"),
+        "Estimator": ask("algorithm.adv_estimator"),
+        "Prompts a step": ask("data.train_batch_size"),
+        "Rollouts a prompt": ask("actor_rollout_ref.rollout.n"),
+        "Diversity coefficient": f"{coefficient:g}, then {shape}" if number(coefficient) is not None else None,
+        "Seconds a step": f"{seconds[len(seconds) // 2]:.3g} (median)" if seconds else None,
+    }
+    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
+
+
+def _html(runs: Sequence[Run], data: Mapping[str, Any], notes: Sequence[tuple[str, str]]) -> str:
+    names = [run.files.name for run in runs]
+    facts = [dict(_facts(run)) for run in runs]
+    return render(
+        "report.html",
+        title="Run report: " + " and ".join(names),
+        names=names,
+        facts=[(name, [one.get(name, "–") for one in facts]) for name in dict.fromkeys(n for f in facts for n in f)],
+        overview=overview([run.metrics.series for run in runs]),
+        notes=notes,
+        data=json_for_script(data),
+        css=_asset("report.css"),
+        scripts=Markup("\n").join(map(_asset, _SCRIPTS)),
+    )
+
+
+@lru_cache
+def _asset(name: str) -> Markup:
+    """One of the page's own files, verbatim."""
+    return Markup(files("cinema_verl").joinpath("templates", "pages", "report", name).read_text(encoding="utf-8"))

@@ -1,0 +1,260 @@
+"""What a run's numbers say: curves, counts of patterns and violations by step, and a table. Pure functions.
+
+A page can hold about five hundred points of a curve; longer runs are averaged over neighbouring steps, and say so.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from cinema_verl.diversity import pattern_statistics
+from cinema_verl.meta_action import pattern_in_mode
+from cinema_verl.report.read import Metrics, Rollout
+
+MAX_POINTS: Final = 500
+"""Points of a curve. Our choice: more than a screen has room for."""
+
+MAX_PATTERNS: Final = 200
+"""Patterns told apart. Our choice: a policy that falls apart writes thousands, each once; the rest is one class."""
+
+RARER: Final = "(rarer)"
+VALIDATION_ACCURACY: Final = "report/validation_acc"
+
+_VALIDATION_ACCURACY = re.compile(r"val-(?:core|aux)/.+/acc/mean@\d+")
+
+
+class Line(NamedTuple):
+    """One curve of a panel: the metrics that can supply it, the first that the run has, and its label."""
+
+    metrics: tuple[str, ...]
+    label: str
+
+
+class Panel(NamedTuple):
+    """One chart of curves."""
+
+    title: str
+    unit: str
+    lines: tuple[Line, ...]
+    share: bool = False  # values are shares: the axis goes from 0 to 1
+
+
+PANELS: Final = (
+    Panel("Reward", "mean a rollout, before the diversity term", (Line(("critic/rewards/mean", "critic/score/mean"), "reward"),)),
+    Panel("Accuracy in training", "share right, of the groups kept", (Line(("cinema/acc",), "acc"),), share=True),
+    Panel("Accuracy in validation", "share right, mean over data sources", (Line((VALIDATION_ACCURACY,), "acc"),), share=True),
+    Panel("Format", "share well formed", (Line(("cinema/format",), "format"),), share=True),
+    Panel("Token entropy", "nats", (Line(("actor/entropy",), "entropy"),)),
+    Panel("Pattern entropy", "nats, mean over groups", (Line(("cinema/pattern_entropy",), "entropy"),)),
+    Panel("Unique patterns", "mean a group", (Line(("cinema/unique_patterns",), "patterns"),)),
+    Panel("Diversity coefficient", "factor of the diversity term", (Line(("cinema/diversity_coefficient",), "coefficient"),)),
+    Panel(
+        "Diversity in the advantage",
+        "share of the advantage",
+        (Line(("cinema/diversity_advantage_share",), "share"),),
+    ),
+    Panel(
+        "Lengths",
+        "tokens, mean",
+        (Line(("response_length/mean",), "response"), Line(("prompt_length/mean",), "prompt")),
+    ),
+    Panel(
+        "Dynamic sampling",
+        "share of the groups generated",
+        (
+            Line(("cinema/dynamic_sampling/mixed",), "mixed (kept)"),
+            Line(("cinema/dynamic_sampling/all_right",), "all right"),
+            Line(("cinema/dynamic_sampling/all_wrong",), "all wrong"),
+        ),
+        share=True,
+    ),
+)  # fmt: skip
+"""The curves that the report opens with; every other metric can be chosen in the page."""
+
+
+def bins(steps: Sequence[int], limit: int = MAX_POINTS) -> list[list[int]]:
+    """Indices of neighbouring steps to be shown as one point: at most `limit` lists, all of one length but the last."""
+    width = max(1, -(-len(steps) // limit))
+    return [list(range(start, min(start + width, len(steps)))) for start in range(0, len(steps), width)]
+
+
+def thin(values: Sequence[float | None], groups: Sequence[Sequence[int]]) -> list[float | None]:
+    """The mean of each group of indices, to six digits; None where no value is."""
+    means: list[float | None] = []
+    for group in groups:
+        known = [value for i in group if (value := values[i]) is not None]
+        means.append(float(f"{sum(known) / len(known):.6g}") if known else None)
+    return means
+
+
+def complete(metrics: Metrics, counted: Mapping[int, Mapping[str, float]]) -> tuple[Metrics, list[str]]:
+    """Metrics with what they lack and the rollouts can tell, and the names of what was added.
+
+    Args:
+        counted: step -> :func:`rollout_statistics` of that step.
+    """
+    series = dict(metrics.series)
+    steps = metrics.steps or tuple(sorted(counted))
+    added = []
+    for name in dict.fromkeys(name for values in counted.values() for name in values):
+        if name not in series:
+            series[name] = [counted.get(step, {}).get(name) for step in steps]
+            added.append(name)
+    validations = [values for name, values in series.items() if _VALIDATION_ACCURACY.fullmatch(name)]
+    if validations:
+        series[VALIDATION_ACCURACY] = [
+            sum(known) / len(known) if (known := [v[i] for v in validations if v[i] is not None]) else None
+            for i in range(len(steps))
+        ]
+    return Metrics(steps, series, metrics.notes), added
+
+
+def rollout_statistics(rollouts: Sequence[Rollout], pattern_mode: str) -> dict[str, float]:
+    """The `cinema/` metrics of one step that its rollouts determine; those that they do not are left out."""
+    if not rollouts:
+        return {}
+    found = {
+        "critic/score/mean": [rollout.score for rollout in rollouts],
+        "cinema/acc": [rollout.acc for rollout in rollouts],
+        "cinema/format": [rollout.format for rollout in rollouts],
+        "response_length/mean": [rollout.tokens for rollout in rollouts],
+    }
+    patterns = [pattern_in_mode(rollout.pattern, pattern_mode) for rollout in rollouts]
+    statistics = pattern_statistics(patterns, [rollout.group for rollout in rollouts])
+    means = {
+        name: sum(known) / len(known)
+        for name, values in found.items()
+        if (known := [value for value in values if value is not None])
+    }
+    return means | {f"cinema/{name}": value for name, value in statistics.items()}
+
+
+class Cell(NamedTuple):
+    """What is counted of a rollout; `right` is 1, 0, or 2 where the dump does not say."""
+
+    data_source: str
+    answer_type: str
+    pattern: str
+    right: int
+    violations: tuple[str, ...]
+
+
+def rightness(acc: float | None) -> int:
+    """1 right, 0 wrong, 2 not known."""
+    return 2 if acc is None else int(acc > 0)
+
+
+def count(rollouts: Sequence[Rollout]) -> Counter[Cell]:
+    """How many rollouts of each kind."""
+    return Counter(Cell(r.data_source, r.answer_type, r.pattern, rightness(r.acc), r.violations) for r in rollouts)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words of one kind, most frequent first; the rare ones beyond `MAX_PATTERNS` are one word, `RARER`."""
+
+    words: tuple[str, ...]
+    index: Mapping[str, int]
+
+    @classmethod
+    def of(cls, counts: Counter[str]) -> "Vocabulary":
+        ordered = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+        words = ordered if len(ordered) <= MAX_PATTERNS else [*ordered[: MAX_PATTERNS - 1], RARER]
+        return cls(tuple(words), {word: min(i, len(words) - 1) for i, word in enumerate(ordered)})
+
+
+@dataclass(frozen=True)
+class Mix:
+    """All rollouts of a run, counted; the page filters them by any of the five fields of `Cell`."""
+
+    steps: tuple[int, ...]
+    counts: tuple[Counter[Cell], ...]
+    sources: Vocabulary
+    types: Vocabulary
+    patterns: Vocabulary
+    violations: Vocabulary
+
+    @classmethod
+    def of(cls, by_step: Mapping[int, Counter[Cell]]) -> "Mix":
+        fields: tuple[Counter[str], ...] = (Counter(), Counter(), Counter(), Counter())
+        for cells in by_step.values():
+            for cell, n in cells.items():
+                for counter, words in zip(
+                    fields, ((cell.data_source,), (cell.answer_type,), (cell.pattern,), cell.violations), strict=True
+                ):
+                    counter.update(dict.fromkeys(words, n))
+        steps = tuple(sorted(by_step))
+        return cls(steps, tuple(by_step[step] for step in steps), *map(Vocabulary.of, fields))
+
+    def as_json(self) -> dict[str, Any]:
+        """`cells`: for each point in time a flat list of (source, type, pattern, right, violation set, count)."""
+        sets: dict[tuple[int, ...], int] = {(): 0}
+        groups = bins(self.steps)
+        cells = []
+        for group in groups:
+            merged: Counter[tuple[int, int, int, int, int]] = Counter()
+            for i in group:
+                for cell, n in self.counts[i].items():
+                    broken = tuple(sorted({self.violations.index[code] for code in cell.violations}))
+                    merged[
+                        self.sources.index[cell.data_source],
+                        self.types.index[cell.answer_type],
+                        self.patterns.index[cell.pattern],
+                        cell.right,
+                        sets.setdefault(broken, len(sets)),
+                    ] += n
+            cells.append([value for key, n in sorted(merged.items()) for value in (*key, n)])
+        return {
+            "from": [self.steps[group[0]] for group in groups],
+            "to": [self.steps[group[-1]] for group in groups],
+            "sources": self.sources.words,
+            "types": self.types.words,
+            "patterns": self.patterns.words,
+            "violations": self.violations.words,
+            "sets": list(sets),
+            "cells": cells,
+        }
+
+
+def stages(metrics: Metrics, exploration_steps: Any) -> list[dict[str, int]]:
+    """First and last step of each stage that was reached: by `cinema/stage`, else by the configuration."""
+    logged = metrics.series.get("cinema/stage")
+    by_stage: dict[int, list[int]] = {}
+    for i, step in enumerate(metrics.steps):
+        if logged and logged[i] is not None:
+            by_stage.setdefault(int(logged[i] or 0), []).append(step)
+        elif not logged and isinstance(exploration_steps, int) and step > 0:
+            by_stage.setdefault(1 if step <= exploration_steps else 2, []).append(step)
+    return [{"stage": stage, "from": min(steps), "to": max(steps)} for stage, steps in sorted(by_stage.items())]
+
+
+class Trend(NamedTuple):
+    """Means over the first and the last tenth of the steps that logged a metric."""
+
+    first: float
+    last: float
+
+
+def trend(values: Sequence[float | None]) -> Trend | None:
+    """How a metric moved; None if it was never logged."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    width = max(1, len(known) // 10)
+    return Trend(sum(known[:width]) / width, sum(known[-width:]) / width)
+
+
+def overview(series: Sequence[Mapping[str, Sequence[float | None]]]) -> list[dict[str, Any]]:
+    """A row for each line of `PANELS` that any of the runs has: title, unit, label, and each run's trend."""
+    rows = []
+    for panel in PANELS:
+        for line in panel.lines:
+            trends = [
+                next((trend(one[name]) for name in line.metrics if name in one), None) for one in series
+            ]
+            if any(trends):
+                title = panel.title if len(panel.lines) == 1 else f"{panel.title}: {line.label}"
+                rows.append({"title": title, "unit": panel.unit, "trends": trends})
+    return rows
