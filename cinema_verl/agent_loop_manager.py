@@ -1,4 +1,8 @@
-"""verl's agent-loop manager whose workers process a question's images once (`cinema_verl.shared_vision`)."""
+"""verl's agent-loop manager whose workers process a question's images once (`cinema_verl.shared_vision`).
+
+They also put beside each score what verl's validation dumps would lack: where the question is from, how long the response
+is, and how it ended.
+"""
 
 from typing import Any
 
@@ -30,6 +34,16 @@ class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ig
             images.features = super()._compute_multi_modal_inputs(output, input_ids)
         # verl takes `mm_token_type_ids` out of the dictionary, and makes it anew from the sequence at hand.
         return dict(images.features)
+
+    async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
+        await super()._compute_score(outputs, kwargs=kwargs)
+        last = outputs[-1]
+        info = last.extra_fields.get("reward_extra_info")
+        if info is not None:  # a colocated reward model scores later
+            info["data_source"] = str(kwargs.get("data_source") or "unknown")
+            info["ability"] = str(kwargs.get("ability") or "unknown")
+            info["response_tokens"] = float(sum(last.response_mask))  # an empty response has one token, masked out
+            info["stop_reason"] = last.extra_fields.get("stop_reason", "unknown")
 
 
 class SharingAgentLoopManager(AgentLoopManagerTQ):

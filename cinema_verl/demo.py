@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from cinema_verl.data.digits import Sizes, write_dataset
-from cinema_verl.evaluation import Validation, change, read_validation, table
+from cinema_verl.evaluate.validations import Validation, change, read_validation, table
 from cinema_verl.resolvers import package_path
 
 RECIPE = "cinema_cpu"
@@ -186,7 +186,7 @@ def report(output: Path, exploration: int, total: int, seconds: float, peak: int
     print(f"accuracy {verdict}: {gained} (after - before, paired by question)")
     print(
         f"\n{len(before.acc)} held-out questions, {before.rollouts} rollouts each at temperature 1; "
-        f"means over questions with 95 % bootstrap intervals\n"
+        f"means over questions with 95 % intervals\n"
     )
     print(table(stages))
 

@@ -4,9 +4,11 @@ The recipes put it at the root of verl's config; every value can be overridden o
 (`cinema.coefficient=0.05`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from cinema_verl.evaluate.perturb import CONDITIONS
 from cinema_verl.meta_action import PATTERN_MODES
 from cinema_verl.schedule import AnnealingSchedule
 
@@ -26,6 +28,9 @@ class CinemaSettings:
             Paper: exact.
         when_exhausted: "continue" or "stop" when dynamic sampling reaches its bound. Our choice: continue.
         poll_interval: seconds between two looks at the rollouts. verl: 2.0.
+        image_conditions: under which images a validation asks its questions again, of
+            `cinema_verl.evaluate.perturb.CONDITIONS`; none for no such thing.
+        image_sample: how many of the questions are asked again, None for all. Our choice: see the recipes.
     """
 
     coefficient: float
@@ -35,6 +40,8 @@ class CinemaSettings:
     pattern_mode: str
     when_exhausted: str
     poll_interval: float
+    image_conditions: tuple[str, ...]
+    image_sample: int | None
 
     def __post_init__(self) -> None:
         self.schedule  # noqa: B018  raises on a bad schedule
@@ -46,6 +53,12 @@ class CinemaSettings:
             raise ValueError(f"cinema.when_exhausted must be one of {WHEN_EXHAUSTED}, got {self.when_exhausted!r}")
         if not self.poll_interval > 0:
             raise ValueError(f"cinema.poll_interval must be > 0 seconds, got {self.poll_interval!r}")
+        if not isinstance(self.image_conditions, tuple) or not set(self.image_conditions) <= set(CONDITIONS):
+            raise ValueError(
+                f"cinema.image_conditions must be a list of {', '.join(CONDITIONS)}, got {self.image_conditions!r}"
+            )
+        if self.image_sample is not None and not (type(self.image_sample) is int and self.image_sample > 0):
+            raise ValueError(f"cinema.image_sample must be a number of questions or null, got {self.image_sample!r}")
 
     @property
     def schedule(self) -> AnnealingSchedule:
@@ -69,7 +82,10 @@ class CinemaSettings:
             raise ValueError(f"unknown keys in the cinema section: {sorted(unknown)}; known: {sorted(known)}")
         if missing := known - set(section):
             raise ValueError(f"the cinema section lacks {sorted(missing)}: compose with +recipe=cinema")
-        settings = cls(**{name: section[name] for name in known})
+        values = {name: section[name] for name in known}
+        if isinstance(values["image_conditions"], Sequence) and not isinstance(values["image_conditions"], str):
+            values["image_conditions"] = tuple(values["image_conditions"])
+        settings = cls(**values)
 
         if config.algorithm.adv_estimator == ESTIMATOR:
             n = config.actor_rollout_ref.rollout.n

@@ -16,6 +16,8 @@ CONFIG = OmegaConf.create(
             "pattern_mode": "exact",
             "when_exhausted": "continue",
             "poll_interval": 2.0,
+            "image_conditions": ["shuffled", "blank"],
+            "image_sample": 64,
         },
         "algorithm": {"adv_estimator": "cinema_dps", "filter_groups": {"enable": True, "metric": "acc"}},
         "actor_rollout_ref": {"rollout": {"n": 8}},
@@ -48,6 +50,9 @@ def test_the_section_becomes_a_schedule():
         ({"cinema__pattern_mode": "fuzzy"}, r"cinema\.pattern_mode must be one of exact.*got 'fuzzy'"),
         ({"cinema__when_exhausted": "pray"}, r"cinema\.when_exhausted must be one of.*continue.*stop.*got 'pray'"),
         ({"cinema__poll_interval": 0}, r"cinema\.poll_interval must be > 0 seconds, got 0"),
+        ({"cinema__image_conditions": ["upside_down"]}, r"image_conditions must be a list of shuffled.*upside_down"),
+        ({"cinema__image_conditions": "blank"}, r"image_conditions must be a list of shuffled"),
+        ({"cinema__image_sample": 0}, r"cinema\.image_sample must be a number of questions or null, got 0"),
         ({"cinema__coeficient": 0.1}, r"unknown keys in the cinema section: \['coeficient'\]; known: .*'coefficient'"),
         ({"actor_rollout_ref__rollout__n": 1}, r"actor_rollout_ref\.rollout\.n=1: .*must have at least 2"),
         (

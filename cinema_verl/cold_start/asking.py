@@ -19,7 +19,7 @@ from cinema_verl.prompts import messages, render, system_prompt
 
 NO_SYSTEM: Final = "none"
 """Prompt mode without a system prompt, for policies that already know the format (the shipped digits policy)."""
-PROMPTS: Final = ("cinema", "compact", "cot", NO_SYSTEM)  # not `direct`: its reply has no path
+MODES: Final = ("cinema", "compact", "cot", NO_SYSTEM)  # not `direct`: its reply has no path
 COT_PATH: Final[Path] = ("think", ANSWER)
 
 # Our choice: the paths that a second trajectory is asked along when the student has shown no other. One for each first
@@ -43,7 +43,7 @@ class Settings:
     """What is asked, and how often. Part of a result's identity: other settings, other results.
 
     Attributes:
-        prompt: Words for student and SFT rows: a mode of `cinema_verl.prompts`, or ``none``. ``cot`` is the ablation:
+        mode: Words for student and SFT rows: a mode of `cinema_verl.prompts`, or ``none``. ``cot`` is the ablation:
             no drafts, the teacher thinks and answers, one trajectory a question.
         trajectories: Wanted for each question: 2 as in the paper; 1 is its ablation, which asks for no second path.
         similarity: What is compared in retrieval: one of `retrieval.SIMILARITIES`; the paper does not say.
@@ -54,12 +54,12 @@ class Settings:
         explorations: Other paths asked along when no second one was sampled. Our choice: each costs a teacher call.
         teacher_temperature: Our choice: 0.7, so that a second draw differs from the first and is seldom worse.
         teacher_tokens: Most of a refinement. Our choice: as for drafts, with room for a verbose teacher.
-        seeds: Send each draw's number as ``seed``: the same server gives the same drafts again. Not every endpoint
-            knows the field, and vLLM samples a little slower with it.
+        seeds: Send a ``seed`` made of question and draw: the same server then gives the same replies again. Not every
+            endpoint knows the field, and vLLM samples a little slower with it.
         min_pixels, max_pixels: Limits of each image's area in the rows written for verl. Those of `data.convert`.
     """
 
-    prompt: str = "cinema"
+    mode: str = "cinema"
     trajectories: int = 2
     similarity: str = "text"
     drafts: int = 4
@@ -74,8 +74,8 @@ class Settings:
     max_pixels: int = 602_112
 
     def __post_init__(self) -> None:
-        if self.prompt not in PROMPTS:
-            raise ValueError(f"unknown prompt {self.prompt!r}; known: {', '.join(PROMPTS)}")
+        if self.mode not in MODES:
+            raise ValueError(f"unknown mode {self.mode!r}; known: {', '.join(MODES)}")
         if self.similarity not in SIMILARITIES:
             raise ValueError(f"unknown similarity {self.similarity!r}; known: {', '.join(SIMILARITIES)}")
         if self.trajectories not in (1, 2):
@@ -87,7 +87,7 @@ class Settings:
 
     @property
     def is_cot(self) -> bool:
-        return self.prompt == "cot"
+        return self.mode == "cot"
 
     @property
     def wanted(self) -> int:
@@ -98,11 +98,11 @@ class Settings:
 # --- The words ----------------------------------------------------------------------------------------------
 
 
-def policy_messages(question: Question, prompt: str) -> list[dict[str, str]]:
+def policy_messages(question: Question, mode: str) -> list[dict[str, str]]:
     """What the policy reads: the same for the student here, the SFT rows and the RL rows."""
-    if prompt == NO_SYSTEM:
+    if mode == NO_SYSTEM:
         return messages(question.prompt)[1:]
-    return messages(question.prompt, prompt)
+    return messages(question.prompt, mode)
 
 
 @lru_cache(maxsize=1)
@@ -152,8 +152,8 @@ class Calls:
     teacher: str
 
     def draft(self, question: Question, draw: int) -> Call:
-        chat = with_images(policy_messages(question, self.settings.prompt), question.images)
-        sampling = self._sampling(self.settings.draft_temperature, self.settings.draft_tokens, draw)
+        chat = with_images(policy_messages(question, self.settings.mode), question.images)
+        sampling = self._sampling(self.settings.draft_temperature, self.settings.draft_tokens, question.uid, draw)
         return Call("draft", self.student, chat, sampling, draw)
 
     def refine(self, question: Question, path: Path, draw: int) -> Call:
@@ -165,12 +165,17 @@ class Calls:
     def _along(self, purpose: str, question: Question, path: Path, draw: int) -> Call:
         settings = self.settings
         chat = policy_messages(question, "cot") if settings.is_cot else teacher_messages(question, path)
-        sampling = self._sampling(settings.teacher_temperature, settings.teacher_tokens, draw)
+        sampling = self._sampling(settings.teacher_temperature, settings.teacher_tokens, question.uid, draw)
         return Call(purpose, self.teacher, with_images(chat, question.images), sampling, draw)
 
-    def _sampling(self, temperature: float, tokens: int, draw: int) -> dict[str, Any]:
-        seed = {"seed": draw} if self.settings.seeds else {}
+    def _sampling(self, temperature: float, tokens: int, uid: str, draw: int) -> dict[str, Any]:
+        # Not the draw alone: with one seed for all questions, all of them would begin with the same action.
+        seed = {"seed": _digest(f"{uid}#{draw}") % 2**31} if self.settings.seeds else {}
         return {"temperature": temperature, "max_tokens": tokens, **seed}
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def other_paths(samples: Sequence[Sample], refined: Path, num_images: int, uid: str) -> list[Path]:
@@ -179,12 +184,10 @@ def other_paths(samples: Sequence[Sample], refined: Path, num_images: int, uid: 
     None over a single image has Global. The standard ones start at a place that the uid decides.
     """
     own = [sample.path for sample in samples if sample.usable]
-    start = int(hashlib.sha256(uid.encode()).hexdigest(), 16) % len(_STANDARD_PATHS)
+    start = _digest(uid) % len(_STANDARD_PATHS)
     standard = _STANDARD_PATHS[start:] + _STANDARD_PATHS[:start]
     return [
         path
         for path in dict.fromkeys((*own, *standard))
         if path != refined and not (num_images == 1 and GLOBAL in path)
     ]
-
-

@@ -5,6 +5,7 @@ Encoded images are kept, the latest used, within a bound: all draws of a questio
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import io
@@ -48,37 +49,47 @@ class ImageLimits:
 
 
 class DataURLs:
-    """Data URLs of images by their digest. Safe to ask from several threads: at worst an image is encoded twice."""
+    """Data URLs of images by their digest, for one event loop; files are read in threads."""
 
     def __init__(self, limits: ImageLimits = ImageLimits(), kept_bytes: int = KEPT_BYTES) -> None:
         self.limits, self.kept_bytes = limits, kept_bytes
         self._kept: OrderedDict[str, str] = OrderedDict()
         self._bytes = 0
+        self._making: dict[str, asyncio.Future[str]] = {}
 
-    def kept(self, image: ImageRef) -> str | None:
-        """The URL, if it is at hand."""
-        if url := self._kept.get(image.sha256):
-            self._kept.move_to_end(image.sha256)
-        return url
-
-    def encode(self, image: ImageRef) -> str:
-        """The URL, made from the file.
+    async def get(self, image: ImageRef) -> str:
+        """The URL of one image; whoever asks meanwhile waits for the same reading.
 
         Raises:
-            ImageProblem: the file is absent, not an image, or not the one that the reference names; or it cannot be
-                brought under the limits.
+            ImageProblem: as `data_url` says.
         """
-        url = data_url(image, self.limits)
-        if image.sha256 not in self._kept:
-            self._kept[image.sha256] = url
-            self._bytes += len(url)
-            while self._bytes > self.kept_bytes and len(self._kept) > 1:
-                self._bytes -= len(self._kept.popitem(last=False)[1])
-        return url
+        name = image.sha256
+        if url := self._kept.get(name):
+            self._kept.move_to_end(name)
+            return url
+        making = self._making.get(name)
+        if making is None:
+            making = self._making[name] = asyncio.ensure_future(asyncio.to_thread(data_url, image, self.limits))
+            making.add_done_callback(lambda made: self._keep(name, made))
+        return await asyncio.shield(making)
+
+    def _keep(self, name: str, made: asyncio.Future[str]) -> None:
+        del self._making[name]
+        if made.cancelled() or made.exception():
+            return
+        self._kept[name] = made.result()
+        self._bytes += len(made.result())
+        while self._bytes > self.kept_bytes and len(self._kept) > 1:
+            self._bytes -= len(self._kept.popitem(last=False)[1])
 
 
 def data_url(image: ImageRef, limits: ImageLimits = ImageLimits()) -> str:
-    """``data:image/…;base64,…``; the file's own bytes where the limits allow. See `DataURLs.encode`."""
+    """``data:image/…;base64,…``; the file's own bytes where the limits allow.
+
+    Raises:
+        ImageProblem: the file is absent, not an image, or not the one that the reference names; or it cannot be
+            brought under the limits.
+    """
     try:
         content = Path(image.path).read_bytes()
     except OSError as error:

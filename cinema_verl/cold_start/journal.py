@@ -17,7 +17,7 @@ class Journal:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a+b")
+        self._file = open(self.path, "a+b")  # noqa: SIM115 (open for as long as we are)
         self._offsets: dict[str, int] = {}
         self.done: set[str] = set()
         """The uids that need not be asked about again."""

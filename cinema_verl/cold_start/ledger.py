@@ -122,9 +122,9 @@ class Spending:
 
 _SCHEMA: Final = """
 CREATE TABLE replies (
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, purpose TEXT NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL, outcome TEXT NOT NULL,
-    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, cost REAL NOT NULL, model TEXT NOT NULL,
-    at REAL NOT NULL
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, purpose TEXT NOT NULL, text TEXT NOT NULL,
+    finish_reason TEXT NOT NULL, outcome TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL, cost REAL NOT NULL, model TEXT NOT NULL, at REAL NOT NULL
 );
 CREATE TABLE requests (id INTEGER PRIMARY KEY, key TEXT NOT NULL, purpose TEXT NOT NULL, most REAL NOT NULL);
 """

@@ -24,7 +24,8 @@ from typing import Any, Final
 
 import torch
 import uvicorn
-from fastapi import FastAPI, Request as HTTPRequest
+from fastapi import FastAPI
+from fastapi import Request as HTTPRequest
 from fastapi.responses import JSONResponse
 from PIL import Image
 
@@ -33,7 +34,17 @@ from cinema_verl.generation import Completion, Policy, Request, generate
 
 WINDOW: Final = 0.02
 """Seconds without a new request after which a batch starts. Our choice: as the rollout engine's."""
-_KNOWN: Final = {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "n"}
+_KNOWN: Final = {
+    "model",
+    "messages",
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "stop",
+    "n",
+}
 _MAX_TOKENS: Final = 1024  # where a request names no limit; our choice
 
 
@@ -81,7 +92,9 @@ class Model:
             raise BadRequest("one choice a request: ask n times")
         try:
             images: list[Image.Image] = []
-            chat = [{"role": str(each["role"]), "content": _parts(each["content"], images)} for each in body["messages"]]
+            chat = [
+                {"role": str(each["role"]), "content": _parts(each["content"], images)} for each in body["messages"]
+            ]
             text = self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
             ids = self.processor(text=[text], images=images or None)["input_ids"][0]
             limit = body.get("max_completion_tokens") or body.get("max_tokens") or _MAX_TOKENS
@@ -202,7 +215,9 @@ def application(model: Model, name: str) -> FastAPI:
             completion = await batcher(request)
         except Exception as error:  # the batch failed: a server's error, which a client may try again
             return _error(500, "server_error", repr(error))
-        return JSONResponse(_reply(name, model.policy.decode(completion.token_ids), completion, len(request.prompt_ids)))
+        return JSONResponse(
+            _reply(name, model.policy.decode(completion.token_ids), completion, len(request.prompt_ids))
+        )
 
     return app
 

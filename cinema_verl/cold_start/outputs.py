@@ -1,7 +1,7 @@
 """From what became of each question to files: the two parquets, the provenance, the sum of it all.
 
-One pass over the questions in their own order, so equal results give equal bytes whoever found them and when. Counts add
-up to the input: each question is in the cold start, in the RL pool, left out with a reason, or not reached.
+One pass over the questions in their own order, so equal results give equal bytes whoever found them and when. Counts
+add up to the input: each question is in the cold start, in the RL pool, left out with a reason, or not reached.
 """
 
 import json
@@ -187,14 +187,14 @@ def write_outputs(
 
 def _rl_row(question: Question, index: int, settings: Settings) -> dict[str, Any]:
     row = question.rl_row(index, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
-    return row | {"prompt": policy_messages(question, settings.prompt)}
+    return row | {"prompt": policy_messages(question, settings.mode)}
 
 
 def _sft_rows(question: Question, record: Record, settings: Settings) -> list[dict[str, Any]]:
     chosen = [record["refined"]] if record["second"] is None else [record["refined"], record["second"]]
     return sft_rows(
         uid=question.uid,
-        prompt=policy_messages(question, settings.prompt),
+        prompt=policy_messages(question, settings.mode),
         images=[
             image_cell(image.path, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
             for image in question.images

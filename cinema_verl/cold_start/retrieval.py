@@ -157,8 +157,12 @@ def explain(visits: Sequence[Visit]) -> str:
     if not visits:
         return ""
     *before, last = visits
-    place = f"cosine {last.similarity:.3f} to the refinement, the least similar" if not before else (
-        f"cosine {last.similarity:.3f} to the refinement; {len(before)} less similar: "
-        + ", ".join(f"{visit.similarity:.3f} {visit.verdict}" for visit in before)
+    place = (
+        f"cosine {last.similarity:.3f} to the refinement, the least similar"
+        if not before
+        else (
+            f"cosine {last.similarity:.3f} to the refinement; {len(before)} less similar: "
+            + ", ".join(f"{visit.similarity:.3f} {visit.verdict}" for visit in before)
+        )
     )
     return place

@@ -1,4 +1,4 @@
-"""One draft becomes one question: its media opened, stored and named in the text, its gold verified, its tokens counted.
+"""One draft becomes one question: media opened, stored and named in the text, gold verified, tokens counted.
 
 Everything that can be wrong with a row is found here and has a name in `canonical.REASONS`; what comes out can be
 written as a row that verl trains on. Errors of the machine (a full disk, a folder that may not be read) are no fault
@@ -39,10 +39,12 @@ MAX_FRAMES: Final = 64  # of a video at a given rate. Our choice: two minutes at
 FOLDER_FPS: Final = 3.0  # the rate at which MVBench's folders of frames were cut
 _MAX_IMAGE_BYTES: Final = 1 << 28  # of one image file; our choice: above any photograph, below a worker's memory
 
+_PATCHING: Final = Patching(patch_size=14, merge_size=2, min_pixels=3_136, max_pixels=12_845_056)
+"""Of Qwen2.5-VL, the paper's backbone: its ``preprocessor_config.json``."""
+
 _SPECIAL = re.compile(r"<\|\w+\|>")  # Qwen's control and vision tokens, of which no text may hold one
 _MEDIUM = re.compile(r"<(?:video|audio)>")
 _RUN = re.compile(rf"{IMAGE}(?:\s*{IMAGE})*")
-_SPACE = " \t"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,9 @@ class Converter:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise Rejected("bad_record", f"{type(error).__name__}: {error}") from error
 
+    def uid(self, draft: Draft) -> str:
+        return f"{draft.source or self._adapter.name}/{draft.source_id}"
+
     def question(self, draft: Draft) -> Question:
         """The question that a draft becomes.
 
@@ -119,11 +124,10 @@ class Converter:
         else:
             refs, video = [self._store.put(self._bytes(medium)) for medium in draft.media], None
             text = _in_lines(draft.question, "Image", len(refs)) if len(refs) > 1 else draft.question
-        source = draft.source or self._adapter.name
         try:
             question = Question(
-                uid=f"{source}/{draft.source_id}",
-                source=source,
+                uid=self.uid(draft),
+                source=draft.source or self._adapter.name,
                 source_id=draft.source_id,
                 split=self._settings.split or draft.split,
                 license=self._adapter.license,
@@ -143,6 +147,10 @@ class Converter:
         except (TypeError, ValueError) as error:
             raise Rejected("bad_record", str(error)) from error
         return self._counted(question)
+
+    def sync(self) -> None:
+        """Wait until the images that were stored are on the disk."""
+        self._store.sync()
 
     def _bytes(self, medium: Media) -> bytes:
         if medium.data is not None:
@@ -195,7 +203,7 @@ class Converter:
             Rejected: its prompt is too long, or the image processor would refuse an image.
         """
         settings = self._settings
-        patching = self._counter.patching if self._counter else QWEN2_5_VL
+        patching = self._counter.patching if self._counter else _PATCHING
         try:
             vision = sum(
                 vision_tokens(image.width, image.height, patching, settings.min_pixels, settings.max_pixels)
@@ -259,9 +267,9 @@ def _in_lines(text: str, word: str, count: int) -> str:
     run = _RUN.search(text)
     if run is None or run[0].count(IMAGE) != text.count(IMAGE):
         return text
-    before, after = text[: run.start()].rstrip(_SPACE), text[run.end() :].lstrip(_SPACE)
+    before, after = text[: run.start()].rstrip(), text[run.end() :].lstrip()
     lines = "\n".join(f"{word} {number}: {IMAGE}" for number in range(1, count + 1))
-    return (before and before.rstrip("\n") + "\n") + lines + (after and "\n" + after.lstrip("\n"))
+    return "\n".join(part for part in (before, lines, after) if part)
 
 
 def _check_gold(question: Question) -> None:
@@ -278,5 +286,5 @@ def _check_gold(question: Question) -> None:
     if not question.answer.strip() or not verdict.correct:
         raise Rejected(
             "gold_unreadable",
-            f"{question.answer[:80]!r} as {question.answer_type} with {len(question.options)} options: {verdict.reason}",
+            f"{question.answer[:80]!r} as {question.answer_type}, {len(question.options)} options: {verdict.reason}",
         )

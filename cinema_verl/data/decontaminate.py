@@ -51,14 +51,15 @@ class Rules:
             differ in 6 at most, different pictures in 8 at least, and of 240,000 x 20,000 pairs of random hashes 0.02
             are expected within 6.
         similarity: Jaccard similarity of shingles. Our choice: one word changed in thirty stays above.
-        min_words: Words that a text needs to be particular. Our choice: under eight, unrelated people ask the same.
+        min_words: Different words, numbers left out, that a text with its options needs to be particular. Our choice:
+            "Which is the odd one out? the first, the second, image 3" has nine.
         max_uses: Sets of pictures over which particular words may be used on either side. Our choice: one question
             comes in a few sources and encodings, a template in tens.
     """
 
     distance: int = 6
     similarity: float = 0.8
-    min_words: int = 8
+    min_words: int = 10
     max_uses: int = 4
 
 
@@ -127,7 +128,7 @@ class Benchmarks:
             self.counts[asked.benchmark] += 1
             for place, image in enumerate(asked.question.images):
                 self._holders[int(image.phash, 16)].append((number, place))
-            if len(asked.words) >= rules.min_words:
+            if _different(asked.words) >= rules.min_words:
                 uses[asked.words].add(_pictures(asked.question))
                 texts[asked.words].append(number)
         self.particular = {words: texts[words] for words in sorted(texts) if len(uses[words]) <= rules.max_uses}
@@ -227,7 +228,7 @@ class Survey:
             survey.asked.append(_digest((words, options, len(question.images))))
             survey.golds.append(_digest(gold_of(question)))
             prompt = words_of(question.prompt)
-            if near := benchmarks.texts_near(prompt) if len(prompt) >= benchmarks.rules.min_words else ():
+            if near := benchmarks.texts_near(prompt) if _different(prompt) >= benchmarks.rules.min_words else ():
                 survey.texts[len(survey.uids) - 1] = list(near)
                 for text, _ in near:
                     survey.uses[text].add(_pictures(question))
@@ -357,6 +358,10 @@ def _questions(inputs: Sequence[Path], doing: str) -> Iterator[tuple[int, Questi
             for question in read_questions(path):
                 progress.update()
                 yield number, question
+
+
+def _different(words: Sequence[str]) -> int:
+    return len({word for word in words if word.isalpha()})
 
 
 def _pictures(question: Question) -> int:

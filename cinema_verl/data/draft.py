@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cinema_verl.data.canonical import Rejected, SourceError
+
 
 @dataclass(frozen=True, slots=True)
 class Media:
@@ -67,8 +69,8 @@ class Adapter:
         patterns: Globs below the input directory for the files of rows (``*.parquet``); at least one must match.
         example: One made-up row, which ``--help`` shows.
         required: Fields that every row must have; a first row without one means the file is not this source.
-        convert: Row -> draft. Raises `canonical.Rejected` for a row that cannot become a question, and
-            `canonical.SourceError` for a row that this source never holds.
+        convert: Row -> draft. Raises `canonical.Rejected` for a row that cannot become a question; ``bad_record`` for
+            one whose fields are missing or of another type.
     """
 
     name: str
@@ -78,3 +80,22 @@ class Adapter:
     example: Mapping[str, Any]
     required: tuple[str, ...]
     convert: Callable[[Mapping[str, Any]], Draft]
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        """Make sure that a file's first row is of this source; what later rows lack is their own fault.
+
+        Raises:
+            SourceError: a field is missing or of another type; the message says what was expected and what is there.
+        """
+        if missing := [name for name in self.required if name not in row]:
+            raise SourceError(
+                f"not a row of {self.name}: no field {', '.join(map(repr, missing))}; there are "
+                f"{', '.join(map(repr, row)) or 'none'}"
+            )
+        try:
+            self.convert(row)
+        except Rejected as rejected:
+            if rejected.reason == "bad_record":
+                raise SourceError(f"not a row of {self.name}: {rejected.detail}") from rejected
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise SourceError(f"not a row of {self.name}: {type(error).__name__}: {error}") from error

@@ -27,7 +27,7 @@ from cinema_verl.files import atomic_write
 MAX_SOURCE_PIXELS: Final = 89_478_485
 """Pillow's own limit against decompression bombs (``Image.MAX_IMAGE_PIXELS``): 256 MiB once decoded."""
 QUALITY: Final = 92
-"""JPEG quality of what has to be encoded again. Our choice: text in charts stays sharp; a frame takes 1-2 bits/pixel."""
+"""JPEG quality of what has to be encoded again. Our choice: text in charts stays sharp."""
 
 # Our choice: what datasets ship. Not formats that Pillow hands to other programs (EPS), nor rare ones.
 Image.init()
@@ -36,7 +36,7 @@ _FORMATS: Final = tuple(
 )
 _LOSSY: Final = frozenset({"AVIF", "JPEG", "JPEG2000", "MPO", "WEBP"})
 _DECODE_GAP: Final = 2.0
-"""Shrink cheaply (in JPEG's own transform, by boxes) to this multiple of the target, then well: as Pillow's thumbnails."""
+"""Shrink cheaply (in JPEG's own transform, by boxes) to this multiple of the target, then well: Pillow's thumbnails do."""
 
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -63,7 +63,9 @@ class ImageStore:
         quality: Of the JPEG files that are encoded here.
     """
 
-    def __init__(self, directory: str | Path, max_pixels: int, min_side: int = MIN_SIDE, quality: int = QUALITY) -> None:
+    def __init__(
+        self, directory: str | Path, max_pixels: int, min_side: int = MIN_SIDE, quality: int = QUALITY
+    ) -> None:
         if max_pixels < min_side**2:
             raise ValueError(f"max_pixels {max_pixels} leaves no room for sides of {min_side} px")
         self.directory = Path(directory).absolute()
@@ -85,7 +87,7 @@ class ImageStore:
         """
         with _decoding(f"{len(data)} bytes"):
             image = Image.open(BytesIO(data), formats=_FORMATS)
-            kind, source_size = image.format, image.size
+            kind, source_size = str(image.format), image.size
             size = self._target(source_size)
             if kind != "MPO" and getattr(image, "is_animated", False):
                 raise Rejected("image_animated", f"{kind} with {getattr(image, 'n_frames', 'several')} frames or pages")

@@ -1,22 +1,229 @@
-"""Stub."""
-from pathlib import Path
+"""Where a row's media are: below the source's root and nowhere else, or behind a URL whose host was named.
 
+A dataset's paths and URLs are written by strangers. A path is followed only if it stays inside the root, links and all;
+a URL is fetched only from hosts that the user has named, and never from a private address that was not named itself.
+"""
 
-def resolve(root: str | Path, name: str) -> Path:
-    """Raises Rejected path_url/path_outside/path_missing. A file or a folder (of frames)."""
-    raise NotImplementedError
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import ipaddress
+import os
+import re
+import socket
+import stat
+import time
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import httpx
+
+from cinema_verl.data.canonical import Rejected
+
+_URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|data:)")
+_TRIES: Final = 3
+_REDIRECTS: Final = 5
+_DEADLINE: Final = 20  # time-outs that a whole file may take
+_BLOCK: Final = 1 << 16
+_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})  # worth another try
 
 
 def is_url(name: str) -> bool:
-    raise NotImplementedError
+    """Whether a row's path names something to fetch and not a file."""
+    return _URL.match(name) is not None
+
+
+def resolve(root: str | Path, name: str) -> Path:
+    """The file or folder that a row names below its source's root.
+
+    Args:
+        root: The source's folder; may be a link itself.
+        name: As the row writes it, relative.
+
+    Returns:
+        The absolute path, links followed.
+
+    Raises:
+        Rejected: ``path_url``; ``path_outside``: absolute, with ``..``, or through a link that leaves the root;
+            ``path_missing``: nothing there, or neither a file nor a folder.
+        OSError: the root is not there, or a folder on the way may not be read.
+    """
+    if is_url(name):
+        raise Rejected("path_url", f"{name[:200]!r} is a URL; name its host with --allow-download to fetch it")
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts:
+        raise Rejected("path_outside", f"{name!r} does not stay below the source's root")
+    base = _real(str(root))
+    try:
+        path = (base / pure).resolve()
+        if not path.is_relative_to(base):
+            raise Rejected(
+                "path_outside",
+                f"{name!r} is a link to {path}. Give a root that holds both, or copy the files instead of linking them",
+            )
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Rejected("path_missing", f"no {name!r} below {root}") from error
+    except (ValueError, RuntimeError) as error:  # NUL, half a surrogate pair; a loop of links
+        raise Rejected("path_missing", f"{name!r} cannot be a file's name: {error}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        raise Rejected("path_missing", f"{name[:200]!r}: {error.strerror}") from error
+    if path == base or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise Rejected("path_missing", f"{name!r} is neither a file nor a folder below {root}")
+    return path
+
+
+@lru_cache(maxsize=64)
+def _real(root: str) -> Path:
+    return Path(root).resolve(strict=True)
 
 
 class Downloads:
+    """Files behind URLs, each fetched once into a folder: ``ab/<sha256 of the URL>``.
+
+    A file is there whole or not at all. What a dropped connection or kill -9 leaves is continued where the server can
+    (a strong ``ETag`` and ranges). Any number of processes may share the folder. Connections are direct: proxies and
+    ``.netrc`` of the environment are not used.
+
+    Args:
+        hosts: Names that may be fetched from, without port. A name that leads to a private, loopback or link-local
+            address is refused unless that address is among them, too. Empty: nothing is fetched.
+        directory: The folder; made when the first file is fetched.
+        max_bytes: Largest file.
+        timeout: Seconds to connect, and to wait for more of an answer; a whole file may take twenty times as long.
+    """
+
     def __init__(
         self, hosts: frozenset[str], directory: str | Path, *, max_bytes: int = 1 << 30, timeout: float = 30.0
     ) -> None:
-        raise NotImplementedError
+        self.hosts = frozenset(host.lower().strip("[]") for host in hosts)
+        self.directory = Path(directory).absolute()
+        self.max_bytes = max_bytes
+        self.timeout = timeout
 
     def fetch(self, url: str) -> Path:
-        """Raises Rejected download_refused/download_failed, path_url when no hosts are allowed; OSError for the disk."""
-        raise NotImplementedError
+        """The local file with the content of `url`.
+
+        Raises:
+            Rejected: ``path_url``: no host is allowed; ``download_refused``: this URL, a redirect of it or its size is
+                not; ``download_failed``: the server does not give it, after three tries where that is worth it.
+            OSError: the folder cannot be written, or the disk is full.
+        """
+        if not self.hosts:
+            raise Rejected("path_url", f"{url[:200]!r} is a URL; name its host with --allow-download to fetch it")
+        name = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
+        path = self.directory / name[:2] / name
+        if path.exists():
+            return path
+        self._allowed(url)  # before anything is made on the disk
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{name}.part")
+        with open(path.with_name(f"{name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be fetching it
+            if not path.exists():
+                self._fetch(url, partial)
+                os.replace(partial, path)
+                _etag(partial).unlink(missing_ok=True)
+        return path
+
+    def _fetch(self, url: str, partial: Path) -> None:
+        give_up = time.monotonic() + _DEADLINE * self.timeout
+        for attempt in range(_TRIES):
+            if attempt:
+                time.sleep(0.5 * 2**attempt)
+            try:
+                with httpx.Client(
+                    trust_env=False, timeout=self.timeout, headers={"Accept-Encoding": "identity"}
+                ) as client:
+                    failure = self._attempt(client, url, partial, give_up)
+            except httpx.HTTPError as error:
+                failure = f"{type(error).__name__}: {error}"
+            if failure is None:
+                return
+            if time.monotonic() > give_up:
+                break
+        raise Rejected("download_failed", f"{url[:200]}: {failure}")
+
+    def _attempt(self, client: httpx.Client, url: str, partial: Path, give_up: float) -> str | None:
+        """One try, redirects followed by hand. Returns why another one may help, or None when the file is whole."""
+        headers = {}
+        if partial.exists() and partial.stat().st_size and _etag(partial).exists():
+            headers = {"Range": f"bytes={partial.stat().st_size}-", "If-Range": _etag(partial).read_text("ascii")}
+        for _ in range(_REDIRECTS + 1):
+            target = self._allowed(url)
+            # The address that was checked is the one connected to: asking for the name again might give another.
+            pinned = target.copy_with(host=self._address(target.host))
+            host = {"Host": target.netloc.decode("ascii")}
+            extensions = {"sni_hostname": target.host}
+            with client.stream("GET", pinned, headers={**headers, **host}, extensions=extensions) as response:
+                if not response.has_redirect_location:
+                    return self._receive(response, partial, give_up)
+                url = str(target.join(response.headers["location"]))
+                if target.scheme == "https" and not url.startswith("https:"):
+                    raise Rejected("download_refused", f"{target} redirects from https to {url[:200]}")
+        raise Rejected("download_refused", f"more than {_REDIRECTS} redirects, the last to {url[:200]}")
+
+    def _allowed(self, url: str) -> httpx.URL:
+        """The URL, or `Rejected` for what its text says."""
+        try:
+            parsed = httpx.URL(url)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise Rejected("download_refused", f"{url[:200]!r} is no URL: {error}") from error
+        if parsed.scheme not in ("http", "https") or parsed.userinfo:
+            raise Rejected("download_refused", f"{url[:200]!r} is not a plain http or https URL")
+        if parsed.host.lower() not in self.hosts:
+            raise Rejected("download_refused", f"{url[:200]!r}: host {parsed.host!r} is not named by --allow-download")
+        return parsed
+
+    def _address(self, host: str) -> str:
+        """An address of the host that may be connected to."""
+        try:
+            found = list(dict.fromkeys(str(entry[4][0]) for entry in socket.getaddrinfo(host, None)))
+        except (OSError, UnicodeError) as error:
+            raise httpx.ConnectError(f"{host}: {error}") from error
+        for address in found:
+            parsed = ipaddress.ip_address(address)
+            if (getattr(parsed, "ipv4_mapped", None) or parsed).is_global or address in self.hosts:
+                return address
+        raise Rejected("download_refused", f"{host!r} leads to {found[0]}, a private address that is not named itself")
+
+    def _receive(self, response: httpx.Response, partial: Path, give_up: float) -> str | None:
+        """Write the body to `partial`. Returns as `_attempt` does."""
+        have = partial.stat().st_size if partial.exists() else 0
+        continues = response.status_code == 206 and response.headers.get("content-range", "").startswith(
+            f"bytes {have}-"
+        )
+        if response.status_code in _PASSING:
+            return f"HTTP {response.status_code}"
+        if response.status_code in (206, 416) and not continues:
+            partial.unlink(missing_ok=True)
+            return "the server could not continue where the last try ended"
+        if response.status_code not in (200, 206) or response.headers.get("content-encoding", "identity") != "identity":
+            raise Rejected("download_failed", f"{response.url}: HTTP {response.status_code}")
+        size = have if continues else 0
+        if size + int(response.headers.get("content-length", 0)) > self.max_bytes:
+            raise Rejected("download_refused", f"{response.url} has over {self.max_bytes} bytes")
+        with open(partial, "ab" if continues else "wb") as file:
+            if not continues:
+                etag = response.headers.get("etag", "")
+                _etag(partial).unlink(missing_ok=True)
+                if etag.startswith('"') and etag.isascii():  # only a strong one promises equal bytes
+                    _etag(partial).write_text(etag, "ascii")
+            for block in response.iter_raw(_BLOCK):
+                size += len(block)
+                if size > self.max_bytes:
+                    raise Rejected("download_refused", f"{response.url} has over {self.max_bytes} bytes")
+                if time.monotonic() > give_up:
+                    return f"not finished after {_DEADLINE * self.timeout:.0f} s"
+                file.write(block)
+        return None
+
+
+def _etag(partial: Path) -> Path:
+    """The file that says which content `partial` is a part of."""
+    return partial.with_suffix(".etag")

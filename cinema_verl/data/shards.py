@@ -63,7 +63,7 @@ def make_shard(item: dict[str, Any], *, job: Job) -> dict[str, Any]:
         ``rows`` and ``rejected`` (counts), ``worker`` (who did it), and ``error``: why the run must stop, or "".
     """
     span = Span(*json.loads(item["span"]))
-    result = {"rows": 0, "rejected": 0, "error": "", "worker": f"{_node()}:{os.getpid()}"}
+    result: dict[str, Any] = {"rows": 0, "rejected": 0, "error": "", "worker": f"{_node()}:{os.getpid()}"}
     try:
         converter = Converter(job.adapter, job.settings, job.output)
         with atomic_write(job.shard(item["number"]), "wb") as file:
@@ -72,6 +72,7 @@ def make_shard(item: dict[str, Any], *, job: Job) -> dict[str, Any]:
                 file.write(record + b"\n")
                 result["rows"] += 1
                 result["rejected"] += record.startswith(_REJECTED)
+            converter.sync()  # no shard names an image that a crash of the machine could still take
     except SourceError as error:
         result["error"] = str(error) if span.file in str(error) else f"{job.root / span.file}: {error}"
     except OSError as error:
@@ -133,7 +134,10 @@ def join(job: Job, spans: Sequence[Span], made_by: Mapping[str, Any]) -> dict[st
         RuntimeError: what is in the shards does not add up to the input.
     """
     shards = [job.shard(number) for number in range(len(spans))]
-    second, counts = _repeated(shards), Counts()
+    rows, counts = sum(span.rows for span in spans), Counts()
+    second, found = _repeated(shards)
+    if found != rows:
+        raise RuntimeError(f"{job.output / WORK} holds {found} rows for {rows} of the input: remove it and start over")
 
     def questions() -> Iterator[Question]:
         number = 0
@@ -156,10 +160,8 @@ def join(job: Job, spans: Sequence[Span], made_by: Mapping[str, Any]) -> dict[st
                     yield Rejection(uid, "duplicate_uid", "an earlier row of the input has the same id")
                 number += 1
 
-    rows = sum(span.rows for span in spans)
-    described = {**made_by, "input_rows": rows, "counts": counts.by}  # filled while the questions are written
-    manifest = write_dataset(job.output, questions(), rejections(), described)
-    return manifest
+    # The counts are filled while the questions are written.
+    return write_dataset(job.output, questions(), rejections(), {**made_by, "input_rows": rows, "counts": counts.by})
 
 
 def _records(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
@@ -169,10 +171,12 @@ def _records(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def _repeated(shards: Sequence[Path]) -> np.ndarray:
-    """Of each question in order, whether an earlier one has its uid: (questions,) bool, from 16 bytes a question."""
-    digests = bytearray()
+def _repeated(shards: Sequence[Path]) -> tuple[np.ndarray, int]:
+    """Of each question in order, whether an earlier one has its uid: (questions,) bool, from 16 bytes a question; and
+    the number of rows."""
+    digests, rows = bytearray(), 0
     for record in _records(shards):
+        rows += 1
         if "question" in record:
             digests += hashlib.blake2b(record["question"]["uid"].encode(), digest_size=16).digest()
     keys = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
@@ -180,4 +184,4 @@ def _repeated(shards: Sequence[Path]) -> np.ndarray:
     ordered = keys[order]
     repeated = np.zeros(len(keys), dtype=bool)
     repeated[order[1:]] = (ordered[1:] == ordered[:-1]).all(axis=1)
-    return repeated
+    return repeated, rows

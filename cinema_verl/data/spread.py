@@ -8,7 +8,6 @@ dataset of Ray's is gone with its driver.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -17,7 +16,9 @@ Item = Mapping[str, Any]
 Work = Callable[[dict[str, Any]], dict[str, Any]]
 
 _BLOCKS_A_WORKER: Final = 64  # our choice: idle at the end for 1/64 of the time at most, and few blocks for the driver
-_RETRIES: Final = 3  # of a task whose worker died; Ray's own default for tasks
+_RETRIES: Final = 3
+"""Of a task whose worker died: Ray's default for tasks. Ray Data's is without end, on which a row that kills whoever
+decodes it would hang the run."""
 _OBJECT_STORE_BYTES: Final = 128 << 20  # items and results are small; our choice
 
 
@@ -46,11 +47,13 @@ def spread(work: Work, items: Sequence[Item], *, workers: int, ray_address: str 
     with _ray(workers, ray_address) as parallel:
         import ray.data
 
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of plans and of bars that are off
         blocks = min(len(items), _BLOCKS_A_WORKER * parallel)
         dataset = ray.data.from_items([dict(item) for item in items], override_num_blocks=blocks)
-        mapped = dataset.map(work, num_cpus=1, concurrency=parallel, max_retries=_RETRIES)
+        mapped = dataset.map(
+            work, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=parallel), ray_remote_args_fn=_task_options
+        )
         try:
             yield from mapped.iter_rows()
         except ray.exceptions.RayTaskError as error:
@@ -62,11 +65,8 @@ def spread(work: Work, items: Sequence[Item], *, workers: int, ray_address: str 
 @contextmanager
 def _ray(workers: int, address: str | None) -> Iterator[int]:
     """A connection to Ray for as long as the block lasts, and how many tasks may run at a time."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's new default; without it, a warning
     import ray
 
-    for name in ("ray.data", "ray.data.dataset"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     if ray.is_initialized():
         yield workers or _processors()
         return
@@ -84,6 +84,10 @@ def _ray(workers: int, address: str | None) -> Iterator[int]:
         yield workers or _processors()
     finally:
         ray.shutdown()
+
+
+def _task_options() -> dict[str, Any]:
+    return {"max_retries": _RETRIES}
 
 
 def _processors() -> int:

@@ -1,8 +1,8 @@
 """A video becomes a few frames, each with the time at which it is shown.
 
 The file is read through once without decoding, which gives the true time of every frame, whatever the frame rate does,
-and where decoding can start; then only the stretches that lead to wanted frames are decoded. A folder of frames, cut at a
-known rate, is sampled by the same rule.
+and where decoding can start; then only the stretches that lead to wanted frames are decoded. A folder of frames, cut at
+a known rate, is sampled by the same rule.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 from PIL import Image
@@ -39,6 +38,7 @@ _MAY_LACK: Final = 1.0
 """Seconds by which a file may be shorter than it says: durations are rounded, and streams end apart."""
 _MAX_REORDER: Final = 16
 """Frames of H.264 and H.265 that can be decoded before one that is shown earlier."""
+_TURNS: Final = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
 _FRAME_FILES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 
@@ -101,16 +101,16 @@ def sample_frames(
     with _open(path) as container:
         stream = _video_stream(container)
         shown = _index(container, stream)
-        times = sample_times(shown.length, count=count, fps=fps, max_frames=max_frames, start=start, end=end)
-        # The last frame that is shown at or before each time; half a tick forgives the rounding of seconds.
-        seconds = (shown.pts - shown.pts[0]) * shown.tick
-        picked = np.unique(np.searchsorted(seconds, np.asarray(times) + shown.tick / 2, side="right") - 1)
-        wanted = [int(shown.pts[i]) for i in picked]
-        images = _decode(container, stream, wanted, shown.keys, max_pixels)
-        if images is None:  # some demuxers seek to where they please
-            images = _decode(container, stream, wanted, shown.keys[:1], max_pixels)
-        if images is None:
-            raise Rejected("video_broken", f"{path.name}: a frame that the file lists cannot be decoded")
+    times = sample_times(shown.length, count=count, fps=fps, max_frames=max_frames, start=start, end=end)
+    # The last frame that is shown at or before each time; half a tick forgives the rounding of seconds.
+    seconds = (shown.pts - shown.pts[0]) * shown.tick
+    picked = np.unique(np.searchsorted(seconds, np.asarray(times) + shown.tick / 2, side="right") - 1)
+    wanted = [int(shown.pts[i]) for i in picked]
+    images = _decode(path, wanted, shown.keys, max_pixels)
+    if images is None:  # some demuxers seek to where they please: from the start, then
+        images = _decode(path, wanted, shown.keys[:1], max_pixels)
+    if images is None:
+        raise Rejected("video_broken", f"{path.name}: a frame that the file lists cannot be decoded")
     return Frames(images, tuple(float(seconds[i]) for i in picked), len(shown.pts) / shown.length)
 
 
@@ -156,8 +156,8 @@ def sample_times(
     """Seconds at which to look at a video: evenly spread, or at a rate.
 
     With `count`, the middles of as many equal parts, so that neither a black first frame nor the very end is taken (our
-    choice). With `fps`, from `start` on, one every ``1 / fps`` seconds; where these are more than `max_frames`, that many,
-    evenly spread, as qwen_vl_utils does.
+    choice). With `fps`, from `start` on, one every ``1 / fps`` seconds; where these are more than `max_frames`, that
+    many, evenly spread, as qwen_vl_utils does.
 
     Args:
         length: Seconds of the video.
@@ -203,10 +203,11 @@ def _open(path: Path) -> Iterator[InputContainer]:
 
 
 def _video_stream(container: InputContainer) -> VideoStream:
-    stream = container.streams.best("video")
-    if stream is None or stream.disposition & stream.disposition.attached_pic:
+    from av.stream import Disposition
+
+    stream = cast("VideoStream | None", container.streams.best("video"))
+    if stream is None or stream.disposition & Disposition.attached_pic:  # the cover of an audio file
         raise Rejected("video_format", "there is no video in it")
-    stream = container.streams.video[0] if stream.type != "video" else stream
     size = stream.codec_context.width, stream.codec_context.height
     if size[0] * size[1] > MAX_SOURCE_PIXELS:
         raise Rejected("image_too_large", f"frames of {size[0]}x{size[1]} px are over {MAX_SOURCE_PIXELS} pixels")
@@ -235,13 +236,85 @@ class _Index:
 def _index(container: InputContainer, stream: VideoStream) -> _Index:
     """Read all packets of the file, and decode none."""
     pts, keys = array("q"), array("q")
-    end = 0
-    spans: dict[int, tuple[Fraction, Fraction]] = {}
+    shown_until = 0  # ticks
+    begin, finish = math.inf, -math.inf  # seconds, over all streams: the file's stated duration is that of the longest
     for packet in container.demux():
-        if packet.pts is None or packet.size == 0:  # also what demux() ends with
-            if packet.size and packet.stream_index == stream.index:
-                raise Rejected("video_format", "its frames have no times")
+        if not packet.size:
+            continue  # what demux() ends with, and "the same frame again" in AVI
+        time = packet.pts if packet.pts is not None else packet.dts
+        if time is not None:
+            begin = min(begin, float(time * packet.time_base))
+            finish = max(finish, float((time + (packet.duration or 0)) * packet.time_base))
+        if packet.stream_index != stream.index or packet.is_discard:
             continue
         if packet.is_corrupt:
-            raise Rejected("video_broken", f"truncated or damaged at {float(packet.pts * packet.time_base):.3f} s")
-    raise NotImplementedError
+            raise Rejected("video_broken", f"truncated or damaged after {len(pts)} frames")
+        if packet.pts is None:
+            raise Rejected("video_format", f"{container.format.name} without a time for each frame")
+        if packet.is_keyframe:
+            keys.append(packet.pts)
+        if keys:
+            pts.append(packet.pts)
+            shown_until = max(shown_until, packet.pts + (packet.duration or 0))
+    if not pts:
+        raise Rejected("video_broken", "no frame at which decoding could start")
+    stated = (container.duration or 0) / 1e6
+    if stated - (finish - begin) > _MAY_LACK:
+        raise Rejected("video_broken", f"ends after {finish - begin:.1f} s of the {stated:.1f} s that it states")
+    tick = float(stream.time_base or 1)
+    ordered = np.unique(np.frombuffer(pts, dtype=np.int64))
+    length = (shown_until - int(ordered[0])) * tick
+    if shown_until <= ordered[-1]:  # nothing says how long the last frame is shown
+        length += float(1 / stream.average_rate) if stream.average_rate else tick
+    return _Index(ordered, np.unique(np.frombuffer(keys, dtype=np.int64)), tick, length)
+
+
+def _decode(path: Path, wanted: Sequence[int], keys: np.ndarray, max_pixels: int | None) -> list[Image.Image] | None:
+    """The frames with these times (ascending, in ticks), or None where one of them does not come out.
+
+    Args:
+        keys: Frames that may be seeked to; a seek is made only where it skips something.
+    """
+    found: dict[int, Image.Image] = {}
+    with _open(path) as container:
+        stream = _video_stream(container)
+        frames = container.decode(stream)
+        key = position = int(keys[0])
+        for target in wanted:
+            nearest = int(keys[max(0, int(np.searchsorted(keys, target, side="right")) - 1)])
+            if nearest > position:
+                key = position = nearest
+                container.seek(key, stream=stream)
+                frames = container.decode(stream)
+            late = 0
+            while target not in found:
+                frame = next(frames, None)
+                if frame is None or late > _MAX_REORDER:
+                    return None
+                if frame.pts is None:
+                    continue
+                if frame.is_corrupt and frame.pts >= key:
+                    raise Rejected("video_broken", f"{path.name}: damaged at tick {frame.pts}")
+                position = max(position, frame.pts)
+                late += frame.pts > target
+                if frame.pts in wanted:
+                    found[frame.pts] = _to_image(frame, max_pixels)
+    return [found[target] for target in wanted]
+
+
+def _to_image(frame: VideoFrame, max_pixels: int | None) -> Image.Image:
+    """RGB, upright as the file's display matrix has it, within the pixels."""
+    width, height = frame.width, frame.height
+    if width * height > MAX_SOURCE_PIXELS:
+        raise Rejected("image_too_large", f"a frame of {width}x{height} px is over {MAX_SOURCE_PIXELS} pixels")
+    if max_pixels is not None and width * height > max_pixels:
+        scale = math.sqrt(max_pixels / (width * height))
+        width, height = max(1, int(width * scale)), max(1, int(height * scale))
+    image = frame.to_image(width=width, height=height, interpolation="LANCZOS")
+    turns = round(frame.rotation / 90) % 4  # counter-clockwise
+    return image.transpose(_TURNS[turns]) if turns else image
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    """Sorts ``2.jpg`` before ``10.jpg``."""
+    return [(1, int(part)) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]

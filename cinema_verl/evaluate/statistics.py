@@ -37,7 +37,7 @@ class Estimate:
 
 
 def student_t(degrees: int) -> float:
-    """The 97.5th percentile of Student's t (Hill's expansion in 1/degrees; within 1 % from 3 degrees on)."""
+    """The 97.5th percentile of Student's t (Hill's expansion in 1/degrees; within 1 % from 2 degrees on)."""
     z, v = _Z, float(max(degrees, 1))
     terms = (
         (z**3 + z) / 4,

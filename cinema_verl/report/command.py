@@ -30,14 +30,18 @@ exit codes: 0 a report was written, 1 there is nothing to report, 2 the command 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report; the exit code."""
     parser = argparse.ArgumentParser(
-        prog="cinema-verl report", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )  # fmt: skip
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="one run, or two to compare")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the first RUN_DIR")
-    parser.add_argument("--metrics", type=Path, metavar="FILE", help="the metrics, if they are elsewhere (one run only)")
-    parser.add_argument("--rollouts", type=Path, metavar="DIR", help="the rollouts, if elsewhere (one run only)")
-    parser.add_argument("--data", type=Path, action="append", default=[], metavar="FILE", help="parquet with the questions; may be repeated")
-    parser.add_argument("--max-mb", type=float, default=10, metavar="MB", help="size of the page; a larger one shows more groups (%(default)s)")  # fmt: skip
+        prog="cinema-verl report",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN_DIR", help="one run, or two to compare")
+    add("--output", type=Path, metavar="FILE", help="default: report.html in the first RUN_DIR")
+    add("--metrics", type=Path, metavar="FILE", help="the metrics, where they are elsewhere (one run only)")
+    add("--rollouts", type=Path, metavar="DIR", help="the rollouts, where they are elsewhere (one run only)")
+    add("--data", type=Path, action="append", default=[], metavar="FILE", help="parquet with questions, repeatable")
+    add("--max-mb", type=float, default=10, metavar="MB", help="size of the page: more shows more groups (%(default)s)")
     options = parser.parse_args(arguments)
     if len(options.runs) > 2:
         parser.error(f"one run or two, not {len(options.runs)}")

@@ -164,7 +164,7 @@ def choose(
 
 def _question(question: Question | None, rollout: Rollout, pictures: Pictures) -> dict[str, Any]:
     if question is None:
-        return {"uid": rollout.question_uid, "text": rollout.prompt[:MAX_TEXT], "gold": rollout.gold, "options": [], "images": [], "more": 0}
+        question = Question(rollout.question_uid, rollout.prompt, rollout.gold, (), (), rollout.data_source)
     return {
         "uid": question.uid,
         "text": question.text[:MAX_TEXT],
@@ -172,7 +172,7 @@ def _question(question: Question | None, rollout: Rollout, pictures: Pictures) -
         "options": question.options,
         "images": [pictures.add(path) for path in question.images[:MAX_IMAGES]],
         "more": max(0, len(question.images) - MAX_IMAGES),
-    }  # fmt: skip
+    }
 
 
 def _group(

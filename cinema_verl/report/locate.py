@@ -14,6 +14,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import cinema_verl.resolvers  # noqa: F401  the recipes' own interpolations
+
 
 class NothingFound(Exception):
     """The directory holds neither metrics nor rollouts; the message lists what was looked for."""

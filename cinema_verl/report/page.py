@@ -25,8 +25,8 @@ from cinema_verl.report.summarise import (
     thin,
 )
 
-MAX_NAMES: Final = 400
-"""Metrics in the page. Our choice: verl logs about 150, and a few for each data source."""
+MAX_NAMES: Final = 2000
+"""Metrics in the page. Our choice: verl logs about 150, and a hundred for each data source of a validation."""
 
 MEANINGS: Final = {
     "unclosed_tag": "a tag that is never closed",
@@ -41,6 +41,7 @@ MEANINGS: Final = {
     "several_answers": "more than one answer",
     "answer_not_last": "something follows the answer",
     "global_on_single_image": "global over one image",
+    "removed_action": "an action that was taken away",
 }
 """What the codes of `cinema_verl.meta_action.VIOLATIONS` say to a reader."""
 
@@ -90,9 +91,8 @@ def read_run(files: RunFiles) -> Run:
     metrics, added = complete(metrics, {} if files.from_validation and metrics.steps else statistics)
     if added and files.metrics:
         notes.append(f"Not among the metrics, so counted from the rollouts: {', '.join(sorted(added))}.")
-    missing = [
-        panel.title for panel in PANELS if not any(name in metrics.series for line in panel.lines for name in line.metrics)
-    ]  # fmt: skip
+    has = {panel.title for panel in PANELS for line in panel.lines if metrics.series.keys() & set(line.metrics)}
+    missing = [panel.title for panel in PANELS if panel.title not in has]
     if missing:
         notes.append(f"No metric for: {', '.join(missing)}.")
     return Run(files, metrics, Mix.of(counts), groups, notes)
@@ -111,9 +111,7 @@ def build(runs: Sequence[Run], max_bytes: int) -> tuple[str, list[str]]:
     for run, data in zip(runs, fixed, strict=True):
         logged = run.metrics.series.get("cinema/diversity_coefficient", [None] * len(run.metrics.steps))
         coefficients = {step: c for step, c in zip(run.metrics.steps, logged, strict=True) if c is not None}
-        shown = choose(
-            run.groups, run.files.data, run.mix, run.pattern_mode, coefficients, pictures, room // len(runs)
-        )
+        shown = choose(run.groups, run.files.data, run.mix, run.pattern_mode, coefficients, pictures, room // len(runs))
         data |= {"groups": shown.groups, "questions": shown.questions}
         run.notes.extend(shown.notes)
     notes = [(run.files.name, note) for run in runs for note in run.notes]
@@ -146,7 +144,7 @@ def _fixed(run: Run) -> dict[str, Any]:
     return {
         "name": run.files.name,
         "steps": [steps[group[-1]] for group in groups],
-        "series": {name: thin(run.metrics.series[name], groups) for name in names[:MAX_NAMES]},
+        "series": {name: _sparse(thin(run.metrics.series[name], groups)) for name in names[:MAX_NAMES]},
         "stages": stages(run.metrics, run.files.setting("cinema.exploration_steps")),
         "mix": run.mix.as_json(),
         "validation": run.files.from_validation,
@@ -158,6 +156,12 @@ def _fixed(run: Run) -> dict[str, Any]:
         "groups": [],
         "questions": [],
     }
+
+
+def _sparse(values: list[float | None]) -> list[Any]:
+    """The values as they are, or as [places, values] where most steps have none, as validations do."""
+    places = [i for i, value in enumerate(values) if value is not None]
+    return values if 2 * len(places) > len(values) else [places, [values[i] for i in places]]
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -179,7 +183,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         "Estimator": ask("algorithm.adv_estimator"),
         "Prompts a step": ask("data.train_batch_size"),
         "Rollouts a prompt": ask("actor_rollout_ref.rollout.n"),
-        "Diversity coefficient": f"{coefficient:g}, then {shape}" if number(coefficient) is not None else None,
+        "Diversity coefficient": f"{coefficient:g}, annealed: {shape}" if number(coefficient) is not None else None,
         "Seconds a step": f"{seconds[len(seconds) // 2]:.3g} (median)" if seconds else None,
     }
     return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]

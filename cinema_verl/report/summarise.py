@@ -41,20 +41,22 @@ class Panel(NamedTuple):
     share: bool = False  # values are shares: the axis goes from 0 to 1
 
 
+def _panel(title: str, unit: str, *metrics: str, share: bool = False) -> Panel:
+    return Panel(title, unit, (Line(metrics, title.lower()),), share)
+
+
+_SAMPLING = "cinema/dynamic_sampling"
+
 PANELS: Final = (
-    Panel("Reward", "mean a rollout, before the diversity term", (Line(("critic/rewards/mean", "critic/score/mean"), "reward"),)),
-    Panel("Accuracy in training", "share right, of the groups kept", (Line(("cinema/acc",), "acc"),), share=True),
-    Panel("Accuracy in validation", "share right, mean over data sources", (Line((VALIDATION_ACCURACY,), "acc"),), share=True),
-    Panel("Format", "share well formed", (Line(("cinema/format",), "format"),), share=True),
-    Panel("Token entropy", "nats", (Line(("actor/entropy",), "entropy"),)),
-    Panel("Pattern entropy", "nats, mean over groups", (Line(("cinema/pattern_entropy",), "entropy"),)),
-    Panel("Unique patterns", "mean a group", (Line(("cinema/unique_patterns",), "patterns"),)),
-    Panel("Diversity coefficient", "factor of the diversity term", (Line(("cinema/diversity_coefficient",), "coefficient"),)),
-    Panel(
-        "Diversity in the advantage",
-        "share of the advantage",
-        (Line(("cinema/diversity_advantage_share",), "share"),),
-    ),
+    _panel("Reward", "mean a rollout, before the diversity term", "critic/rewards/mean", "critic/score/mean"),
+    _panel("Accuracy in training", "share right, of the groups kept", "cinema/acc", share=True),
+    _panel("Accuracy in validation", "share right, mean over data sources", VALIDATION_ACCURACY, share=True),
+    _panel("Format", "share well formed", "cinema/format", share=True),
+    _panel("Token entropy", "nats", "actor/entropy"),
+    _panel("Pattern entropy", "nats, mean over groups", "cinema/pattern_entropy"),
+    _panel("Unique patterns", "mean a group", "cinema/unique_patterns"),
+    _panel("Diversity coefficient", "factor of the diversity term", "cinema/diversity_coefficient"),
+    _panel("Diversity in the advantage", "share of the advantage", "cinema/diversity_advantage_share"),
     Panel(
         "Lengths",
         "tokens, mean",
@@ -64,14 +66,16 @@ PANELS: Final = (
         "Dynamic sampling",
         "share of the groups generated",
         (
-            Line(("cinema/dynamic_sampling/mixed",), "mixed (kept)"),
-            Line(("cinema/dynamic_sampling/all_right",), "all right"),
-            Line(("cinema/dynamic_sampling/all_wrong",), "all wrong"),
+            Line((f"{_SAMPLING}/mixed",), "mixed (kept)"),
+            Line((f"{_SAMPLING}/all_right",), "all right"),
+            Line((f"{_SAMPLING}/all_wrong",), "all wrong"),
         ),
         share=True,
     ),
-)  # fmt: skip
+)
 """The curves that the report opens with; every other metric can be chosen in the page."""
+
+_LINES: Final = tuple(line for panel in PANELS for line in panel.lines)
 
 
 def bins(steps: Sequence[int], limit: int = MAX_POINTS) -> list[list[int]]:
@@ -82,11 +86,8 @@ def bins(steps: Sequence[int], limit: int = MAX_POINTS) -> list[list[int]]:
 
 def thin(values: Sequence[float | None], groups: Sequence[Sequence[int]]) -> list[float | None]:
     """The mean of each group of indices, to six digits; None where no value is."""
-    means: list[float | None] = []
-    for group in groups:
-        known = [value for i in group if (value := values[i]) is not None]
-        means.append(float(f"{sum(known) / len(known):.6g}") if known else None)
-    return means
+    means = [_mean([values[i] for i in group]) for group in groups]
+    return [None if mean is None else float(f"{mean:.6g}") for mean in means]
 
 
 def complete(metrics: Metrics, counted: Mapping[int, Mapping[str, float]]) -> tuple[Metrics, list[str]]:
@@ -99,15 +100,12 @@ def complete(metrics: Metrics, counted: Mapping[int, Mapping[str, float]]) -> tu
     steps = metrics.steps or tuple(sorted(counted))
     added = []
     for name in dict.fromkeys(name for values in counted.values() for name in values):
-        if name not in series:
+        if not any(name in line.metrics and series.keys() & set(line.metrics) for line in _LINES):
             series[name] = [counted.get(step, {}).get(name) for step in steps]
             added.append(name)
     validations = [values for name, values in series.items() if _VALIDATION_ACCURACY.fullmatch(name)]
     if validations:
-        series[VALIDATION_ACCURACY] = [
-            sum(known) / len(known) if (known := [v[i] for v in validations if v[i] is not None]) else None
-            for i in range(len(steps))
-        ]
+        series[VALIDATION_ACCURACY] = [_mean([values[i] for values in validations]) for i in range(len(steps))]
     return Metrics(steps, series, metrics.notes), added
 
 
@@ -115,20 +113,22 @@ def rollout_statistics(rollouts: Sequence[Rollout], pattern_mode: str) -> dict[s
     """The `cinema/` metrics of one step that its rollouts determine; those that they do not are left out."""
     if not rollouts:
         return {}
-    found = {
-        "critic/score/mean": [rollout.score for rollout in rollouts],
-        "cinema/acc": [rollout.acc for rollout in rollouts],
-        "cinema/format": [rollout.format for rollout in rollouts],
-        "response_length/mean": [rollout.tokens for rollout in rollouts],
+    means = {
+        "critic/score/mean": _mean([rollout.score for rollout in rollouts]),
+        "cinema/acc": _mean([rollout.acc for rollout in rollouts]),
+        "cinema/format": _mean([rollout.format for rollout in rollouts]),
+        "response_length/mean": _mean([rollout.tokens for rollout in rollouts]),
     }
     patterns = [pattern_in_mode(rollout.pattern, pattern_mode) for rollout in rollouts]
     statistics = pattern_statistics(patterns, [rollout.group for rollout in rollouts])
-    means = {
-        name: sum(known) / len(known)
-        for name, values in found.items()
-        if (known := [value for value in values if value is not None])
-    }
-    return means | {f"cinema/{name}": value for name, value in statistics.items()}
+    known = {name: value for name, value in means.items() if value is not None}
+    return known | {f"cinema/{name}": value for name, value in statistics.items()}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are known; None if none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 class Cell(NamedTuple):
@@ -251,9 +251,7 @@ def overview(series: Sequence[Mapping[str, Sequence[float | None]]]) -> list[dic
     rows = []
     for panel in PANELS:
         for line in panel.lines:
-            trends = [
-                next((trend(one[name]) for name in line.metrics if name in one), None) for one in series
-            ]
+            trends = [next((trend(one[name]) for name in line.metrics if name in one), None) for one in series]
             if any(trends):
                 title = panel.title if len(panel.lines) == 1 else f"{panel.title}: {line.label}"
                 rows.append({"title": title, "unit": panel.unit, "trends": trends})

@@ -223,7 +223,7 @@ def test_gold_of():
 
 def test_a_uid_that_two_inputs_have_stops_the_run(tmp_path, picture):
     with pytest.raises(ValueError, match="two questions have the uid 't/1'"):
-        run_over(tmp_path, [[question("t/1", [picture(1)])], [question("t/1", [picture(2)])]], [])
+        run_over(tmp_path, [[question("t/1", [picture(1)])], [question("t/1", [picture(2)])]], [question("b/1", [picture(3)])])
 
 
 def test_a_picture_that_is_gone_stops_the_run(tmp_path, picture):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cinema_verl.data.adapters import dialects, golds, options as choices
+from cinema_verl.data.adapters import dialects, golds
+from cinema_verl.data.adapters import options as choices
 from cinema_verl.data.draft import Draft, Media
 
 

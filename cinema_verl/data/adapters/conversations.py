@@ -48,6 +48,18 @@ def first_exchange(turns: Sequence[Any], media: tuple[Media, ...]) -> Exchange:
     return Exchange(question, answer, media, (f"first_of_{count}_turns",) if count > 1 else ())
 
 
+def only_request(turns: Sequence[Any], name: str) -> Any:
+    """What the user says in a chat of one request, without the system's message; its content may be of any type.
+
+    Raises:
+        Rejected: ``bad_record`` for any other number of the user's turns.
+    """
+    asked = [turn for turn in turns if isinstance(turn, Mapping) and turn.get("role") == "user"]
+    if len(asked) != 1:
+        raise Rejected("bad_record", f"field {name!r}: expected a chat with one turn of the user, got {len(asked)}")
+    return asked[0].get("content")
+
+
 def _turn(turn: Any) -> tuple[str, str]:
     if not isinstance(turn, Mapping):
         raise Rejected("bad_record", f"a turn of the chat is {type(turn).__name__}, expected an object")

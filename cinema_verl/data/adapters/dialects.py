@@ -1,8 +1,8 @@
 """Every source's way to say "here is an image", turned into one ``<image>`` for each medium, in order.
 
-Sources write ``<image>``, ``<ImageHere>``, ``<video>``, ``<image_2>``, ``<image 2>``, ``<image2>``, or nothing at all; some
-cite an image twice, or out of order, or inside the options. Which tag means which image is never guessed: a text that
-does not fit its number of images is rejected.
+Sources write ``<image>``, ``<ImageHere>``, ``<video>``, ``<image_2>``, ``<image 2>``, ``<image2>``, or nothing at all;
+some cite an image twice, or out of order, or inside the options. Which tag means which image is never guessed: a text
+that does not fit its number of images is rejected.
 """
 
 from __future__ import annotations

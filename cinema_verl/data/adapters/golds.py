@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cinema_verl.data.adapters.options import listed_in
-from cinema_verl.data.canonical import Rejected
-from cinema_verl.verify import ANSWER_TYPES, mcq, mcq_multi, number, verify, yesno
+from cinema_verl.data.canonical import IMAGE, Rejected
+from cinema_verl.verify import ANSWER_TYPES, MAX_CHARS, mcq, mcq_multi, number, verify, yesno
 from cinema_verl.verify.reading import fold, peel
 
 MAX_WORDS: Final = 3
-"""Of a gold that is compared word for word. Our choice: names and noun phrases; a sentence can be said in many ways, and
-a right answer in other words would be scored wrong."""
+"""Of a gold that is compared word for word. Our choice: names and noun phrases; a sentence can be said in many ways,
+and a right answer in other words would be scored wrong."""
 MAX_TEXT: Final = 40
 """Characters of such a gold. Our choice, for scripts without spaces."""
 _MAX_CHOICE: Final = 300  # characters of a gold that may be an option's text with its letter; our choice
@@ -54,7 +54,7 @@ def read(
 
     Without `answer_type` the first of these rules that fits decides:
 
-    1. options, given or listed in the question: a letter, an option's text or both is ``mcq``; several are ``mcq_multi``;
+    1. options, given or listed in the question: a letter, an option's text or both is ``mcq``, several ``mcq_multi``;
     2. one capital letter from A to H: ``mcq`` whose choices are in the picture; several with commas: ``mcq_multi``;
     3. yes, no, true, false and their Chinese forms: ``yesno``;
     4. a number, with a known unit or none: ``number``;
@@ -76,6 +76,8 @@ def read(
     """
     if answer_type and answer_type not in ANSWER_TYPES:
         raise Rejected("answer_type", f"{answer_type!r}; known are {', '.join(ANSWER_TYPES)}")
+    if len(text) > MAX_CHARS:
+        raise Rejected("free_text", f"{len(text)} characters: {text[:80]!r}")
     text = unwrap(text)
     if not text:
         raise Rejected("no_answer", "the answer is empty")
@@ -84,27 +86,24 @@ def read(
         return one_of(
             parts, question=question, options=options, answer_type=answer_type, tolerance=tolerance, max_words=max_words
         )
-    if options or answer_type in ("mcq", "mcq_multi"):
-        found = _choice(text, tuple(options), several=answer_type != "mcq")
-        if found is None:
-            raise Rejected("not_an_option", f"{text[:80]!r} is none of {list(options)!r}"[:300])
-        return _sound(replace(found, tolerance=tolerance))
-    if answer_type:
-        return _sound(Gold(answer_type, text, tolerance=tolerance))
-    listed = listed_in(question)
-    found = _choice(text, listed, several=True) if listed else None
-    if found is None and re.fullmatch(r"[(\[]?[A-H](?:\s?[,&]\s?[A-H])*[)\]]?", text):
-        if listed:
-            raise Rejected("not_an_option", f"{text!r} is none of the question's {list(listed)!r}"[:300])
-        found = _choice(text, (), several=True)
+    if answer_type not in ("", "mcq", "mcq_multi"):
+        return _sound(Gold(answer_type, text, tuple(options), tolerance=tolerance))
+    listed = tuple(options) or listed_in(question)
+    if any(IMAGE in option for option in listed):
+        listed = ()  # pictures have no text that an answer could name; their letters remain
+    found = _choice(text, listed, several=answer_type != "mcq") if listed else None
+    if found is None and not listed and (answer_type or _LETTERS.fullmatch(text)):
+        found = _choice(text, (), several=answer_type != "mcq")
+    if found is None and (options or answer_type or _LETTERS.fullmatch(text)):
+        raise Rejected("not_an_option", f"{text[:80]!r} is none of {list(listed)!r}"[:300])
     return _sound(found or _open(text, max_words, tolerance))
 
 
 def one_of(golds: Sequence[str], **how: object) -> Gold:
     """The gold of a row that gives several: the first, if the others are of its type.
 
-    ``text`` and ``judge`` keep the others as aliases. For the other types each must be right by the rule itself when measured
-    against the first, because the rule knows one gold.
+    ``text`` and ``judge`` keep the others as aliases. For the other types each must be right by the rule itself when
+    measured against the first, because such a rule knows one gold.
 
     Raises:
         Rejected: ``no_answer``, ``several_golds``, and what `read` raises.
@@ -190,6 +189,7 @@ def boxes(text: str) -> list[str]:
 _YES_NO: Final = frozenset(
     ("yes", "no", "true", "false", "是", "否", "不是", "真", "假", "对", "错", "不对", "正确", "错误", "不正确")
 )
+_LETTERS = re.compile(r"[(\[]?[A-H](?:\s?[,&]\s?[A-H])*[)\]]?")
 _YES_NO_REMARK = re.compile(r"(yes|no)\s?[,.;:]\s", re.IGNORECASE)  # "Yes, both do."
 _PARTS = re.compile(r"(?:^|\s)[(（]?[1i①][)）.].*[\s;,；，][(（]?(?:2|ii|②)[)）.]|①.*②|[;；]", re.DOTALL)
 _JOINED = re.compile(r"\b(?:and|or)\b|[或和]")

@@ -1,4 +1,4 @@
-"""MathVision: competition mathematics; several cited images may be one composite file, choices may be in the picture."""
+"""MathVision: competition mathematics; several cited images may be one composite file, choices may be drawn."""
 
 from cinema_verl.data.adapters import dialects, fields
 from cinema_verl.data.adapters.build import build

@@ -1,4 +1,4 @@
-"""MathVista: mathematics over one picture; the gold is an option's text, an integer, a float of k decimals or a list."""
+"""MathVista: mathematics over one picture; golds are option texts, integers, floats of k decimals, lists."""
 
 from typing import Any, Final
 

@@ -1,4 +1,4 @@
-"""MIRB: relations between images, with letters, numbers, words, titles and yes or no as answers, some in several words."""
+"""MIRB: relations between images, golds are letters, numbers, words, titles, yes or no, some in several words."""
 
 from typing import Final
 

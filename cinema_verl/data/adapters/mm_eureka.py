@@ -6,24 +6,21 @@ from typing import Any
 
 from cinema_verl.data.adapters import fields
 from cinema_verl.data.adapters.build import build
-from cinema_verl.data.canonical import Rejected
+from cinema_verl.data.adapters.conversations import only_request
 from cinema_verl.data.draft import Adapter, Draft
 
 
 def convert(row: fields.Row) -> Draft:
-    """``message`` is a chat as a JSON string whose parts hold the images; or ``conversations`` beside ``image_urls``."""
+    """``message`` is a chat as a JSON string that holds its images; or ``conversations`` beside ``image_urls``."""
     chat = row.get("message", row.get("conversations"))
     if isinstance(chat, str):
         try:
             chat = json.loads(chat)
         except ValueError as error:
             raise fields.bad("message", f"a chat in JSON ({error})", chat) from None
-    asked = [turn for turn in fields.items({"message": chat}, "message") if turn.get("role") == "user"]
-    if len(asked) != 1:
-        raise Rejected("bad_record", f"field 'message': expected one turn of the user, got {len(asked)}")
-    content = asked[0].get("content")
+    content = only_request(fields.items({"message": chat}, "message"), "message")
     parts: list[Mapping[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    images = [part["image"] for part in parts if part.get("type") == "image"]
+    images = [fields.text(part, "image") for part in parts if part.get("type") == "image"]
     return build(
         source_id=fields.text(row, "id"),
         question="".join("<image>" if part.get("type") == "image" else fields.text(part, "text") for part in parts),

@@ -7,7 +7,7 @@ from cinema_verl.data.draft import Adapter, Draft
 
 
 def convert(row: fields.Row) -> Draft:
-    """Golds may be alternatives joined by ``##``, times, 真 or 假; the 100 multi-step rows have several answers each."""
+    """Golds may be alternatives joined by ``##``, times, 真 or 假; 100 multi-step rows have several answers each."""
     kind = fields.text(row, "answer_type")
     if kind.startswith("multi"):
         raise Rejected("multi_part", f"answer_type {kind!r}")

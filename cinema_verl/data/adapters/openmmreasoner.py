@@ -2,22 +2,20 @@
 
 from cinema_verl.data.adapters import fields, golds
 from cinema_verl.data.adapters.build import build
-from cinema_verl.data.canonical import Rejected
+from cinema_verl.data.adapters.conversations import only_request
 from cinema_verl.data.draft import Adapter, Draft
 
 
 def convert(row: fields.Row) -> Draft:
     """The system message goes: training asks in the words of `cinema_verl.prompts`."""
-    asked = [turn for turn in fields.items(row, "prompt") if turn.get("role") == "user"]
-    if len(asked) != 1:
-        raise Rejected("bad_record", f"field 'prompt': expected one message of the user, got {len(asked)}")
-    question, media = fields.text(asked[0], "content"), fields.pictures(row.get("images"))
+    question = only_request(fields.items(row, "prompt"), "prompt")
+    media = fields.pictures(row.get("images"))
     gold = fields.text(row.get("reward_model") or {}, "ground_truth")
     source = fields.text(row, "data_source", "")
     return build(
         source_id=fields.content_id(source, question, gold, *media),
         source=fields.sub_source("openmmreasoner", source),
-        question=question,
+        question=fields.text({"prompt": question}, "prompt"),
         media=media,
         answer=golds.as_list(gold) or gold,
     )

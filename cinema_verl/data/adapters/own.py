@@ -1,4 +1,4 @@
-"""Your own questions: one row of JSONL, CSV or a Hugging Face dataset a question, with columns that say what they hold."""
+"""Your own questions: a row of JSONL, CSV or a Hugging Face dataset each, with columns that say what they hold."""
 
 from typing import Any, Final
 
@@ -8,16 +8,9 @@ from cinema_verl.data.canonical import Rejected
 from cinema_verl.data.draft import Adapter, Draft
 
 COLUMNS: Final = (
-    "question",
-    "answer",
-    "images",
-    "image",
-    "video",
-    "options",
-    "answer_type",
-    "aliases",
-    "tolerance",
-) + (("id", "split", "source", "pass_rate"))
+    *("question", "answer", "images", "image", "video", "options", "answer_type", "aliases", "tolerance"),
+    *("id", "split", "source", "pass_rate"),
+)
 
 
 def convert(row: fields.Row) -> Draft:

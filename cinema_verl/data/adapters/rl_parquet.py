@@ -5,23 +5,21 @@ from pathlib import PurePosixPath
 
 from cinema_verl.data.adapters import fields
 from cinema_verl.data.adapters.build import build
-from cinema_verl.data.canonical import Rejected
+from cinema_verl.data.adapters.conversations import only_request
 from cinema_verl.data.draft import Adapter, Draft, Media
 
 
 def convert(row: fields.Row) -> Draft:
     """Image paths are absolute in such files, and media paths are relative to the media root: give it as ``/``."""
     info = row["extra_info"]
-    asked = [message for message in row["prompt"] if message["role"] == "user"]
-    if len(asked) != 1:
-        raise Rejected("bad_record", f"field 'prompt': expected one message of the user, got {len(asked)}")
+    question = only_request(fields.items(row, "prompt"), "prompt")
     aliases = json.loads(fields.text(info, "aliases_json", "[]"))
     source, uid = fields.text(row, "data_source"), fields.text(info, "uid")
     return build(
         source_id=uid.removeprefix(f"{source}/"),
         split=fields.text(info, "split"),
         source=source,
-        question=fields.text(asked[0], "content"),
+        question=fields.text({"prompt": question}, "prompt"),
         media=tuple(Media("image", path=str(PurePosixPath(cell["image"])).lstrip("/")) for cell in row["images"]),
         options=json.loads(fields.text(info, "options_json", "[]")),
         answer=[fields.text(row["reward_model"], "ground_truth"), *aliases],

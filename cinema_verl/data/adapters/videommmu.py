@@ -1,14 +1,28 @@
 """Video-MMMU: questions about lectures in three tracks; the adaptation track shows its picture at the video's end."""
 
+from typing import Final
+
 from cinema_verl.data.adapters import dialects, fields
 from cinema_verl.data.adapters.build import build
 from cinema_verl.data.draft import Adapter, Draft
+
+FOLDERS: Final = {
+    "Art": "Art Art_Theory Design Music",
+    "Business": "Accounting Economics Finance Manage Marketing",
+    "Engineering": "Agriculture Architecture_and_Engineering Computer_Science Electronics Energy_and_Power Materials "
+    "Mechanical_Engineering",
+    "Humanities": "History Literature Psychology Sociology",
+    "Medicine": "Basic_Medical_Science Clinical_Medicine Diagnostics_and_Laboratory_Medicine Pharmacy Public_Health",
+    "Science": "Biology Chemistry Geography Math Physics",
+}
+_FOLDER_OF: Final = {subject: f"{folder}/" for folder, names in FOLDERS.items() for subject in names.split()}
 
 
 def convert(row: fields.Row) -> Draft:
     """One video has a question in each track, under one id. ``<image 1>`` is a picture that the video ends with."""
     name, kind = fields.text(row, "id"), fields.text(row, "question_type")
     question = fields.text(row, "question")
+    subject = "_".join(name.split("_")[1:-1])
     shown = dialects.cited(question)
     if shown:
         question = f"{dialects.in_words(question)}\nImage 1 is shown at the end of the video."
@@ -18,7 +32,7 @@ def convert(row: fields.Row) -> Draft:
         source=fields.sub_source("videommmu", kind),
         split="test",
         question=question,
-        media=fields.video(f"{name}.mp4"),
+        media=fields.video(f"{_FOLDER_OF.get(subject, '')}{name}.mp4"),
         options=options,
         answer=fields.text(row, "answer"),
         answer_type="mcq" if options else "",

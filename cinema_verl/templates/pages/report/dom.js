@@ -2,6 +2,15 @@
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const RUNS = DATA.runs;
+// A metric that few steps logged comes as [places, values].
+for (const run of RUNS) {
+  for (const [name, values] of Object.entries(run.series)) {
+    if (!Array.isArray(values[0])) continue;
+    const full = run.steps.map(() => null);
+    values[0].forEach((place, i) => { full[place] = values[1][i]; });
+    run.series[name] = full;
+  }
+}
 const $ = (id) => document.getElementById(id);
 
 function make(namespace, tag, attributes, children) {

@@ -63,6 +63,7 @@ function areaChart(run, index, counted, top) {
       }, s("title", {}, name === null ? "all other patterns" : name || "no action")));
       below = above;
     }
+    svg.append(...svg.querySelectorAll(".mark")); // the stages, over the areas
   });
   return block;
 }
@@ -85,7 +86,7 @@ function patternTable(counted, top) {
       counted.map((one, i) => {
         const sum = one.overall.get(name);
         return [ends[i].first, ends[i].last].map((share) => h("td", {}, share(name) === null ? "–" : percent(share(name))))
-          .concat(h("td", {}, plural(sum?.count || 0, "rollout")), h("td", {}, sum?.known ? percent(sum.right / sum.known) : "–"));
+          .concat(h("td", {}, (sum?.count || 0).toLocaleString("en")), h("td", {}, sum?.known ? percent(sum.right / sum.known) : "–"));
       }));
   };
   const shown = names.slice(0, 12), body = h("tbody", {}, shown.map(row));

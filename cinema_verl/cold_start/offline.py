@@ -1,0 +1,230 @@
+"""The cold start without a network: `make cold-start`, or `python -m cinema_verl.cold_start.offline`.
+
+Questions over handwritten digits; as the student the shipped tiny Qwen2.5-VL, a real model behind an OpenAI-compatible
+server; as the teacher a script that knows the labels and errs at a given rate, behind a server that fails on purpose.
+`cinema-verl cold-start` makes the parquet, verl's SFT trainer trains on it. A few minutes on two cores. Run it again
+after an interruption, or with another setting: no call is made twice.
+"""
+
+import argparse
+import base64
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from cinema_verl.cold_start import cli
+from cinema_verl.cold_start.outputs import SFT
+from cinema_verl.cold_start.stub_server import StubServer
+from cinema_verl.cpu.cold_start import digits_cold_start, train
+from cinema_verl.cpu.tiny_model import save_tiny_model
+from cinema_verl.data import digits
+from cinema_verl.data.canonical import IMAGE, ImageRef, Question
+from cinema_verl.data.directory import IMAGES, write_dataset
+from cinema_verl.data.phash import phash
+from cinema_verl.files import atomic_write
+from cinema_verl.meta_action import ANSWER
+
+QUESTIONS: Final = 300
+WRONG: Final = 0.15  # of the teacher's answers; our choice: enough of an RL pool to look at
+OFF_PATH: Final = 0.05  # of its replies
+FAULTS: Final = {  # shares of the teacher's replies; all our choice, each often enough to be met in a run
+    "429": 0.04, "burst": 0.002, "500": 0.02, "503": 0.01, "reset": 0.01, "reset_late": 0.005,
+    "half_json": 0.01, "hang": 0.002, "refusal": 0.02, "length": 0.01, "content_filter": 0.005,
+}  # fmt: skip
+STEPS: Final = 60  # of SFT. Our choice: with 16 rows each, twice over some 480 rows
+
+_TAG = re.compile(r"<([a-z]+)>…")
+
+
+# --- Questions ----------------------------------------------------------------------------------------------
+
+
+def problems(count: int, seed: int) -> list[digits.Question]:
+    """The questions with their labels: the same arguments give the same ones."""
+    return list(digits.questions(digits.load_pools(), "train", "cold_start", count, seed, set()))
+
+
+def canonical(drawn: Iterable[digits.Question], directory: Path) -> Iterator[Question]:
+    """Canonical questions; their images are stored by content below `directory`."""
+    pools = digits.load_pools()
+    for question in drawn:
+        yield Question(
+            uid=question.uid,
+            source=f"digits/{question.task.name}",
+            source_id=question.uid,
+            split=question.split,
+            license="CC-BY-4.0",
+            modality=question.task.modality,
+            question=question.prompt,
+            images=tuple(_store(pools, name, directory / IMAGES) for name in question.images),
+            answer_type=question.problem.answer_type,
+            answer=question.problem.answer,
+            # Not the options: the images' letters are the options, and listing them again is not what the policy knows.
+            answer_aliases=question.problem.aliases,
+        )
+
+
+def _store(pools: digits.Pools, name: str, images: Path) -> ImageRef:
+    image = digits.draw_image(pools, name)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()
+    path = images / sha256[:2] / f"{sha256}.png"
+    if not path.exists():
+        with atomic_write(path, "wb", durable=False) as file:
+            file.write(buffer.getvalue())
+    return ImageRef(str(path), image.width, image.height, sha256, phash(image))
+
+
+# --- The teacher --------------------------------------------------------------------------------------------
+
+
+class ScriptedTeacher:
+    """Knows the label of each question, reads the path from the prompt, and errs at given rates.
+
+    Args:
+        pairs: Canonical questions with the problems they were made from.
+        wrong, off_path: Shares of its replies.
+    """
+
+    def __init__(
+        self, pairs: Iterable[tuple[Question, digits.Problem]], wrong: float = WRONG, off_path: float = OFF_PATH
+    ) -> None:
+        self._known = {
+            (question.question, tuple(image.sha256 for image in question.images)): problem
+            for question, problem in pairs
+        }
+        self._wrong, self._off_path = wrong, off_path
+
+    def __call__(self, request: Mapping[str, Any], rng: random.Random) -> str:
+        """A responder of `stub_server.StubServer`."""
+        text, shas = _read(request["messages"][-1]["content"])
+        asked, _, path_line = text.rpartition("\n\nPath: ")
+        problem = self._known[asked, shas]
+        path = [name for name in _TAG.findall(path_line) if name != ANSWER]
+        if rng.random() < self._wrong:
+            problem = replace(problem, answer=wrong_answer(problem))
+        if rng.random() < self._off_path:
+            path.append("hint")
+        return digits.trajectory(problem, path)
+
+
+def _read(content: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[str, ...]]:
+    """The text of a user message with its placeholders, and the digests of its images."""
+    texts, shas = [], []
+    for part in content:
+        if part["type"] == "text":
+            texts.append(part["text"])
+        else:
+            texts.append(IMAGE)
+            data = part["image_url"]["url"].partition(",")[2]
+            shas.append(hashlib.sha256(base64.b64decode(data)).hexdigest())
+    return "".join(texts), tuple(shas)
+
+
+def wrong_answer(problem: digits.Problem) -> str:
+    """An answer of the same kind that is not right."""
+    answer = problem.answer
+    if problem.answer_type == "mcq":
+        return "B" if answer == "A" else "A"
+    if problem.answer_type == "number":
+        return str(int(answer) + 1)
+    if problem.answer_type == "ordering":
+        return ", ".join(reversed(answer.split(", ")))
+    return {"yes": "no", "no": "yes", "rise": "fall", "fall": "rise"}[answer]
+
+
+# --- The run ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def serving(model: Path, port: int = 0) -> Iterator[str]:
+    """A local server of `model` in a process of its own; the value is its base URL."""
+    command = [sys.executable, "-m", "cinema_verl.cold_start.local_server", str(model), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            if not url:
+                raise RuntimeError(f"the student's server did not start: {' '.join(command)} (its words are above)")
+            yield url
+        finally:
+            process.terminate()
+
+
+def losses(metrics: Path) -> list[float]:
+    """Training loss at each step, from verl's file logger."""
+    records = [json.loads(line)["data"] for line in metrics.read_text(encoding="utf-8").splitlines()]
+    return [record["train/loss"] for record in records if "train/loss" in record]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The whole run; 0 when all questions are done and the loss of the SFT fell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/cold_start"), help="folder of the run; %(default)s"
+    )
+    parser.add_argument("--questions", type=int, default=QUESTIONS, help="%(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of questions, errors and faults; %(default)s")
+    parser.add_argument("--wrong", type=float, default=WRONG, help="share of wrong answers of the teacher; %(default)s")
+    parser.add_argument("--off-path", type=float, default=OFF_PATH, help="share of its other paths; %(default)s")
+    parser.add_argument("--no-faults", action="store_true", help="the teacher's server does not fail")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of SFT; 0 trains nothing; %(default)s")
+    parser.add_argument("rest", nargs="*", help="after --: options for cinema-verl cold-start")
+    options = parser.parse_args(arguments)
+    output: Path = options.output.absolute()
+
+    drawn = problems(options.questions, options.seed)
+    questions = list(canonical(drawn, output / "data"))
+    write_dataset(output / "data", questions, [], {"command": "python -m cinema_verl.cold_start.offline"})
+    pairs = [(question, each.problem) for question, each in zip(questions, drawn, strict=True)]
+    teacher = StubServer(
+        ScriptedTeacher(pairs, options.wrong, options.off_path),
+        model="scripted-teacher",
+        faults={} if options.no_faults else FAULTS,
+        seed=options.seed,
+    )
+    with serving(digits_cold_start()) as student_url, teacher:
+        code = cli.main([
+            "--questions", str(output / "data"), "--output", str(output),
+            "--student-url", student_url, "--student-model", digits_cold_start().name, "--mode", "none",
+            "--draft-tokens", "96", "--min-pixels", str(28 * 28), "--max-pixels", str(28 * 28),
+            "--teacher-url", teacher.url, "--teacher-model", "scripted-teacher", "--teacher-price", "2.5", "10",
+            "--teacher-timeout", "5", "--encoder", "packaged", *options.rest,
+        ])  # fmt: skip
+        print(f"the teacher's server: {json.dumps(teacher.stats())}")
+    if code or not options.steps:
+        return code
+    return fine_tune(output, options.steps)
+
+
+def fine_tune(output: Path, steps: int) -> int:
+    """Random weights learn from the parquet through verl's SFT trainer; 0 when the loss fell."""
+    model, metrics = output / "tiny", output / "sft_metrics.jsonl"
+    save_tiny_model(model)
+    shutil.rmtree(output / "sft", ignore_errors=True)  # verl would resume a finished run and train nothing
+    metrics.unlink(missing_ok=True)
+    os.environ["VERL_FILE_LOGGER_PATH"] = str(metrics)
+    rows = output / SFT
+    overrides = [f"trainer.total_training_steps={steps}", "trainer.total_epochs=1000", "trainer.logger=[console,file]"]
+    checkpoint = train(model, rows, rows, output / "sft", [*overrides, "optim.lr_warmup_steps=10"])
+    loss = losses(metrics)
+    tenth = max(1, len(loss) // 10)
+    first, last = sum(loss[:tenth]) / tenth, sum(loss[-tenth:]) / tenth
+    print(f"SFT on {rows}: loss {first:.3f} -> {last:.3f} (means of {tenth} steps) in {len(loss)} steps; {checkpoint}")
+    return 0 if last < first else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""The command line that every source's script in ``data_preprocess/`` has: one set of options, one help."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from cinema_verl.data.adapters import adapter as adapter_of
+from cinema_verl.data.canonical import SourceError
+from cinema_verl.data.convert import Settings, load_counter
+from cinema_verl.data.draft import Adapter
+from cinema_verl.data.pipeline import Stopped, prepare, processors, summary
+from cinema_verl.prompts import MODES
+
+
+def script(adapter_name: str, doc: str | None, arguments: Sequence[str] | None = None) -> int:
+    """Run a source's script.
+
+    Args:
+        adapter_name: The source.
+        doc: The script's docstring, the first part of its help.
+        arguments: Without the program's name; None takes `sys.argv`.
+
+    Returns:
+        The exit code: 0 is well; 1 is a failure, or an input of which no row became a question.
+    """
+    adapter = adapter_of(adapter_name)
+    parser = _parser(adapter, doc or "")
+    parsed = parser.parse_args(arguments)
+    if parsed.max_prompt_tokens is not None and not parsed.processor:
+        parser.error("--max-prompt-tokens counts with a model's tokenizer: give --processor MODEL, too")
+    command = ["python", sys.argv[0], *(sys.argv[1:] if arguments is None else arguments)]
+    try:
+        if parsed.processor:
+            load_counter(parsed.processor)  # a wrong name is said now, not by every worker
+        result = prepare(
+            adapter,
+            parsed.input,
+            parsed.output,
+            _settings(parsed),
+            limit=parsed.limit,
+            workers=parsed.workers,
+            ray_address=parsed.ray_address,
+            command=command,
+        )
+    except (SourceError, Stopped, OSError, TypeError) as error:
+        print(f"{adapter.name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{adapter.name}: interrupted; the same command goes on from here", file=sys.stderr)
+        return 1
+    print(summary(result.manifest))
+    print(f"in {parsed.output}; what was rejected, and why, is in {Path(parsed.output) / 'rejected.jsonl'}")
+    if not result.manifest["questions"]:
+        print(f"{adapter.name}: no row became a question", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _settings(parsed: argparse.Namespace) -> Settings:
+    given: dict[str, Any] = {field.name: getattr(parsed, field.name) for field in fields(Settings)}
+    given["media_root"] = str(Path(parsed.media_root or _folder(parsed.input)).absolute())
+    given["allow_download"] = tuple(sorted(set(parsed.allow_download)))
+    if parsed.fps is not None:
+        given["frames"] = None
+    return Settings(**given)
+
+
+def _folder(source: Path) -> Path:
+    return source.parent if source.is_file() else source
+
+
+def _parser(adapter: Adapter, doc: str) -> argparse.ArgumentParser:
+    default = {field.name: field.default for field in fields(Settings)}
+    name = Path(sys.argv[0]).name
+    parser = argparse.ArgumentParser(
+        prog=name,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"{doc.strip()}\n\n{adapter.name}: {adapter.summary}\nlicence: {adapter.license}\n"
+        f"reads {', '.join(adapter.patterns)}, or a folder that `datasets` saved; a row looks like this:\n\n"
+        + _indented(adapter),
+        epilog=f"""\
+examples:
+  python {name} --input downloads/{adapter.name} --output outputs/{adapter.name} --limit 200   a first look
+  python {name} --input downloads/{adapter.name} --output outputs/{adapter.name} \\
+      --processor Qwen/Qwen2.5-VL-7B-Instruct --max-prompt-tokens 8192                    all of it, prompts counted
+  python data_preprocess/to_parquet.py --input outputs/{adapter.name} --output data/rl    what verl reads
+
+Killed at any moment, the same command goes on where it was. Rows that cannot become questions are in
+OUTPUT/rejected.jsonl with a reason each, and questions and rejected rows add up to the input.""",
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument("--input", type=Path, required=True, help="a file of rows, or the folder of the source")
+    files.add_argument("--output", type=Path, required=True, help="dataset directory to make")
+    files.add_argument("--media-root", help="folder that images and videos are named from, and never leave; --input's")
+    files.add_argument(
+        "--allow-download", action="append", default=[], metavar="HOST", help="fetch URLs of this host; repeatable"
+    )
+    files.add_argument("--limit", type=_positive, metavar="ROWS", help="the first rows only")
+    files.add_argument("--split", default="", choices=("train", "test"), help="over what the source says")
+    images = parser.add_argument_group("images and videos")
+    images.add_argument("--max-pixels", type=_positive, default=default["max_pixels"], metavar="AREA", help=_DEFAULT)
+    images.add_argument("--min-pixels", type=_positive, default=default["min_pixels"], metavar="AREA", help=_DEFAULT)
+    images.add_argument("--max-images", type=_positive, default=default["max_images"], metavar="N", help=_DEFAULT)
+    how = images.add_mutually_exclusive_group()
+    how.add_argument("--frames", type=_positive, default=default["frames"], metavar="N", help="of a video; %(default)s")
+    how.add_argument("--fps", type=_rate, help="frames a second of a video, instead of --frames")
+    images.add_argument("--max-frames", type=_positive, default=default["max_frames"], metavar="N", help=_FRAMES)
+    images.add_argument("--folder-fps", type=_rate, default=default["folder_fps"], metavar="FPS", help=_FOLDER)
+    prompt = parser.add_argument_group("prompt length")
+    prompt.add_argument("--processor", default="", metavar="MODEL", help="path or name of a Qwen-VL model; counts text")
+    prompt.add_argument("--max-prompt-tokens", type=_positive, metavar="N", help="reject longer prompts; no limit")
+    prompt.add_argument("--mode", choices=MODES, default=default["mode"], help="prompt that is counted; %(default)s")
+    work = parser.add_argument_group("who works")
+    work.add_argument(
+        "--workers", type=_count, default=processors(), metavar="N", help="processes, 0 for this one; %(default)s"
+    )
+    work.add_argument("--ray-address", metavar="HOST:PORT", help="a Ray cluster whose machines see the same files")
+    return parser
+
+
+_DEFAULT = "%(default)s"
+_FRAMES = "most at --fps; %(default)s"
+_FOLDER = "at which folders of frames were cut; %(default)s"
+
+
+def _indented(adapter: Adapter) -> str:
+    row = json.dumps(dict(adapter.example), ensure_ascii=False, default=repr, indent=2)
+    return "\n".join(f"  {line}" for line in row.splitlines())
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _rate(text: str) -> float:
+    if not 0 < (value := float(text)) < 1000:
+        raise argparse.ArgumentTypeError(f"{text} is no rate")
+    return value

@@ -1,0 +1,170 @@
+"""What an evaluation found: a validation's rollouts, summed up by benchmark and in every part of it, as JSON.
+
+The result is one dictionary of numbers (docs/evaluation.md has its schema), from which the Markdown and HTML tables are
+made, so that nobody has to read a table back.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cinema_verl.evaluate.perturb import BLANK, CONDITIONS, SHUFFLED, TRUE
+from cinema_verl.evaluate.records import Rollout, by_question
+from cinema_verl.evaluate.statistics import Estimate, mean, pass_at_k, rate
+
+SCHEMA: Final = "cinema-verl/evaluation"
+VERSION: Final = 1  # raised with every change that a reader of the JSON would notice
+K_MAX: Final = 16  # paper: Pass@K up to K = 16
+_PATTERNS: Final = 20  # our choice: patterns listed one by one; the rest are counted together
+
+Groups = Mapping[str, Sequence[Rollout]]
+
+
+def summarise(
+    rollouts: Sequence[Rollout], rollouts_per_question: int | None = None, settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The whole evaluation.
+
+    Args:
+        rollouts: Of one validation, under every image condition that was asked.
+        rollouts_per_question: How many were asked for; None takes the most that any question has. Rollouts that
+            failed are not in a dump: they are counted as wrong, as verl does.
+        settings: What the run was: model, prompt mode, sampling. Kept as it is.
+    """
+    expected = rollouts_per_question or max(Counter((r.question, r.condition) for r in rollouts).values())
+    by_benchmark: defaultdict[str, list[Rollout]] = defaultdict(list)
+    for rollout in rollouts:
+        by_benchmark[rollout.benchmark].append(rollout)
+    questions = Counter(condition for _, condition in {(r.question, r.condition) for r in rollouts})
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "settings": dict(settings or {}),
+        "rollouts_per_question": expected,
+        "questions": {condition: questions[condition] for condition in (TRUE, *CONDITIONS) if questions[condition]},
+        "failed_rollouts": sum(questions.values()) * expected - len(rollouts),
+        "benchmarks": {name: _benchmark(part, expected) for name, part in sorted(by_benchmark.items())},
+    }
+
+
+def _benchmark(rollouts: Sequence[Rollout], expected: int) -> dict[str, Any]:
+    asked = by_question(rollouts)
+    return {
+        **_figures(asked, expected),
+        "by_task": _split(asked, expected, lambda rollout: rollout.task),
+        "by_ability": _split(asked, expected, lambda rollout: rollout.ability),
+        "by_answer_type": _split(asked, expected, lambda rollout: rollout.answer_type),
+        "by_images": _split(asked, expected, lambda rollout: rollout.num_images),
+        "patterns": _patterns(asked),
+        "violations": _counts(code for group in asked.values() for r in group for code in r.violations),
+        "stops": _counts(r.stop_reason for group in asked.values() for r in group),
+        "image_dependence": {
+            condition: found.to_json()
+            for condition in CONDITIONS
+            if (found := image_dependence(rollouts, condition, expected))
+        },
+    }
+
+
+def _figures(groups: Groups, expected: int) -> dict[str, Any]:
+    """Accuracy and the rest over some questions; None where there are none."""
+    if not groups:
+        return {"questions": 0}
+    answers = [r for group in groups.values() for r in group]
+    tokens = [r.tokens for r in answers]
+    return {
+        "questions": len(groups),
+        "accuracy": rate(share(groups, lambda r: r.acc, expected), expected).to_json(),
+        "format": rate(share(groups, lambda r: r.format, expected), expected).to_json(),
+        "pass_at_k": {str(k): found and found.to_json() for k, found in passes(groups, expected).items()},
+        "abstained": _mean([r.abstained for r in answers]),
+        "timed_out": _mean([r.timed_out for r in answers]),
+        "response_tokens": None if None in tokens else _mean([float(t) for t in tokens if t is not None]),
+        "response_characters": _mean([float(r.characters) for r in answers]),
+    }
+
+
+def share(groups: Groups, value: Callable[[Rollout], float], expected: int) -> list[float]:
+    """(Q,) a question's share of rollouts with a value of 1, of all that were asked for."""
+    return [sum(map(value, group)) / max(expected, len(group)) for group in groups.values()]
+
+
+def passes(groups: Groups, expected: int) -> dict[int, Estimate | None]:
+    """pass@k for k = 1 … 16; None where k is more than the rollouts of a question."""
+    right = [round(sum(r.acc for r in group)) for group in groups.values()]
+    return {
+        k: rate([pass_at_k(number, expected, k) for number in right], expected) if k <= expected else None
+        for k in range(1, K_MAX + 1)
+    }
+
+
+def _split(groups: Groups, expected: int, part: Callable[[Rollout], Hashable]) -> dict[str, Any]:
+    parts: defaultdict[Any, dict[str, Sequence[Rollout]]] = defaultdict(dict)
+    for question, group in groups.items():
+        parts[part(group[0])][question] = group
+    return {str(name): _figures(parts[name], expected) for name in sorted(parts)}
+
+
+def _patterns(groups: Groups) -> list[dict[str, Any]]:
+    """The most frequent patterns: share of the rollouts, and how many of those are right; the rest as "other"."""
+    right: defaultdict[str, list[float]] = defaultdict(list)
+    for group in groups.values():
+        for rollout in group:
+            right[rollout.pattern].append(rollout.acc)
+    total = sum(map(len, right.values()))
+    ordered = sorted(right.items(), key=lambda item: (-len(item[1]), item[0]))
+    listed = [(name, values) for name, values in ordered[:_PATTERNS]]
+    if rest := [acc for _, values in ordered[_PATTERNS:] for acc in values]:
+        listed.append(("other", rest))
+    return [{"pattern": name, "share": len(values) / total, "accuracy": _mean(values)} for name, values in listed]
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """What the images are worth: accuracy over the true ones, under a condition, and the paired difference."""
+
+    condition: str
+    true: Estimate
+    under: Estimate
+    drop: Estimate
+    questions: int
+
+    @property
+    def warning(self) -> str | None:
+        """What to think of a drop that could be none; a reordering alone may rightly change nothing."""
+        if self.condition not in (SHUFFLED, BLANK) or not self.drop.holds_zero:
+            return None
+        return (
+            f"accuracy over {self.condition} images is not clearly below that over the true ones ({self.drop}): on "
+            f"these {self.questions} questions nothing shows that the policy looks at the images"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "questions": self.questions,
+            "true": self.true.to_json(),
+            "accuracy": self.under.to_json(),
+            "drop": self.drop.to_json(),
+            "warning": self.warning,
+        }
+
+
+def image_dependence(rollouts: Sequence[Rollout], condition: str, expected: int) -> Dependence | None:
+    """The questions that were asked both ways, paired; None if there are none."""
+    true, under = by_question(rollouts), by_question(rollouts, condition)
+    both = [question for question in true if question in under]
+    if not both:
+        return None
+    here = share({question: true[question] for question in both}, lambda r: r.acc, expected)
+    there = share({question: under[question] for question in both}, lambda r: r.acc, expected)
+    drop = mean([a - b for a, b in zip(here, there, strict=True)])
+    return Dependence(condition, rate(here, expected), rate(there, expected), drop, len(both))
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,159 @@
+"""An evaluation for people: the same tables as Markdown and as a self-contained page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cinema_verl.evaluate.paper import COLUMNS, ROWS, column_of
+from cinema_verl.pages import render
+
+Summary = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text, with what is to be known about them."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def to_markdown(self) -> str:
+        """With the text of cells escaped: names of tasks and patterns come from data."""
+        rows = [self.header, ("---",) + ("---:",) * (len(self.header) - 1), *self.rows]
+        lines = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in rows]
+        return "\n\n".join(part for part in (f"## {self.title}", "\n".join(lines), self.note) if part) + "\n"
+
+
+def _escaped(text: str) -> str:
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("\n", " ")):
+        text = text.replace(character, entity)
+    return text
+
+
+def estimate(value: Mapping[str, float | None] | None, scale: float = 100) -> str:
+    """``64.1 [61.0, 67.1]``, in percent; a dash for what is not known."""
+    if value is None or value["mean"] is None:
+        return "–"
+    if value["low"] is None or value["high"] is None:
+        return f"{value['mean'] * scale:.1f}"
+    return f"{value['mean'] * scale:.1f} [{value['low'] * scale:.1f}, {value['high'] * scale:.1f}]"
+
+
+def tables(summary: Summary, name: str = "this run") -> list[Table]:
+    """All tables of an evaluation, the most important first."""
+    found = [beside_the_paper([(name, summary)]), overview(summary)]
+    found += [_pass_at_k(summary), _image_dependence(summary)]
+    for part, title in (("task", "task"), ("ability", "ability"), ("answer_type", "answer type"), ("images", "images")):
+        found.append(_split(summary, part, title))
+    return [table for table in (*found, _patterns(summary)) if table.rows]
+
+
+def beside_the_paper(runs: Sequence[tuple[str, Summary]]) -> Table:
+    """Accuracy of one or several runs under the paper's rows; the benchmarks that it has not come behind its columns."""
+    benchmarks = dict.fromkeys(benchmark for _, summary in runs for benchmark in summary["benchmarks"])
+    ours = {benchmark: column_of(benchmark) or benchmark for benchmark in benchmarks}
+    columns = [column for column in COLUMNS if column in ours.values()]
+    extra = [column for column in dict.fromkeys(ours.values()) if column not in COLUMNS]
+    rows = [
+        (f"{label} (paper)", *("–" if (v := values[COLUMNS.index(c)]) is None else f"{v:.1f}" for c in columns))
+        + ("–",) * len(extra)
+        for label, values in ROWS.items()
+        if columns
+    ]
+    for label, summary in runs:
+        cells = {ours[benchmark]: part.get("accuracy") for benchmark, part in summary["benchmarks"].items()}
+        rows.append((label, *(estimate(cells.get(column)) for column in (*columns, *extra))))
+    note = "Accuracy in percent with 95 % intervals over questions. " + (
+        'Rows marked "(paper)" are from notes of arXiv 2601.07298, its prompts and sampling are not public.'
+        if columns
+        else "None of these benchmarks is one of the paper's: its rows are left out."
+    )
+    return Table("Accuracy beside the paper", ("policy", *columns, *extra), tuple(rows), note)
+
+
+def overview(summary: Summary) -> Table:
+    """One row a benchmark."""
+    header = ("benchmark", *_FIGURES)
+    rows = tuple((name, *_row(part)) for name, part in summary["benchmarks"].items())
+    failed = summary["failed_rollouts"]
+    note = f"{summary['rollouts_per_question']} rollout(s) a question."
+    if failed:
+        note += f" {failed} rollouts failed and are not in the dump: they count as wrong."
+    if summary["settings"].get("prompt_mode") == "direct":
+        note += " The prompt asks for the answer alone, which the format rule never accepts: read accuracy only."
+    return Table("By benchmark", header, rows, note)
+
+
+_FIGURES = ("questions", "accuracy %", "format %", "abstained %", "timed out %", "tokens", "characters")
+
+
+def _row(part: Mapping[str, Any]) -> tuple[str, ...]:
+    if not part["questions"]:
+        return ("0", *("–" for _ in _FIGURES[1:]))
+    tokens = part["response_tokens"]
+    return (
+        str(part["questions"]),
+        estimate(part["accuracy"]),
+        estimate(part["format"]),
+        f"{part['abstained'] * 100:.1f}",
+        f"{part['timed_out'] * 100:.1f}",
+        "–" if tokens is None else f"{tokens:.0f}",
+        f"{part['response_characters']:.0f}",
+    )
+
+
+def _split(summary: Summary, part: str, title: str) -> Table:
+    rows = tuple(
+        (benchmark, name or "–", *_row(figures))
+        for benchmark, whole in summary["benchmarks"].items()
+        for name, figures in whole[f"by_{part}"].items()
+        if len(whole[f"by_{part}"]) > 1
+    )
+    return Table(f"By {title}", ("benchmark", title, *_FIGURES), rows)
+
+
+def _pass_at_k(summary: Summary) -> Table:
+    rollouts = summary["rollouts_per_question"]
+    ks = [k for k in (1, 2, 4, 8, 16) if k <= rollouts]
+    rows = tuple(
+        (benchmark, *(estimate(part["pass_at_k"][str(k)]) for k in ks))
+        for benchmark, part in summary["benchmarks"].items()
+        if part["questions"] and len(ks) > 1
+    )
+    note = "Unbiased, in percent; the JSON has every k. "
+    note += f"k stops at the {rollouts} rollouts of a question." if rollouts < 16 else ""
+    return Table("pass@k", ("benchmark", *(f"pass@{k}" for k in ks)), rows, note.strip())
+
+
+def _image_dependence(summary: Summary) -> Table:
+    rows, warnings = [], []
+    for benchmark, part in summary["benchmarks"].items():
+        for condition, found in part["image_dependence"].items():
+            cells = [estimate(found[name]) for name in ("true", "accuracy", "drop")]
+            rows.append((benchmark, condition, str(found["questions"]), *cells))
+            if found["warning"]:
+                warnings.append(f"**{benchmark}**: {found['warning']}.")
+    header = ("benchmark", "images", "questions", "accuracy, true images %", "accuracy under it %", "drop")
+    note = "Questions asked both ways, paired. " + " ".join(warnings)
+    return Table("Does it look at the images?", header, tuple(rows), note.strip())
+
+
+def _patterns(summary: Summary) -> Table:
+    rows = tuple(
+        (benchmark, found["pattern"] or "(none)", f"{found['share'] * 100:.1f}", f"{found['accuracy'] * 100:.1f}")
+        for benchmark, part in summary["benchmarks"].items()
+        for found in part["patterns"]
+    )
+    return Table("Patterns of actions", ("benchmark", "pattern", "share %", "accuracy %"), rows)
+
+
+def to_markdown(summary: Summary, name: str = "this run") -> str:
+    """The tables of `tables`, one below the other."""
+    return "\n".join(["# Evaluation\n", *(table.to_markdown() for table in tables(summary, name))])
+
+
+def to_html(summary: Summary, name: str = "this run") -> str:
+    """The same as a page that works offline; everything in it is escaped."""
+    return render("evaluation.html", title="Evaluation", settings=summary["settings"], tables=tables(summary, name))
