@@ -1,7 +1,8 @@
-# Two commands do everything on a fresh machine (Python 3.11, git, make; no GPU):
-#   make demo   an environment, an install, CINEMA's two training stages on real images, a table of before and after
-#   make test   the environment, lint, types, tests
-# Both reuse what is there: running either again is quick.
+# Two commands do everything on a fresh machine (Python 3.11, git, make; no GPU), and a third does the cold start:
+#   make demo         an environment, an install, CINEMA's two training stages on real images, a table and a report
+#   make test         the environment, lint, types, tests
+#   make cold-start   Retrieval-Based Tree Sampling with a real student and a scripted teacher, then SFT
+# All reuse what is there: running one again is quick.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -9,14 +10,17 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test lint types unit venv format clean
+.PHONY: help demo cold-start test lint types unit venv format clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 demo: $(STAMP)  ## train on the CPU from nothing to a table, under 15 minutes
 	$(BIN)/python -m cinema_verl.demo
+
+cold-start: $(STAMP)  ## trees, two paths a question, SFT: offline, a few minutes
+	$(BIN)/python -m cinema_verl.cold_start.offline
 
 test: lint types unit  ## lint, types and tests, as CI runs them
 
