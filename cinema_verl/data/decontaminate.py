@@ -10,7 +10,8 @@
   "Which is the odd one out?" and templates are no evidence without a picture.
 
 A question is a `duplicate` of an earlier one (inputs in the order given, then by uid) when both ask the same words with
-the same options, over the same files in the same order, or over near pictures with the same gold answer.
+the same options, over the same files in the same order, or over pictures that hashes and eyes call the same, with the
+same gold answer.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -240,35 +241,57 @@ class Survey:
             )
         return survey
 
-    def duplicates(self, distance: int) -> dict[int, int]:
-        """Questions to take out -> the one that stays in place of each."""
+    def candidates(self, distance: int) -> list[Candidate]:
+        """Pairs of questions that ask the same over as many images, the files the same or the hashes near."""
         order = np.array(sorted(range(len(self.uids)), key=lambda i: (self.inputs[i], self.uids[i])), dtype=np.int64)
         asked = np.asarray(self.asked)[order]
         by_text = np.argsort(asked, kind="stable")
         edges = np.flatnonzero(np.diff(asked[by_text])) + 1
-        result: dict[int, int] = {}
-        for group in np.split(order[by_text], edges):
-            if len(group) > 1:
-                result.update(self._duplicates_among(group, distance))
-        return result
+        groups = [group for group in np.split(order[by_text], edges) if len(group) > 1]
+        return [candidate for group in groups for candidate in self._candidates_among(group, distance)]
 
-    def _duplicates_among(self, group: np.ndarray, distance: int) -> dict[int, int]:
+    def _candidates_among(self, group: np.ndarray, distance: int) -> Iterator[Candidate]:
         """The same for questions that ask the same over as many images; `group` is in the order of precedence."""
-        images = [slice(self.ends[i - 1] if i else 0, self.ends[i]) for i in group.tolist()]
-        hashes = np.array([self.hashes[at] for at in images], dtype=np.uint64)
-        files = np.array([self.files[at] for at in images], dtype=np.uint64)
+        images = [self.images_of(i) for i in group.tolist()]
+        hashes = np.array([[self.hashes[at] for at in places] for places in images], dtype=np.uint64)
+        files = np.array([[self.files[at] for at in places] for places in images], dtype=np.uint64)
         # Near in all columns is near in the one that tells most of them apart, whose join is the smallest.
         column = max(range(hashes.shape[1]), key=lambda c: len(np.unique(hashes[:, c])))
         late, early = near_hashes(hashes[:, column], hashes[:, column], distance)
         late, early = late[early < late], early[early < late]
         near = (np.bitwise_count(hashes[late] ^ hashes[early]) <= distance).all(axis=1)
         golds = np.asarray(self.golds)[group]
-        near = (near & (golds[late] == golds[early])) | (files[late] == files[early]).all(axis=1)
-        result: dict[int, int] = {}
-        for i, j in zip(group[late[near]].tolist(), group[early[near]].tolist(), strict=True):
-            if i not in result and j not in result:  # sorted by the later one: whether the earlier one stays is known
-                result[i] = j
-        return result
+        same_files = (files[late] == files[early]).all(axis=1)
+        chosen = (near & (golds[late] == golds[early])) | same_files
+        for i, j, same in zip(late[chosen].tolist(), early[chosen].tolist(), same_files[chosen].tolist(), strict=True):
+            yield Candidate(int(group[i]), int(group[j]), same)
+
+    def images_of(self, position: int) -> range:
+        """Where a question's images are in `hashes` and `files`."""
+        return range(self.ends[position - 1] if position else 0, self.ends[position])
+
+
+class Candidate(NamedTuple):
+    """Two questions that may be one, by position: the later one goes if they are."""
+
+    later: int
+    earlier: int
+    same_files: bool
+
+
+def duplicates_of(candidates: Iterable[Candidate], alike: Callable[[int, int], bool]) -> dict[int, int]:
+    """Questions to take out -> the one that stays in place of each.
+
+    Args:
+        candidates: Sorted by the later one's precedence, then the earlier one's (`Survey.candidates`).
+        alike: Whether the pictures of two questions, looked at, are the same; asked only where the files differ.
+    """
+    result: dict[int, int] = {}
+    for later, earlier, same_files in candidates:
+        # Whether the earlier one stays is known by now. What goes replaces nothing.
+        if later not in result and earlier not in result and (same_files or alike(later, earlier)):
+            result[later] = earlier
+    return result
 
 
 class Decontamination:
@@ -293,7 +316,7 @@ class Decontamination:
         self.benchmarks = Benchmarks(benchmarks, self.rules)
         self.survey = Survey.of(inputs, self.benchmarks)
         self.benchmarks.look_up(np.unique(np.asarray(self.survey.hashes, dtype=np.uint64)))
-        self.duplicates = self.survey.duplicates(self.rules.distance)
+        self.duplicates = self._find_duplicates()
         self.templates = {text for text, uses in self.survey.uses.items() if len(uses) > self.rules.max_uses}
         self.matches: list[Match] = []
         self.sources: Counter[str] = Counter()
@@ -322,13 +345,31 @@ class Decontamination:
         for position, (match, question) in waiting.items():
             self.shown[DUPLICATE].offer(question.uid, (match, question, firsts[pairs[position]]))
 
+    def _find_duplicates(self) -> dict[int, int]:
+        candidates = self.survey.candidates(self.rules.distance)
+        wanted = {position for pair in candidates if not pair.same_files for position in pair[:2]}
+        paths: dict[int, list[str]] = {}
+        if wanted:  # the survey keeps no paths: those of a million questions would not fit, those of the candidates do
+            for position, (_, question) in enumerate(_questions(self.inputs, "looking")):
+                if position in wanted:
+                    paths[position] = [image.path for image in question.images]
+
+        def alike(i: int, j: int) -> bool:
+            mine, theirs = self.survey.images_of(i), self.survey.images_of(j)
+            return all(
+                self.survey.files[a] == self.survey.files[b] or same_picture(path, other)
+                for a, b, path, other in zip(mine, theirs, paths[i], paths[j], strict=True)
+            )
+
+        return duplicates_of(candidates, alike)
+
     def rejections(self) -> Iterator[Rejection]:
         """What `kept` left out."""
         return (Rejection(match.uid, match.reason, match.detail) for match in self.matches)
 
     def _duplicate(self, question: Question, position: int, first: int) -> Match:
-        hashes, files, ends, golds = self.survey.hashes, self.survey.files, self.survey.ends, self.survey.golds
-        mine, theirs = (range(ends[i - 1] if i else 0, ends[i]) for i in (position, first))
+        hashes, files, golds = self.survey.hashes, self.survey.files, self.survey.golds
+        mine, theirs = self.survey.images_of(position), self.survey.images_of(first)
         bits = tuple(
             (n, n, (hashes[i] ^ hashes[j]).bit_count()) for n, (i, j) in enumerate(zip(mine, theirs, strict=True))
         )

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from array import array
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from cinema_verl.data.canonical import REASONS, ImageRef, Question
-from cinema_verl.data.decontaminate import Decontamination, Rules, gold_of
+from cinema_verl.data.decontaminate import Decontamination, Rules, Survey, duplicates_of, gold_of
 from cinema_verl.data.decontamination_report import write_report
 from cinema_verl.data.directory import read_questions, start_anew, write_dataset
 from cinema_verl.data.phash import phash
@@ -142,6 +143,15 @@ def test_a_hash_that_errs_is_overruled_by_looking(tmp_path, picture):
     assert kept == ["t/1"]
 
 
+def test_a_duplicate_is_looked_at_too(tmp_path, picture):
+    """Near hashes, the same words and the same gold over different pictures: two questions, not one."""
+    mine = replace(picture(2), phash=picture(1).phash)
+    train = [question("t/1", [picture(1)]), question("t/2", [mine]), question("t/3", [picture(1, quality=80)])]
+    kept, matches = run_over(tmp_path, [train], [question("b/1", [picture(50)])])
+    assert kept == ["t/1", "t/2"]
+    assert matches["t/3"].other == "t/1"
+
+
 def test_the_earlier_input_keeps_its_question(tmp_path, picture):
     images = [picture(1), picture(2)]
     first = [question("z/1", images), question("z/2", images, "Which is larger?")]
@@ -161,10 +171,6 @@ def test_the_earlier_input_keeps_its_question(tmp_path, picture):
 
 def test_of_a_chain_of_near_pictures_the_ends_stay():
     """a ~ b ~ c, and a is not near c: b goes because of a, and c stays because b is gone."""
-    from array import array
-
-    from cinema_verl.data.decontaminate import Survey
-
     survey = Survey(
         uids=["s/a", "s/b", "s/c"],
         inputs=array("q", [0, 0, 0]),
@@ -174,8 +180,9 @@ def test_of_a_chain_of_near_pictures_the_ends_stay():
         asked=array("Q", [7, 7, 7]),
         golds=array("Q", [5, 5, 5]),
     )
-    assert survey.duplicates(4) == {1: 0}
-    assert survey.duplicates(8) == {1: 0, 2: 0}
+    assert duplicates_of(survey.candidates(4), alike=lambda i, j: True) == {1: 0}
+    assert duplicates_of(survey.candidates(8), alike=lambda i, j: True) == {1: 0, 2: 0}
+    assert duplicates_of(survey.candidates(8), alike=lambda i, j: j == 1) == {2: 1}
 
 
 @settings(max_examples=60)
@@ -190,10 +197,6 @@ def test_of_a_chain_of_near_pictures_the_ends_stay():
     )
 )
 def test_duplicates_are_what_comparing_all_pairs_finds(rows):
-    from array import array
-
-    from cinema_verl.data.decontaminate import Survey
-
     survey = Survey()
     for i, (hashes, asked, gold) in enumerate(rows):
         survey.uids.append(f"s/{i:02d}")
@@ -212,7 +215,7 @@ def test_duplicates_are_what_comparing_all_pairs_finds(rows):
             if j not in expected and asked == other_asked and same:
                 expected[i] = j
                 break
-    assert survey.duplicates(3) == expected
+    assert duplicates_of(survey.candidates(3), alike=lambda i, j: True) == expected
 
 
 def test_gold_of():
@@ -223,7 +226,11 @@ def test_gold_of():
 
 def test_a_uid_that_two_inputs_have_stops_the_run(tmp_path, picture):
     with pytest.raises(ValueError, match="two questions have the uid 't/1'"):
-        run_over(tmp_path, [[question("t/1", [picture(1)])], [question("t/1", [picture(2)])]], [question("b/1", [picture(3)])])
+        run_over(
+            tmp_path,
+            [[question("t/1", [picture(1)])], [question("t/1", [picture(2)])]],
+            [question("b/1", [picture(3)])],
+        )
 
 
 def test_a_picture_that_is_gone_stops_the_run(tmp_path, picture):
