@@ -1,9 +1,9 @@
-"""Look at every RL row before the first training step, and say all that is wrong with the data at once.
+"""Look at every row before the first training step, and say all that is wrong with the data at once.
 
 verl meets a broken row hours later, one at a time and far from its cause: an ``AssertionError`` in a
 data-loader worker, "Image features and image tokens do not match" in an engine, a reward that is 0 for ever.
-Each defect here has a code, and a message that says what is wrong, where, and what to do. `check_rows` collects
-them all and `raise_for` turns them into one readable error.
+Each defect here has a code, and a message that says what is wrong, where, and what to do. `inspect_rows` goes over the
+rows, `check_rows` collects their defects and `raise_for` turns them into one readable error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from cinema_verl.data.schema import AGENT_NAME
 from cinema_verl.data.tokens import ImageSizeError, Messages, Patching, PromptCounter, vision_tokens
-from cinema_verl.meta_action import TAGS
+from cinema_verl.meta_action import TAGS, parse
 from cinema_verl.reward import compute_score
 from cinema_verl.verify import verify
 
@@ -55,8 +55,11 @@ IMAGE_MISSING: Final = "image_missing"
 IMAGE_UNREADABLE: Final = "image_unreadable"  # there, but the system does not let it be read
 IMAGE_CORRUPT: Final = "image_corrupt"  # readable, but not a whole image
 IMAGE_SIZE: Final = "image_size"
+TOO_MANY_IMAGES: Final = "too_many_images"  # more than the rollout engine takes in one prompt
 PROMPT_TOO_LONG: Final = "prompt_too_long"
 AGENT: Final = "agent_name"
+NO_TRAJECTORY: Final = "no_trajectory"  # an SFT row whose last message is not the assistant's
+TRAJECTORY_FORMAT: Final = "trajectory_format"  # an SFT row that teaches what the format reward punishes
 CODES: Final = (
     MISSING_COLUMN,
     PROMPT_SHAPE,
@@ -75,14 +78,19 @@ CODES: Final = (
     IMAGE_UNREADABLE,
     IMAGE_CORRUPT,
     IMAGE_SIZE,
+    TOO_MANY_IMAGES,
     PROMPT_TOO_LONG,
     AGENT,
+    NO_TRAJECTORY,
+    TRAJECTORY_FORMAT,
 )
-WARNINGS: Final = frozenset({AGENT})
+WARNINGS: Final = frozenset({AGENT, TRAJECTORY_FORMAT})
 """Codes that are logged and stop nothing."""
 
 COLUMNS: Final = ("data_source", "prompt", "images", "reward_model", "extra_info")
-"""What verl's trainer and the reward read of a row; the other columns of the schema may be absent."""
+"""What verl's trainer and the reward read of an RL row; the other columns of the schema may be absent."""
+SFT_COLUMNS: Final = ("messages", "images")
+"""What verl's SFT trainer reads of a row."""
 _CELL_KEYS: Final = frozenset({"image", "min_pixels", "max_pixels"})
 
 # Our choices, for speed and legibility only.
@@ -99,7 +107,7 @@ class Problem:
     Attributes:
         code: One of `CODES`.
         row: The row's index in its file, from 0.
-        uid: ``extra_info.uid``; empty where the row has none.
+        uid: Empty where the row has none.
         file: The file as the configuration names it; empty where rows did not come from one.
         message: What is wrong, where in the row, and what to do.
     """
@@ -147,56 +155,134 @@ class ImageSize(NamedTuple):
 # --- All rows -----------------------------------------------------------------------------------------------
 
 
-def check_rows(
+class Form(NamedTuple):
+    """What kind of rows a trainer reads.
+
+    Attributes:
+        messages: The column of chat messages.
+        faults: What is wrong with a row as it stands.
+        generation_prompt: Whether the text that is tokenized ends with the opening of the assistant's turn.
+        limit: The configuration's key for the number of tokens.
+    """
+
+    messages: str
+    faults: Callable[[Row], Iterator[Fault]]
+    generation_prompt: bool
+    limit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run allows of a row; None for anything.
+
+    Attributes:
+        tokens: Text and image tokens together.
+        images: Images.
+        root: Directory that every image must lie in, symbolic links resolved.
+    """
+
+    tokens: int | None = None
+    images: int | None = None
+    root: str | Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """A row that has been looked at.
+
+    Attributes:
+        faults: What is wrong with it.
+        text_tokens, vision_tokens: Of its messages, 0 where they were not or could not be counted.
+    """
+
+    row: Row
+    faults: Sequence[Fault]
+    text_tokens: int
+    vision_tokens: int
+
+
+def inspect_rows(
     rows: Iterable[Row],
     *,
-    locate: Locate = lambda position: ("", position),
+    form: Form | None = None,
     counter: PromptCounter | None = None,
-    max_prompt_length: int | None = None,
-    root: str | Path | None = None,
+    patching: Patching | None = None,
+    limits: Limits | None = None,
     decode: bool = False,
-    total: int | None = None,
-) -> list[Problem]:
-    """Every problem of every row, in the order of the rows.
+    progress: tqdm[Any] | None = None,
+) -> Iterator[Inspected]:
+    """Look at each row, in order.
 
-    Image headers are read by a pool of threads, each file once however many rows show it; nothing is kept.
+    Image headers are read by a pool of threads, each file once however many rows show it; no image is kept.
 
     Args:
-        rows: Rows of the RL schema (`cinema_verl.data.schema.RL_SCHEMA`).
-        locate: Where a row came from; called for rows with problems only.
-        counter: Counts prompt tokens; None leaves out the checks that need a model's processor.
-        max_prompt_length: Tokens; None for no limit.
-        root: Directory that every image must lie in, symbolic links resolved; None for anywhere.
+        form: `RL` (the default) or `SFT`.
+        counter: Counts text tokens; None leaves out the checks that need a model's processor.
+        patching: Counts image tokens; None takes the counter's, and without one counts nothing.
         decode: Decode each image fully instead of reading its header. Finds truncated files, and takes some
             milliseconds an image.
-        total: Number of rows, for the progress bar.
+        progress: Is told of rows done.
     """
-    problems: list[Problem] = []
+    form, limits = form or RL, limits or Limits()
+    if patching is None and counter is not None:
+        patching = counter.patching
     seen: dict[str, ImageSize | Fault] = {}
-    inspect = partial(_inspect_all, decode=decode, root=root)
-    position = 0
+    inspect = partial(_inspect_all, decode=decode, root=limits.root)
     Image.init()  # Pillow registers its formats lazily, which threads should not do at once
-    with (
-        ThreadPoolExecutor() as pool,
-        tqdm(total=total, desc="checking rows", unit=" rows", delay=_QUIET_SECONDS) as progress,
-    ):
+    with ThreadPoolExecutor() as pool:
         for batch in _batches(rows, _ROWS_AT_ONCE):
-            faults = [list(row_faults(row)) for row in batch]
+            faults = [list(form.faults(row)) for row in batch]
             images = [_readable_images(row, found) for row, found in zip(batch, faults, strict=True)]
             paths = {cell["image"] for cells in images for cell in cells} - seen.keys()
             for results in pool.map(inspect, _batches(sorted(paths), _FILES_AT_ONCE)):
                 seen.update(results)
             for cells, found in zip(images, faults, strict=True):
                 found += image_faults(cells, seen)
-            if counter is not None:
-                _add_prompt_faults(batch, faults, seen, counter, max_prompt_length)
-            for row, found in zip(batch, faults, strict=True):
-                if found:
-                    file, index = locate(position)
-                    problems += [Problem(fault.code, index, _uid(row), file, fault.message) for fault in found]
-                position += 1
-            progress.update(len(batch))
+                if limits.images is not None and len(cells) > limits.images:
+                    found.append(_too_many_images(len(cells), limits.images))
+            text = [0] * len(batch) if counter is None else _text_tokens(batch, faults, form, counter)
+            for row, cells, found, words in zip(batch, images, faults, text, strict=True):
+                vision = 0
+                if patching is not None:
+                    vision, wrong = _vision_tokens(cells, seen, patching)
+                    found += wrong
+                    if words is not None and limits.tokens is not None and words + vision > limits.tokens:
+                        found.append(_too_long(words, vision, len(cells), limits.tokens, form))
+                yield Inspected(row, found, words or 0, vision)
+            if progress is not None:
+                progress.update(len(batch))
+
+
+def check_rows(
+    rows: Iterable[Row],
+    *,
+    locate: Locate = lambda position: ("", position),
+    counter: PromptCounter | None = None,
+    limits: Limits | None = None,
+    decode: bool = False,
+    total: int | None = None,
+) -> list[Problem]:
+    """Every problem of every row of the RL schema, in the order of the rows.
+
+    Args:
+        locate: Where a row came from; called for rows with problems only.
+        counter, limits, decode: See `inspect_rows`.
+        total: Number of rows, for the progress bar.
+    """
+    problems: list[Problem] = []
+    with tqdm(total=total, desc="checking rows", unit=" rows", delay=_QUIET_SECONDS) as progress:
+        looked_at = inspect_rows(rows, counter=counter, limits=limits, decode=decode, progress=progress)
+        for position, inspected in enumerate(looked_at):
+            if inspected.faults:
+                file, index = locate(position)
+                problems += problems_of(inspected, file, index)
     return problems
+
+
+def problems_of(inspected: Inspected, file: str, row: int) -> list[Problem]:
+    """A row's faults, now that it is known where the row is."""
+    uid = uid_of(inspected.row)
+    return [Problem(fault.code, row, uid, file, fault.message) for fault in inspected.faults]
 
 
 def report(problems: Sequence[Problem]) -> str:
@@ -234,14 +320,11 @@ def raise_for(problems: Sequence[Problem]) -> None:
 
 def row_faults(row: Row) -> Iterator[Fault]:
     """What is wrong with a row as it stands, its image files unopened and its prompt not tokenized."""
-    for column in COLUMNS:
-        if column not in row or (row[column] is None and column != "images"):
-            state = "is null" if column in row else "is missing"
-            yield Fault(MISSING_COLUMN, f"the column {column!r} {state}. Write the file with the RL schema")
+    yield from _column_faults(row, COLUMNS, "RL")
     if "images" in row:
         yield from _images_shape_faults(row["images"])
     if row.get("prompt") is not None:
-        yield from _prompt_shape_faults(row["prompt"], row)
+        yield from _messages_faults(row["prompt"], row)
     if isinstance(row.get("extra_info"), Mapping):
         yield from _num_images_faults(row["extra_info"], row.get("images"))
         if row.get("reward_model") is not None:
@@ -254,6 +337,39 @@ def row_faults(row: Row) -> Iterator[Fault]:
             f"agent_name is {row.get('agent_name')!r}, so another agent loop may roll this row out. "
             f"Write {AGENT_NAME!r}, or set actor_rollout_ref.rollout.agent.default_agent_loop={AGENT_NAME}",
         )
+
+
+def sft_faults(row: Row) -> Iterator[Fault]:
+    """The same for a row of the SFT schema."""
+    yield from _column_faults(row, SFT_COLUMNS, "SFT")
+    if "images" in row:
+        yield from _images_shape_faults(row["images"])
+    messages = row.get("messages")
+    if messages is None:
+        return
+    wrong = list(_messages_faults(messages, row))
+    yield from wrong
+    if _has(wrong, PROMPT_SHAPE):
+        return
+    if messages[-1]["role"] != "assistant":
+        yield Fault(
+            NO_TRAJECTORY,
+            f"the last message is of the role {messages[-1]['role']!r}, so that there is nothing to learn. "
+            "End with the trajectory, as 'assistant'",
+        )
+    elif violations := parse(messages[-1]["content"]).violations_for(_length(row.get("images"))):
+        yield Fault(
+            TRAJECTORY_FORMAT,
+            f"the trajectory breaks the format rule ({', '.join(violations)}), which the reward will punish. "
+            "Use non-empty actions in lower-case tags, then one <answer>; no <global> over one image",
+        )
+
+
+def _column_faults(row: Row, columns: Sequence[str], schema: str) -> Iterator[Fault]:
+    for column in columns:
+        if column not in row or (row[column] is None and column != "images"):
+            state = "is null" if column in row else "is missing"
+            yield Fault(MISSING_COLUMN, f"the column {column!r} {state}. Write the file with the {schema} schema")
 
 
 def _images_shape_faults(images: Any) -> Iterator[Fault]:
@@ -281,9 +397,10 @@ def _images_shape_faults(images: Any) -> Iterator[Fault]:
             )
 
 
-def _prompt_shape_faults(prompt: Any, row: Row) -> Iterator[Fault]:
+def _messages_faults(prompt: Any, row: Row) -> Iterator[Fault]:
     if (
         not isinstance(prompt, Sequence)
+        or isinstance(prompt, str)
         or not prompt
         or not all(
             isinstance(message, Mapping)
@@ -404,30 +521,28 @@ def _inspect_all(paths: Sequence[str], *, decode: bool, root: str | Path | None)
 # --- Its prompt, in tokens -----------------------------------------------------------------------------------
 
 
-def _add_prompt_faults(
-    batch: Sequence[Row],
-    faults: Sequence[list[Fault]],
-    seen: Mapping[str, ImageSize | Fault],
-    counter: PromptCounter,
-    max_prompt_length: int | None,
-) -> None:
-    """Tokenize the prompts of a batch, and add to each row's faults what is wrong with the result."""
+def _text_tokens(
+    batch: Sequence[Row], faults: Sequence[list[Fault]], form: Form, counter: PromptCounter
+) -> list[int | None]:
+    """Text tokens of each row, None where its messages cannot be rendered; why not is added to its faults."""
     texts: dict[int, str] = {}
     for i, row in enumerate(batch):
-        countable = row.get("prompt") is not None and row.get("images") is not None
+        countable = row.get(form.messages) is not None and row.get("images") is not None
         if not countable or _has(faults[i], PROMPT_SHAPE, IMAGES_SHAPE, IMAGE_PLACEHOLDERS, VIDEO):
             continue
-        rendered = _render(row["prompt"], counter)
+        rendered = _render(row[form.messages], form, counter)
         if isinstance(rendered, Fault):
             faults[i].append(rendered)
         else:
             texts[i] = rendered
-    for i, text_tokens in zip(texts, counter.text_tokens(list(texts.values())), strict=True):
-        faults[i] += _length_faults(batch[i]["images"], text_tokens, seen, counter.patching, max_prompt_length)
+    counts: list[int | None] = [None] * len(batch)
+    for i, tokens in zip(texts, counter.text_tokens(list(texts.values())), strict=True):
+        counts[i] = tokens
+    return counts
 
 
-def _render(prompt: Messages, counter: PromptCounter) -> str | Fault:
-    text = "".join(message["content"] for message in prompt)
+def _render(messages: Messages, form: Form, counter: PromptCounter) -> str | Fault:
+    text = "".join(message["content"] for message in messages)
     for token in counter.special_tokens:
         if token in text:
             return Fault(
@@ -436,35 +551,46 @@ def _render(prompt: Messages, counter: PromptCounter) -> str | Fault:
                 "Take it out, or spell it another way",
             )
     try:
-        return counter.render(prompt)
+        return counter.render(messages, add_generation_prompt=form.generation_prompt)
     except jinja2.TemplateError as error:
         return Fault(PROMPT_SHAPE, f"the chat template refuses the prompt: {error}. Correct its roles")
 
 
-def _length_faults(
-    images: Sequence[Row],
-    text_tokens: int,
-    seen: Mapping[str, ImageSize | Fault],
-    patching: Patching,
-    max_prompt_length: int | None,
-) -> Iterator[Fault]:
-    image_tokens = 0
+def _vision_tokens(
+    images: Sequence[Row], seen: Mapping[str, ImageSize | Fault], patching: Patching
+) -> tuple[int, list[Fault]]:
+    total, faults = 0, []
     for number, cell in enumerate(images, 1):
         size = seen[cell["image"]]
         if isinstance(size, Fault):  # reported already
             continue
         try:
-            image_tokens += vision_tokens(*size, patching, cell.get("min_pixels"), cell.get("max_pixels"))
+            total += vision_tokens(*size, patching, cell.get("min_pixels"), cell.get("max_pixels"))
         except ImageSizeError as error:
-            yield Fault(IMAGE_SIZE, f"image {number} of {len(images)}, {cell['image']}, is unusable: {error}")
-    tokens = text_tokens + image_tokens
-    if max_prompt_length is not None and tokens > max_prompt_length:
-        yield Fault(
-            PROMPT_TOO_LONG,
-            f"the prompt has {tokens} tokens ({text_tokens} of text, {image_tokens} of {len(images)} image(s)), "
-            f"over the limit of {max_prompt_length}. Raise data.max_prompt_length, lower the images' max_pixels, "
-            "or leave the row out",
-        )
+            place = f"image {number} of {len(images)}, {cell['image']}"
+            faults.append(Fault(IMAGE_SIZE, f"{place}, is unusable: {error}"))
+    return total, faults
+
+
+def _too_many_images(images: int, limit: int) -> Fault:
+    return Fault(
+        TOO_MANY_IMAGES,
+        f"{images} images, and the rollout engine takes {limit}. Raise actor_rollout_ref.rollout.limit_images, "
+        "or leave the row out",
+    )
+
+
+def _too_long(text: int, vision: int, images: int, limit: int, form: Form) -> Fault:
+    return Fault(
+        PROMPT_TOO_LONG,
+        f"the {form.messages} {'has' if form.messages == 'prompt' else 'have'} {text + vision} tokens ({text} of text, "
+        f"{vision} of {images} image(s)), over the limit of {limit}. Raise {form.limit}, lower the images' "
+        "max_pixels, or leave the row out",
+    )
+
+
+RL: Final = Form("prompt", row_faults, generation_prompt=True, limit="data.max_prompt_length")
+SFT: Final = Form("messages", sft_faults, generation_prompt=False, limit="data.max_length")
 
 
 # --- The tokenizer ------------------------------------------------------------------------------------------
@@ -510,9 +636,10 @@ def _readable_images(row: Row, faults: Sequence[Fault]) -> Sequence[Row]:
     return () if row.get("images") is None or _has(faults, IMAGES_SHAPE) else row["images"]
 
 
-def _uid(row: Row) -> str:
+def uid_of(row: Row) -> str:
+    """A row's uid, "" where it has none: `extra_info.uid` of RL rows, `uid` of SFT rows."""
     extra_info = row.get("extra_info")
-    return str(extra_info.get("uid") or "") if isinstance(extra_info, Mapping) else ""
+    return str((extra_info if isinstance(extra_info, Mapping) else row).get("uid") or "")
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

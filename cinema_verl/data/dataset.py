@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from cinema_verl.data.check import DataError, Locate, check_rows, raise_for
+from cinema_verl.data.check import DataError, Limits, Locate, check_rows, raise_for
 from cinema_verl.data.tokens import PromptCounter
 
 logger = logging.getLogger(__name__)
@@ -84,8 +84,7 @@ class CinemaDataset(RLHFDataset):
             self._rows(),
             locate=self._locate(),
             counter=PromptCounter(self.processor, self.apply_chat_template_kwargs, self.mm_processor_kwargs),
-            max_prompt_length=self.max_prompt_length,
-            root=self.config.get("cinema_image_root"),
+            limits=Limits(tokens=self.max_prompt_length, root=self.config.get("cinema_image_root")),
             decode=decode,
             total=len(self),
         )

@@ -166,15 +166,18 @@ class PromptCounter:
         self._template_kwargs = dict(chat_template_kwargs or {})
         self._image_token_id: int = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
 
-    def render(self, messages: Messages) -> str:
+    def render(self, messages: Messages, *, add_generation_prompt: bool = True) -> str:
         """The text that is tokenized, with one placeholder token for each ``<image>``.
+
+        Args:
+            add_generation_prompt: End with the opening of the assistant's turn, as a rollout's prompt does.
 
         Raises:
             jinja2.TemplateError: The chat template refuses the messages, for instance an unknown role.
         """
         conversation = [{**message, "content": _parts(message["content"])} for message in messages]
         text: str = self._processor.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=True, **self._template_kwargs
+            conversation, tokenize=False, add_generation_prompt=add_generation_prompt, **self._template_kwargs
         )
         return text
 

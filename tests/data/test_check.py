@@ -14,18 +14,22 @@ from cinema_verl.cpu.tiny_model import build_processor, build_tokenizer
 from cinema_verl.data import check
 from cinema_verl.data.check import (
     CODES,
+    SFT,
     WARNINGS,
     DataError,
+    Limits,
     Problem,
     TokenizerError,
     check_rows,
     check_tokenizer,
     inspect_image,
+    inspect_rows,
+    problems_of,
     raise_for,
     report,
 )
-from cinema_verl.data.schema import image_cell, rl_row
-from cinema_verl.data.tokens import PromptCounter
+from cinema_verl.data.schema import image_cell, rl_row, sft_rows
+from cinema_verl.data.tokens import Patching, PromptCounter
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +71,7 @@ def _check(row, **options):
 
 
 def test_a_sound_row_has_no_problems(row, counter, pictures):
-    assert _check(row, counter=counter, max_prompt_length=100, root=pictures, decode=True) == []
+    assert _check(row, counter=counter, limits=Limits(tokens=100, root=pictures), decode=True) == []
 
 
 # Each case: what is done to the sound row, the code, and what the message must say.
@@ -144,19 +148,83 @@ CASES = [
 @pytest.mark.parametrize(("change", "code", "says"), CASES, ids=[f"{i}-{case[1]}" for i, case in enumerate(CASES)])
 def test_defect_is_named(row, pictures, counter, change, code, says):
     change(row)
-    problems = _check(row, counter=counter, max_prompt_length=60, root=pictures, decode=True)
+    problems = _check(row, counter=counter, limits=Limits(tokens=60, root=pictures), decode=True)
     assert [problem.code for problem in problems] == [code]
     for words in says:
         assert words in problems[0].message
 
 
+def _last(text, role="assistant"):
+    return _set("messages.1", {"role": role, "content": text})
+
+
+def _single(row):
+    row["images"] = row["images"][:1]
+    row["messages"][0]["content"] = "<image> Which?"
+
+
+SFT_CASES = [
+    (_delete("messages"), "missing_column", ("'messages' is missing", "SFT schema")),
+    (_set("messages.1.content", None), "prompt_shape", ("not a list of {role, content}",)),
+    (_last("<think>image <image></think><answer>B</answer>"), "image_placeholders", ("3 <image>", "'Image 2'")),
+    (_last("more", role="user"), "no_trajectory", ("'user'", "nothing to learn", "as 'assistant'")),
+    (_last("B"), "trajectory_format", ("breaks the format rule (", "one <answer>")),
+    (_single, "trajectory_format", ("global", "no <global> over one image")),
+    (
+        _last("<think>" + "x" * 99 + "</think><answer>B</answer>"),
+        "prompt_too_long",
+        ("messages have", "data.max_length"),
+    ),
+]
+
+
+@pytest.fixture
+def sft_row(row):
+    text = "<global>Two shapes.</global><answer>B</answer>"
+    return sft_rows(uid="q/7", prompt=row["prompt"], images=row["images"], trajectories=[text])[0]
+
+
+def test_a_sound_sft_row_has_no_faults(sft_row, counter):
+    (inspected,) = inspect_rows([sft_row], form=SFT, counter=counter, limits=Limits(tokens=130))
+    assert inspected.faults == []
+    assert inspected.vision_tokens == 4 + 2  # 28x28 pixels a token; 84x56 is shrunk below the row's 4 tokens: 2x1
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "says"), SFT_CASES, ids=[f"{i}-{case[1]}" for i, case in enumerate(SFT_CASES)]
+)
+def test_a_defect_of_an_sft_row_is_named(sft_row, counter, change, code, says):
+    change(sft_row)
+    (inspected,) = inspect_rows([sft_row], form=SFT, counter=counter, limits=Limits(tokens=130))
+    assert [fault.code for fault in inspected.faults] == [code]
+    assert all(words in inspected.faults[0].message for words in says)
+    assert [problem.uid for problem in problems_of(inspected, "sft.parquet", 3)] == ["q/7"]
+
+
 def test_every_code_has_a_case():
-    assert {case[1] for case in CASES} == set(CODES)
+    images = {"too_many_images"}  # its own test
+    assert {case[1] for case in CASES + SFT_CASES} | images == set(CODES)
+
+
+def test_more_images_than_the_engine_takes(row):
+    assert check_rows([row], limits=Limits(images=2)) == []
+    problems = check_rows([row], limits=Limits(images=1))
+    assert [problem.code for problem in problems] == ["too_many_images"]
+    assert "2 images, and the rollout engine takes 1" in problems[0].message
+
+
+def test_without_a_processor_images_are_counted_and_text_is_not(row):
+    patching = Patching(patch_size=14, merge_size=2, min_pixels=784, max_pixels=784 * 100)
+    (inspected,) = inspect_rows([row], patching=patching, limits=Limits(tokens=6))
+    assert (inspected.text_tokens, inspected.vision_tokens) == (0, 4 + 2)
+    assert inspected.faults == []
+    (inspected,) = inspect_rows([row], patching=patching, limits=Limits(tokens=5))
+    assert [fault.code for fault in inspected.faults] == ["prompt_too_long"]
 
 
 def test_chat_template_that_refuses_is_a_prompt_problem(row):
     class Strict(PromptCounter):
-        def render(self, messages):
+        def render(self, messages, **_):
             raise check.jinja2.TemplateError("roles must alternate")
 
     problems = _check(row, counter=Strict(build_processor(build_tokenizer())))
@@ -195,10 +263,12 @@ json_like = st.recursive(
 COLUMNS = ("prompt", "images", "reward_model", "extra_info", "videos", "data_source")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(st.sampled_from(COLUMNS), json_like))
 def test_nothing_in_a_row_makes_the_check_raise(counter, row):
     assert check_rows([row], counter=counter), "no such row is sound"
+    (inspected,) = inspect_rows([{**row, "messages": row.get("prompt")}], form=SFT, counter=counter)
+    assert inspected.faults, "nor is it for fine-tuning"
 
 
 def test_each_file_is_opened_once(row, monkeypatch):
@@ -246,7 +316,7 @@ def test_report_counts_and_shows_the_first_few():
 
 
 def test_warnings_are_logged_and_stop_nothing(caplog):
-    assert frozenset({"agent_name"}) == WARNINGS
+    assert frozenset({"agent_name", "trajectory_format"}) == WARNINGS
     with caplog.at_level(logging.WARNING):
         raise_for([_problem(3, "agent_name")])
     assert "row 3 (q/3)" in caplog.text
