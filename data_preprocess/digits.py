@@ -15,6 +15,11 @@ The files hold absolute paths to the images, because verl opens a path exactly a
 the directory, run the script again. Running it again with the same arguments does nothing; a different seed
 or size rewrites the parquet files and keeps the images. The same arguments give the same bytes.
 
+As canonical questions, to mix with other sources or to look at:
+
+    python data_preprocess/rl_parquet.py --input outputs/digits/train.parquet --media-root / \\
+        --output outputs/digits_questions
+
 Needs scikit-learn, whose 1,797 scans of handwritten digits come with the package: nothing is downloaded.
 """
 

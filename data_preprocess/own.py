@@ -10,7 +10,7 @@ relative to the media root, which is the input's folder if you do not say. Every
     aliases      other ways to say a text answer (list, or separated by `;`)
     tolerance    slack of a number (absolute) or of regression and ocr (relative)
     id           unique; made of the row's content if absent
-    split        train or test
+    split        train, val or test
     source       reported apart as own/SOURCE
     pass_rate    share of a reference model's tries that were right, 0 to 1
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from cinema_verl.data.canonical import IMAGE, ImageRef, Question, Rejected, SourceError, VideoRef, lists_options
+from cinema_verl.data.canonical import IMAGE, ImageRef, Question, Rejected, VideoRef, lists_options
 from cinema_verl.data.directory import IMAGES
 from cinema_verl.data.draft import Adapter, Draft, Media
 from cinema_verl.data.images import ImageStore
@@ -94,18 +94,8 @@ class Converter:
         self._counter = load_counter(settings.processor) if settings.processor else None
 
     def draft(self, row: Row) -> Draft:
-        """What the adapter makes of a row.
-
-        Raises:
-            Rejected: also where the adapter stumbles over a field of an unexpected type.
-            SourceError: a row that this source never holds.
-        """
-        try:
-            return self._adapter.convert(row)
-        except SourceError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise Rejected("bad_record", f"{type(error).__name__}: {error}") from error
+        """What the adapter makes of a row, or `Rejected`."""
+        return self._adapter.draft(row)
 
     def uid(self, draft: Draft) -> str:
         return f"{draft.source or self._adapter.name}/{draft.source_id}"
@@ -131,7 +121,7 @@ class Converter:
                 source_id=draft.source_id,
                 split=self._settings.split or draft.split,
                 license=self._adapter.license,
-                modality="single" if len(refs) == 1 else "frames" if video else "multi",
+                modality=draft.modality or ("single" if len(refs) == 1 else "frames" if video else "multi"),
                 question=text,
                 images=tuple(refs),
                 answer_type=draft.answer_type,

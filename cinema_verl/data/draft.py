@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cinema_verl.data.canonical import Rejected, SourceError
+from cinema_verl.data.canonical import Rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Draft:
         media: Images in order, or one video.
         options, answer_type, answer, aliases, tolerance, pass_rate, flags: As in `canonical.Question`.
         source: Sub-source to report apart (``m4_instruct/nlvr2``); empty for the adapter's own name.
+        modality: Where the row states it: ``frames`` for images that are a video's; empty to count the images.
     """
 
     source_id: str
@@ -56,6 +57,7 @@ class Draft:
     pass_rate: float | None = None
     flags: tuple[str, ...] = ()
     source: str = ""
+    modality: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +83,13 @@ class Adapter:
     required: tuple[str, ...]
     convert: Callable[[Mapping[str, Any]], Draft]
 
-    def check(self, row: Mapping[str, Any]) -> None:
-        """Make sure that a file's first row is of this source; what later rows lack is their own fault.
+    def draft(self, row: Mapping[str, Any]) -> Draft:
+        """What `convert` makes of a row, whatever the row holds.
 
         Raises:
-            SourceError: a field is missing or of another type; the message says what was expected and what is there.
+            Rejected: ``bad_record`` also where `convert` stumbles over a field of a type that nobody foresaw.
         """
-        if missing := [name for name in self.required if name not in row]:
-            raise SourceError(
-                f"not a row of {self.name}: no field {', '.join(map(repr, missing))}; there are "
-                f"{', '.join(map(repr, row)) or 'none'}"
-            )
         try:
-            self.convert(row)
-        except Rejected as rejected:
-            if rejected.reason == "bad_record":
-                raise SourceError(f"not a row of {self.name}: {rejected.detail}") from rejected
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise SourceError(f"not a row of {self.name}: {type(error).__name__}: {error}") from error
+            return self.convert(row)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise Rejected("bad_record", f"{type(error).__name__}: {error}") from error

@@ -11,6 +11,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cinema_verl.data.canonical import Rejected, SourceError
+from cinema_verl.data.draft import Adapter
 
 Row = Mapping[str, Any]
 
@@ -107,11 +109,13 @@ def plan(root: Path, file: str, rows_per_span: int) -> list[Span]:
 def read(root: Path, span: Span) -> Iterator[tuple[int, Row | Rejected]]:
     """The rows of a span, each with its number in the file; `Rejected` stands for one that cannot be read.
 
+    A span may have been cut short (`Span.rows` lowered): no more than so many rows come.
+
     Raises:
         SourceError: the file is not as it was when it was planned, or is damaged.
     """
     path, number = root / span.file, span.first
-    for record in _format(path).read(path, span):
+    for record in islice(_format(path).read(path, span), span.rows):
         yield number, record
         number += 1
     if number != span.first + span.rows:
@@ -121,26 +125,30 @@ def read(root: Path, span: Span) -> Iterator[tuple[int, Row | Rejected]]:
         )
 
 
-def check_fields(root: Path, spans: Sequence[Span], required: Sequence[str]) -> None:
-    """Make sure that a file's first readable row has the fields that its source always has.
+def check_fields(root: Path, spans: Sequence[Span], adapter: Adapter) -> None:
+    """Make sure that a file is of its source: the first readable row has the source's fields, and not all of the first
+    rows have fields of another type. What a single row lacks is its own fault.
 
     Raises:
-        SourceError: a field is missing (the message names it, and those found), or no first row can be read.
+        SourceError: the message names the field, and what was found.
     """
     where, problem = f"{root / spans[0].file}", ""
-    for number, row in read(root, spans[0]):
-        if isinstance(row, Rejected):
-            problem = problem or row.detail
-            if number >= _FIRST_ROWS:
-                break
-            continue
-        if missing := [name for name in required if name not in row]:
-            raise SourceError(
-                f"{where}, row {number}: no field {', '.join(map(repr, missing))}; found "
-                f"{', '.join(map(repr, sorted(map(str, row))))}. This file is not what the script reads: see --help"
-            )
-        return
-    raise SourceError(f"{where}: none of the first rows can be read: {problem}")
+    for number, row in islice(read(root, spans[0]), _FIRST_ROWS):
+        try:
+            if isinstance(row, Rejected):
+                raise row
+            if missing := [name for name in adapter.required if name not in row]:
+                raise SourceError(
+                    f"{where}, row {number}: no field {', '.join(map(repr, missing))}; found "
+                    f"{', '.join(map(repr, sorted(map(str, row))))}. This file is not what the script reads: see --help"
+                )
+            adapter.draft(row)
+            return
+        except Rejected as rejected:
+            if rejected.reason != "bad_record":
+                return
+            problem = problem or f"row {number}: {rejected.detail}"
+    raise SourceError(f"{where}: none of the first rows is one of {adapter.name}, see --help; {problem}")
 
 
 class _Format(NamedTuple):

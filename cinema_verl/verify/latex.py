@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Final
 
 from cinema_verl.verify import math_pool, number
-from cinema_verl.verify.reading import fold, hedges, peel
+from cinema_verl.verify.reading import fold, hedges, peel, without_math_marks
 from cinema_verl.verify.verdict import ABSTAIN, DIFFERENT, RIGHT, UNREADABLE, Gold, Verdict
 
 Engine = Callable[[str, str], Verdict | None]
@@ -72,7 +72,7 @@ class Expression:
 @lru_cache(maxsize=1024)  # golds repeat over a group and an epoch
 def read(text: str) -> Expression:
     """Normalise folded text; case stays."""
-    text = peel(text, brackets=False)
+    text = without_math_marks(peel(text, brackets=False))
     for pattern, replacement in _FOR_LOOKS:
         text = pattern.sub(replacement, text)
     text = _FRAC_OF_DIGITS.sub(r"\\frac{\1}{\2}", text)

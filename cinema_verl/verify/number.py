@@ -16,7 +16,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Final
 
-from cinema_verl.verify.reading import fold, peel
+from cinema_verl.verify.reading import fold, peel, without_math_marks
 from cinema_verl.verify.verdict import ABSTAIN, DIFFERENT, RIGHT, UNREADABLE, Gold, Verdict
 
 _MAX_TOKEN: Final = 64  # our choice: no dataset's number is longer, and it keeps exact arithmetic cheap
@@ -155,7 +155,7 @@ class Quantity:
 @lru_cache(maxsize=1024)  # golds repeat over a group and an epoch, answers within a group
 def read(text: str) -> Quantity | None:
     """The one number that folded text is, or None."""
-    text = peel(text)
+    text = without_math_marks(peel(text))
     if "\\" in text or "{" in text:
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)

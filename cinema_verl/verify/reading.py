@@ -115,6 +115,14 @@ def peel(text: str, *, brackets: bool = True) -> str:
     return text
 
 
+_MATH = re.compile(r"(?<!\\)\$\$?([^$]*[^$\\])\$\$?|\\\((.+?)\\\)")
+
+
+def without_math_marks(text: str) -> str:
+    """Folded text without the delimiters around parts of it: "$12$ cm" says 12 cm. A dollar alone is money."""
+    return _MATH.sub(lambda match: match[1] or match[2], text)
+
+
 def _unwrap(text: str, brackets: bool) -> str:
     if text[:1] not in _OPENERS:
         return text

@@ -206,6 +206,10 @@ CASES: dict[str, list[tuple[str, str, bool | None] | tuple[str, str, bool | None
         ("5 cm", "5", True),
         ("5", "5 cm", True),
         ("5cm", "5 centimeters", True),
+        ("$5$ cm", "5 cm", True),
+        (r"\(5\) cm", "5 cm", True),
+        ("$5$ or $6$ cm", "5 cm", False),
+        ("$5 and $6", "5", False),
         ("5 cm", "5 m", False),
         ("90^{\\circ}", "90", True),
         ("90°", "90 degrees", True),
@@ -253,6 +257,7 @@ CASES: dict[str, list[tuple[str, str, bool | None] | tuple[str, str, bool | None
     "latex": [
         (r"3\sqrt{2}", r"3\sqrt{2}", True),
         (r"3\sqrt2", r"$3\sqrt{2}$", True),
+        (r"3\sqrt{2}\text{ cm}", r"$3\sqrt{2}$ cm", True),
         (r"\frac{1}{2}", r"\dfrac12", True),
         ("0.5", r"\frac{1}{2}", True),
         (r"\left( x + 1 \right)", "(x+1)", True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -36,18 +37,21 @@ def text(row: Row, name: str, default: str | None = None) -> str:
 
 
 def number(row: Row, name: str) -> float | None:
-    """A number, also one that is written as text; None if absent, null or empty.
+    """A number, also one that is written as text; None if absent, null, empty or NaN, which is pandas' null.
 
     Raises:
-        Rejected: ``bad_record``.
+        Rejected: ``bad_record``, also for an infinite one.
     """
     value = row.get(name)
     if value is None or value == "":
         return None
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        found = float(value)
+    except (OverflowError, TypeError, ValueError):
         raise bad(name, "a number", value) from None
+    if math.isinf(found):
+        raise bad(name, "a number", value)
+    return None if math.isnan(found) else found
 
 
 def items(row: Row, name: str) -> list[Any]:

@@ -4,25 +4,31 @@ import json
 from pathlib import PurePosixPath
 
 from cinema_verl.data.adapters import fields
-from cinema_verl.data.adapters.build import build
 from cinema_verl.data.adapters.conversations import only_request
+from cinema_verl.data.canonical import lists_options
 from cinema_verl.data.draft import Adapter, Draft, Media
 
 
 def convert(row: fields.Row) -> Draft:
-    """Image paths are absolute in such files, and media paths are relative to the media root: give it as ``/``."""
+    """Image paths are absolute in such files, and media paths are relative to the media root: give it as ``/``.
+
+    The prompt is taken as it is. Options that it does not list are left out, because a question shows its options, and
+    the policy would be asked in other words.
+    """
     info = row["extra_info"]
-    question = only_request(fields.items(row, "prompt"), "prompt")
-    aliases = json.loads(fields.text(info, "aliases_json", "[]"))
+    question = fields.text({"prompt": only_request(fields.items(row, "prompt"), "prompt")}, "prompt")
+    options = tuple(json.loads(fields.text(info, "options_json", "[]")))
     source, uid = fields.text(row, "data_source"), fields.text(info, "uid")
-    return build(
+    return Draft(
         source_id=uid.removeprefix(f"{source}/"),
         split=fields.text(info, "split"),
         source=source,
-        question=fields.text({"prompt": question}, "prompt"),
+        modality=fields.text(info, "modality"),
+        question=question,
         media=tuple(Media("image", path=str(PurePosixPath(cell["image"])).lstrip("/")) for cell in row["images"]),
-        options=json.loads(fields.text(info, "options_json", "[]")),
-        answer=[fields.text(row["reward_model"], "ground_truth"), *aliases],
+        options=options if lists_options(question, options) else (),
+        answer=fields.text(row["reward_model"], "ground_truth"),
+        aliases=tuple(json.loads(fields.text(info, "aliases_json", "[]"))),
         answer_type=fields.text(info, "answer_type"),
         tolerance=fields.number(info, "tolerance"),
     )

@@ -93,7 +93,9 @@ def test_citations_in_words():
 
 _TAGS = ("<image>", "<ImageHere>", "<video>", "<audio>", "<img>", "</image>", "<image_1>", "<image 2>", "<image3>")
 _PIECES = st.lists(
-    st.sampled_from(_TAGS) | st.sampled_from(("<", ">", "image", "_1", "\0", "Image 1: ", "A. ", "\n")) | st.text(max_size=4)
+    st.sampled_from(_TAGS)
+    | st.sampled_from(("<", ">", "image", "_1", "\0", "Image 1: ", "A. ", "\n"))
+    | st.text(max_size=4)
 ).map("".join)
 
 

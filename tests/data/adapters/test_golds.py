@@ -111,7 +111,9 @@ def test_what_no_rule_can_check_is_rejected_by_name(text, reason):
 OPTIONS = ("a cat", "a dog", "both")
 
 
-@pytest.mark.parametrize("text", ["B", "b", "(B)", "B. a dog", "B: a dog", "a dog", "A dog.", r"\boxed{B}", "Answer: B"])
+@pytest.mark.parametrize(
+    "text", ["B", "b", "(B)", "B. a dog", "B: a dog", "a dog", "A dog.", r"\boxed{B}", "Answer: B"]
+)
 def test_every_way_to_name_an_option_becomes_its_letter(text):
     gold = read(text, options=OPTIONS)
     assert (gold.answer_type, gold.answer, gold.options) == ("mcq", "B", OPTIONS)

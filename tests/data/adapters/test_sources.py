@@ -42,7 +42,9 @@ def test_m4_video_rows_have_one_video():
 
 
 def test_m4_choices_in_a_field_of_their_own():
-    draft = convert("m4_instruct", choice_list=["a lake", "a wood"], conversations=chat("<image><image>What?", "a wood"))
+    draft = convert(
+        "m4_instruct", choice_list=["a lake", "a wood"], conversations=chat("<image><image>What?", "a wood")
+    )
     assert (draft.options, draft.answer) == (("a lake", "a wood"), "B")
 
 
@@ -69,14 +71,18 @@ def test_mantis_images_may_be_embedded():
 
 
 def test_mantis_later_turns_are_left_out():
-    turns = chat("<image>How many?", "4", "<image>And here?", "5", keys=("role", "content"), names=("user", "assistant"))
+    turns = chat(
+        "<image>How many?", "4", "<image>And here?", "5", keys=("role", "content"), names=("user", "assistant")
+    )
     draft = convert("mantis_instruct", conversation=turns)
     assert (draft.answer, len(draft.media), draft.flags) == ("4", 1, ("first_of_2_turns",))
 
 
 def test_mmdu_is_free_text():
     assert reason_of("mmdu") == "free_text"
-    short = convert("mmdu", conversations=chat("<ImageHere> <ImageHere> How many?", "Two.", names=("user", "assistant")))
+    short = convert(
+        "mmdu", conversations=chat("<ImageHere> <ImageHere> How many?", "Two.", names=("user", "assistant"))
+    )
     assert (short.question, short.answer) == ("<image> <image> How many?", "Two")
 
 
@@ -200,20 +206,30 @@ def test_openmmreasoner_lists_of_golds_are_aliases():
 
 
 @pytest.mark.parametrize(
-    "images", [["a.jpg", "b.jpg"], "a.jpg; b.jpg", "a.jpg;b.jpg", [{"bytes": None, "path": "a.jpg"}, {"path": "./b.jpg"}]]
+    "images",
+    [["a.jpg", "b.jpg"], "a.jpg; b.jpg", "a.jpg;b.jpg", [{"bytes": None, "path": "a.jpg"}, {"path": "./b.jpg"}]],
 )
 def test_own_images_in_every_form(images):
     draft = convert("own", images=images)
     assert draft.media == (Media("image", path="a.jpg"), Media("image", path="b.jpg"))
     assert draft.question == "Image 1: <image>\nImage 2: <image>\nWhich was taken later?"
-    assert (draft.options, draft.answer, draft.split, draft.source) == (("the first", "the second"), "B", "train", "own")
+    assert (draft.options, draft.answer, draft.split, draft.source) == (
+        ("the first", "the second"),
+        "B",
+        "train",
+        "own",
+    )
 
 
 def test_own_as_csv_reads_every_column_from_text():
     row = dict.fromkeys(("images", "options", "video", "aliases", "answer_type", "tolerance", "source"), "")
-    draft = adapter("own").convert({**row, "question": "How wide?", "answer": "2.5", "image": "a.jpg", "tolerance": "0.1"})
+    draft = adapter("own").convert(
+        {**row, "question": "How wide?", "answer": "2.5", "image": "a.jpg", "tolerance": "0.1"}
+    )
     assert (draft.answer_type, draft.tolerance, draft.media) == ("number", 0.1, (Media("image", path="a.jpg"),))
-    draft = adapter("own").convert({**row, "question": "What?", "answer": "cat", "image": "a.jpg", "aliases": "a tabby"})
+    draft = adapter("own").convert(
+        {**row, "question": "What?", "answer": "cat", "image": "a.jpg", "aliases": "a tabby"}
+    )
     assert draft.aliases == ("a tabby",)
 
 
