@@ -3,10 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cinema_verl.files import atomic_write
-from cinema_verl.report.locate import NothingFound, locate
+from cinema_verl.report.locate import NothingFound, locate, names
 from cinema_verl.report.page import build, read_run
 
 EPILOG = """\
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output: Path = options.output or options.runs[0] / "report.html"
     try:
         located = [locate(path, options.metrics, options.rollouts, options.data) for path in options.runs]
-        page, notes = build([read_run(files) for files in located], int(options.max_mb * 1e6))
+        runs = [read_run(replace(files, name=name)) for files, name in zip(located, names(options.runs), strict=True)]
+        page, notes = build(runs, int(options.max_mb * 1e6))
         with atomic_write(output) as file:
             file.write(page)
     except NothingFound as error:

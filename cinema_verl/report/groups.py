@@ -16,7 +16,7 @@ from PIL import Image
 
 from cinema_verl.diversity import pattern_counts
 from cinema_verl.meta_action import parse, pattern_in_mode
-from cinema_verl.pages import thumbnail
+from cinema_verl.pages import json_for_script, thumbnail
 from cinema_verl.report.read import Question, Rollout, read_questions, read_rollouts_at
 from cinema_verl.report.summarise import Mix, rightness
 
@@ -112,6 +112,7 @@ class Shown:
     groups: list[dict[str, Any]] = field(default_factory=list)
     questions: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    size: int = 0  # bytes in the page, with the thumbnails that were new
 
 
 def choose(
@@ -140,7 +141,6 @@ def choose(
             f"{len(unknown)} of {len(wanted)} questions are not in the data files: images and options are not shown."
         )
     at: dict[str, int] = {}
-    left = budget
     for place in candidates:
         rollouts = read_rollouts_at(place.path, place.offsets)
         if not rollouts:
@@ -150,10 +150,11 @@ def choose(
         index = len(shown.questions) if is_new else at[key]
         group = _group(place.step, rollouts, index, mix, pattern_mode, coefficients.get(place.step))
         question = _question(known.get(place.question_uid), rollouts[0], pictures) if is_new else None
-        left -= len(json.dumps([group, question])) + pictures.size - size_before
-        if left < 0:
+        size = len(json_for_script([group, question]).encode()) + pictures.size - size_before
+        if shown.size + size > budget:
             pictures.forget_from(pictures_before)
             break
+        shown.size += size
         shown.groups.append(group)
         if question is not None:
             at[key] = index
@@ -164,13 +165,14 @@ def choose(
 
 def _question(question: Question | None, rollout: Rollout, pictures: Pictures) -> dict[str, Any]:
     if question is None:
-        question = Question(rollout.question_uid, rollout.prompt, rollout.gold, (), (), rollout.data_source)
+        question = Question(rollout.question_uid, rollout.prompt, rollout.gold, (), (), (), rollout.data_source)
     return {
         "uid": question.uid,
         "text": question.text[:MAX_TEXT],
         "gold": question.gold,
         "options": question.options,
         "images": [pictures.add(path) for path in question.images[:MAX_IMAGES]],
+        "names": question.names[:MAX_IMAGES],
         "more": max(0, len(question.images) - MAX_IMAGES),
     }
 

@@ -26,7 +26,7 @@ class RunFiles:
     """The parts of one run; None where there is none.
 
     Args:
-        name: the directory's name, for headings.
+        name: for headings, the end of the directory's path.
         config: the composed configuration, unresolved; empty without `.hydra/`.
         overrides: the command line of the run, as Hydra recorded it.
         metrics: what verl's `file` logger wrote, one JSON a step.
@@ -57,6 +57,16 @@ def setting(config: DictConfig, key: str) -> Any:
     except OmegaConfBaseException:
         return None
     return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+
+
+def names(directories: Sequence[Path]) -> list[str]:
+    """For each directory the end of its path, as short as tells them apart."""
+    paths = [directory.resolve().parts for directory in directories]
+    for length in range(1, max(map(len, paths)) + 1):
+        found = ["/".join(parts[-length:]) for parts in paths]
+        if len(set(found)) == len(found):
+            break
+    return found
 
 
 def locate(
@@ -105,7 +115,7 @@ def locate(
             "patterns, violations and groups below are those of the validations."
         )
     return RunFiles(
-        name=directory.resolve().name,
+        name=names([directory])[0],
         config=config,
         overrides=overrides,
         metrics=found_metrics,

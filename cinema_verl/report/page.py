@@ -108,10 +108,14 @@ def build(runs: Sequence[Run], max_bytes: int) -> tuple[str, list[str]]:
     pictures = Pictures()
     head = {"actions": ACTIONS, "meanings": MEANINGS, "panels": [_panel(panel) for panel in PANELS]}
     room = max_bytes - len(_html(runs, head | {"runs": fixed, "images": []}, [])) - 4096
-    for run, data in zip(runs, fixed, strict=True):
+    smallest_first = sorted(range(len(runs)), key=lambda i: sum(map(len, runs[i].groups)))  # leaves room for the other
+    for place, i in enumerate(smallest_first):
+        run, data = runs[i], fixed[i]
         logged = run.metrics.series.get("cinema/diversity_coefficient", [None] * len(run.metrics.steps))
         coefficients = {step: c for step, c in zip(run.metrics.steps, logged, strict=True) if c is not None}
-        shown = choose(run.groups, run.files.data, run.mix, run.pattern_mode, coefficients, pictures, room // len(runs))
+        budget = room // (len(runs) - place)
+        shown = choose(run.groups, run.files.data, run.mix, run.pattern_mode, coefficients, pictures, budget)
+        room -= shown.size
         data |= {"groups": shown.groups, "questions": shown.questions}
         run.notes.extend(shown.notes)
     notes = [(run.files.name, note) for run in runs for note in run.notes]
@@ -119,6 +123,7 @@ def build(runs: Sequence[Run], max_bytes: int) -> tuple[str, list[str]]:
         path, why = next(iter(pictures.failed.items()))
         notes.append(("", f"{len(pictures.failed)} pictures cannot be read and are missing, the first {path}: {why}."))
     page = _html(runs, head | {"runs": fixed, "images": pictures.uris}, notes)
+    page = page.encode(errors="replace").decode()  # lone surrogates, which JSON may hold and UTF-8 may not
     return page, [f"{name}: {note}" if name else note for name, note in notes]
 
 

@@ -23,6 +23,7 @@ UNKNOWN = "unknown"
 """Data source or answer type of a rollout whose dump does not say."""
 
 _SESSION = re.compile(r"_\d+_\d+\Z")  # verl's key of a rollout: {uid}_{session}_{output}
+_NAME = re.compile(r"\b((?:Image|Frame) \w{1,9}): ?<image>")
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,19 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Question:
-    """What a group view shows of a row of the data; `images` are paths as the row has them."""
+    """What a group view shows of a row of the data.
+
+    Args:
+        images: paths as the row has them.
+        names: what the prompt calls each image, "Image 1", "Image B" or "Frame 3".
+    """
 
     uid: str
     text: str
     gold: str
     options: tuple[str, ...]
     images: tuple[str, ...]
+    names: tuple[str, ...]
     data_source: str
 
 
@@ -231,7 +238,7 @@ def read_questions(files: Iterable[Path], wanted: set[str]) -> tuple[dict[str, Q
     for path in files:
         try:
             for batch in pq.ParquetFile(path).iter_batches(
-                batch_size=4096, columns=["data_source", "images", "reward_model", "extra_info"]
+                batch_size=4096, columns=["data_source", "prompt", "images", "reward_model", "extra_info"]
             ):
                 uids = pc.struct_field(batch.column("extra_info"), "uid")
                 for row in batch.filter(pc.is_in(uids, value_set=names)).to_pylist():
@@ -245,11 +252,14 @@ def read_questions(files: Iterable[Path], wanted: set[str]) -> tuple[dict[str, Q
 def _question(row: dict[str, Any]) -> Question:
     info = row["extra_info"]
     options = orjson.loads(info.get("options_json") or "[]")
+    images = tuple(str(cell["image"]) for cell in row["images"] or ())
+    names = tuple(_NAME.findall("\n".join(turn["content"] or "" for turn in row["prompt"] or ())))
     return Question(
         uid=info["uid"],
         text=info.get("question") or "",
         gold=(row["reward_model"] or {}).get("ground_truth") or "",
         options=tuple(map(str, options)) if isinstance(options, list) else (),
-        images=tuple(str(cell["image"]) for cell in row["images"] or ()),
+        images=images,
+        names=names if len(names) == len(images) else tuple(f"Image {i}" for i in range(1, len(images) + 1)),
         data_source=row["data_source"] or UNKNOWN,
     )

@@ -1,8 +1,8 @@
 // The panels that the report opens with, and one in which any metric can be chosen.
 
-const LINE_COLORS = ["var(--run0)", "var(--wrong)", "var(--right)"];
+const LINE_COLORS = ["var(--run0)", "var(--right)", "var(--wrong)"];
 
-// The lines of a panel: a colour for each run where there are two, else for each line; dashes tell the other apart.
+// The lines of a panel: a colour for each run where there are two, else for each line; dashes tell them apart, too.
 function linesOf(panel) {
   return RUNS.flatMap((run, index) => panel.lines.flatMap((line, place) => {
     const name = line.metrics.find((metric) => Object.hasOwn(run.series, metric));
@@ -11,13 +11,15 @@ function linesOf(panel) {
     return [{
       label: RUNS.length === 1 ? line.label : alone ? run.name : `${run.name} ${line.label}`,
       color: RUNS.length > 1 ? `var(--run${index})` : LINE_COLORS[place % LINE_COLORS.length],
-      dashed: RUNS.length > 1 ? place > 0 || (alone && index > 0) : place > 0,
+      dash: alone ? index : place,
       steps: run.steps, values: run.series[name],
     }];
   })).filter((line) => line.steps.length);
 }
 
 function drawCurves() {
+  const longest = Math.max(0, ...RUNS.map((run) => run.steps.length));
+  $("smoothing").value = longest < 50 ? "1" : longest < 150 ? "5" : "15"; // by eye: the shape shows, the noise is still there
   const charts = [];
   for (const panel of DATA.panels) {
     const lines = linesOf(panel);
@@ -28,18 +30,17 @@ function drawCurves() {
   if (RUNS.length > 1) $("legend").append(...RUNS.map((_, index) => runName(index)));
 
   const names = [...new Set(RUNS.flatMap((run) => Object.keys(run.series)))].sort();
-  if (!names.length) return charts;
-  const select = h("select", { id: "any-metric" }, names.map((name) => h("option", {}, name)));
+  if (!names.length) return;
+  const kinds = Map.groupBy(names, (name) => name.split("/")[0]);
+  const select = h("select", { id: "any-metric" }, [...kinds].map(([kind, members]) =>
+    h("optgroup", { label: kind }, members.map((name) => h("option", {}, name)))));
   const holder = h("div", {});
   const choose = () => {
-    holder.firstChild?.forget();
     const lines = linesOf({ lines: [{ metrics: [select.value], label: select.value }] });
-    holder.replaceChildren(lineChart({ title: select.value, unit: "", height: 240, lines }));
+    replaceCharts(holder, [lineChart({ title: select.value, unit: "as logged", height: 240, lines })]);
   };
   select.addEventListener("change", choose);
   $("explore").append(h("h3", {}, "Any metric"),
     h("div", { class: "controls" }, h("label", {}, `Metric (${names.length})`, select)), holder);
   choose();
-  $("smoothing").addEventListener("change", () => { for (const chart of [...charts, holder.firstChild]) chart.redraw(); });
-  return charts;
 }

@@ -30,8 +30,9 @@ const s = (tag, attributes, ...children) => make("http://www.w3.org/2000/svg", t
 // A number with three or four digits that mean something, at a fixed width within one column.
 function show(value) {
   if (value === null || value === undefined) return "–";
+  if (!value) return "0";
   const size = Math.abs(value);
-  if (size >= 1e6 || (size > 0 && size < 1e-3)) return value.toExponential(2).replace("-", "−");
+  if (size >= 1e6 || (size < 1e-3)) return value.toExponential(2).replace("-", "−");
   const digits = size >= 1000 ? 0 : size >= 100 ? 1 : size >= 10 ? 2 : 3;
   return value.toFixed(digits).replace("-", "−");
 }

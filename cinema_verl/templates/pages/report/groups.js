@@ -3,15 +3,15 @@
 const LISTED = 400; // options in the list at once
 const choice = { run: 0, step: -1, groups: [], at: 0 };
 
-function rolloutPasses(run, group, [name, right]) {
-  return (filters.right < 0 || right === filters.right) && (!filters.pattern || run.mix.patterns[name] === filters.pattern);
+function rolloutPasses(run, [name, right]) {
+  return (filters.right < 0 || right === filters.right) && (filters.pattern === null || run.mix.patterns[name] === filters.pattern);
 }
 function matching(run) {
   return run.groups.filter((group) =>
     (choice.step < 0 || group.step === choice.step) &&
-    (!filters.source || run.mix.sources[group.source] === filters.source) &&
-    (!filters.type || run.mix.types[group.type] === filters.type) &&
-    group.rollouts.some((rollout) => rolloutPasses(run, group, rollout)));
+    (filters.source === null || run.mix.sources[group.source] === filters.source) &&
+    (filters.type === null || run.mix.types[group.type] === filters.type) &&
+    group.rollouts.some((rollout) => rolloutPasses(run, rollout)));
 }
 
 const SIGNS = ["✗", "✓", "?"];
@@ -22,10 +22,12 @@ function verdicts(group) {
   return known ? h("span", { class: "verdicts" }, `${right} of ${group.rollouts.length} right`) : h("span", {}, plural(group.rollouts.length, "rollout"));
 }
 
-// The placeholder in a question's text stands for the next image.
-function numbered(text) {
+// A question's text without the list of its images ("Image 1: <image>", …) before it, which the captions say; elsewhere
+// a placeholder is the name of its image.
+function told({ text, names }) {
   let image = 0;
-  return text.replaceAll("<image>", () => `[image ${++image}]`);
+  return text.replace(/^(?:(?:Image|Frame) \w{1,9}: ?<image>\s*)+(?=\S)/, (list) => { image = list.split("<image>").length - 1; return ""; })
+    .replaceAll("<image>", () => `[${names[image++] ?? `Image ${image}`}]`);
 }
 
 function drawGroups() {
@@ -37,7 +39,7 @@ function drawGroups() {
     class: "option", role: "option", id: `option-${i}`, "aria-selected": "false", tabindex: "-1",
     onclick: () => select(i, true),
   }, h("div", { class: "top" }, h("b", {}, `step ${group.step}`), verdicts(group)),
-  h("div", { class: "say" }, numbered(run.questions[group.question].text)))));
+  h("div", { class: "say" }, told(run.questions[group.question])))));
   const all = choice.step < 0 ? run.total.groups : (run.groupsPerStep.find(([step]) => step === choice.step) || [0, 0])[1];
   const parts = [`Showing ${plural(choice.groups.length, "group")} of ${all.toLocaleString("en")}${choice.step < 0 ? "" : ` at step ${choice.step}`}`];
   if (run.groups.length < run.total.groups) parts.push(`this page holds ${run.groups.length.toLocaleString("en")} in full, spread evenly over the run`);
@@ -80,18 +82,19 @@ async function drawGroup(run, group) {
   const rollouts = await unpack(group.packed);
   if (mine !== wanted) return; // somebody has gone on meanwhile
   const question = run.questions[group.question];
-  const meta = [["step", group.step], ["source", run.mix.sources[group.source]], ["type", run.mix.types[group.type]],
+  const distinct = new Set(rollouts.map((rollout) => rollout.pattern)).size;
+  const meta = [["source", run.mix.sources[group.source]], ["type", run.mix.types[group.type]],
     ["gold", question.gold], ["diversity coefficient", rollouts[0].coefficient === undefined ? null : show(rollouts[0].coefficient)], ["question", question.uid]];
   $("group").replaceChildren(
-    h("h3", {}, RUNS.length > 1 ? [runName(choice.run), " "] : null, `Step ${group.step}, `, verdicts(group)),
+    h("h3", {}, RUNS.length > 1 ? [runName(choice.run), " "] : null, `Step ${group.step}: `, verdicts(group), `, ${plural(distinct, "pattern")}`),
     h("div", { class: "meta" }, meta.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => h("span", {}, `${name} `, h("b", {}, value)))),
     question.images.length ? h("div", { class: "images" }, question.images.map((place, i) => h("figure", {},
-      place < 0 ? h("div", { class: "gone" }, "image missing") : h("img", { src: DATA.images[place], alt: `Image ${i + 1} of ${question.images.length}` }),
-      h("figcaption", {}, `Image ${i + 1}`))), question.more ? h("span", { class: "quiet" }, `and ${question.more} more`) : null) : null,
-    h("p", { class: "question" }, numbered(question.text)),
+      place < 0 ? h("div", { class: "gone" }, "image missing") : h("img", { src: DATA.images[place], alt: `${question.names[i]}, of ${question.images.length + question.more}` }),
+      h("figcaption", {}, question.names[i]))), question.more ? h("span", { class: "quiet" }, `and ${question.more} more`) : null) : null,
+    h("p", { class: "question" }, told(question)),
     question.options.length ? h("ol", { class: "options", "aria-label": "Options" }, question.options.map((option, i) => h("li", {}, h("b", {}, `${String.fromCharCode(65 + i)}. `), option))) : null,
     h("div", { class: "rollouts", role: "region", "aria-label": "Rollouts", tabindex: "0" },
-      rollouts.map((rollout, i) => rolloutCard(rollout, i, rolloutPasses(run, group, group.rollouts[i])))));
+      rollouts.map((rollout, i) => rolloutCard(rollout, i, rolloutPasses(run, group.rollouts[i])))));
 }
 
 function terms(rollout) {
@@ -101,7 +104,7 @@ function terms(rollout) {
   rows.push([`pattern shared by ${rollout.alike} of ${rollout.size}`, pay]);
   const total = rollout.score === undefined ? null : rollout.score + (pay ?? 0);
   return h("dl", { class: "terms" },
-    rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value === 0 ? "0" : show(value))]),
+    rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, show(value))]),
     h("dt", { class: "sum" }, pay === null ? "score" : "reward"), h("dd", { class: "sum" }, show(total)));
 }
 

@@ -2,12 +2,14 @@
 
 const form = $("filters");
 function fill(select, words, first) {
-  select.replaceChildren(h("option", { value: "" }, first), ...words.map((word) => h("option", { value: word }, word.length > 60 ? `${word.slice(0, 60)}…` : word)));
+  const named = (word) => (word.length > 60 ? `${word.slice(0, 60)}…` : word || "no action");
+  select.replaceChildren(h("option", { value: "" }, first), ...words.map((word) => h("option", { value: `=${word}` }, named(word))));
 }
 const wordsOf = (kind) => [...new Set(RUNS.flatMap((run) => run.mix[kind]))];
 
 function readFilters() {
-  Object.assign(filters, { source: form.source.value, type: form.type.value, right: Number(form.right.value), pattern: form.pattern.value });
+  const chosen = (select) => (select.value ? select.value.slice(1) : null); // a word may be empty: no action
+  Object.assign(filters, { source: chosen(form.source), type: chosen(form.type), right: Number(form.right.value), pattern: chosen(form.pattern) });
   drawPatterns();
   drawGroups();
 }
@@ -21,6 +23,10 @@ function fillSteps() {
 }
 
 drawCurves();
+$("smoothing").addEventListener("change", () => {
+  for (const chart of document.querySelectorAll("figure.panel")) chart.redraw();
+  if (anyRollouts) drawPatterns();
+});
 
 const anyRollouts = RUNS.some((run) => run.total.rollouts);
 $("counted").replaceChildren(...RUNS.map((run, i) => h("span", {}, RUNS.length > 1 ? [runName(i), ": "] : null,

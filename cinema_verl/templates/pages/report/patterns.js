@@ -2,15 +2,16 @@
 
 const SOURCE = 0, TYPE = 1, PATTERN = 2, RIGHT = 3, BROKEN = 4, COUNT = 5, FIELDS = 6;
 const COLORS = 8; // patterns with a colour of their own
-const filters = { source: "", type: "", right: -1, pattern: "" };
+const AREA = 300; // height of the area chart
+const filters = { source: null, type: null, right: -1, pattern: null }; // null and -1: all
 
 // Calls found(pattern, count, right, violations) for each counted cell of a point in time that the filters let through.
 function eachCell(run, point, found) {
   const { cells, sources, types, patterns, violations, sets } = run.mix;
   const flat = cells[point];
   for (let i = 0; i < flat.length; i += FIELDS) {
-    if (filters.source && sources[flat[i + SOURCE]] !== filters.source) continue;
-    if (filters.type && types[flat[i + TYPE]] !== filters.type) continue;
+    if (filters.source !== null && sources[flat[i + SOURCE]] !== filters.source) continue;
+    if (filters.type !== null && types[flat[i + TYPE]] !== filters.type) continue;
     if (filters.right >= 0 && flat[i + RIGHT] !== filters.right) continue;
     found(patterns[flat[i + PATTERN]], flat[i + COUNT], flat[i + RIGHT], () => sets[flat[i + BROKEN]].map((code) => violations[code]));
   }
@@ -34,37 +35,62 @@ function countPatterns(run) {
   return { points, overall, total: points.reduce((sum, point) => sum + point.total, 0) };
 }
 
+// Shares of the coloured patterns and of all the others, summing to 1, smoothed as the curves are.
+function sharesOver(kept, top) {
+  const shares = top.map((name) => smooth(kept.map((point) => (point.counts.get(name) || 0) / point.total), smoothing()));
+  return [...shares, kept.map((_, i) => Math.max(0, 1 - shares.reduce((sum, one) => sum + one[i], 0)))];
+}
+const color = (place, top) => (place < 0 || place >= top.length ? "var(--other)" : `var(--p${place})`);
+
 function areaChart(run, index, counted, top) {
-  const svg = s("svg", { role: "img", height: 260, "aria-label": `Share of each pattern by step, ${run.name}; the table below has the numbers` });
-  const block = h("div", { class: "area" }, h("h3", {}, RUNS.length > 1 ? runName(index) : "Mix over steps"), svg);
+  const title = h("h3", {}, RUNS.length > 1 ? runName(index) : "Mix over steps");
   const kept = counted.points.map((point, i) => ({ ...point, step: run.mix.to[i] })).filter((point) => point.total);
-  if (!kept.length) return h("div", { class: "area" }, h("h3", {}, RUNS.length > 1 ? runName(index) : "Mix over steps"), empty("No rollout passes the filters."));
-  const steps = kept.map((point) => point.step);
+  if (!kept.length) return h("div", { class: "area" }, title, empty(run.total.rollouts ? "No rollout passes the filters." : "This run has no rollouts."));
+  const svg = s("svg", { height: AREA }), reading = h("div", { class: "reading" });
+  const block = h("div", { class: "area" }, title, svg, reading);
+  const steps = kept.map((point) => point.step), names = [...top, null]; // null: all the others
+  const shares = sharesOver(kept, top);
+  let x = null, box = null, cursorLine = null;
+  followsCursor(svg, `Share of each pattern, ${run.name}. Step`, steps, () => box);
+  svg.addEventListener("click", () => { if (cursor.step !== null) showTreesAt(cursor.step); });
+
+  function read(step) {
+    const i = step === null ? steps.length - 1 : nearest(steps, step);
+    reading.replaceChildren(h("span", { class: "at" }, `step ${steps[i]}`), ...names.map((name, place) => h("span", { class: filters.pattern !== null && filters.pattern !== name ? "dim" : undefined },
+      h("i", { class: "swatch block", style: { "--c": color(place, top) } }), name === null ? "others" : pattern(name), h("b", {}, percent(shares[place][i])))));
+    announce(svg, steps[i], `step ${steps[i]}: ${names.map((name, place) => `${name === null ? "others" : name.replaceAll(">", " ") || "no action"} ${percent(shares[place][i])}`).join(", ")}`);
+    if (!cursorLine) return;
+    cursorLine.style.display = step === null ? "none" : "";
+    for (const end of ["x1", "x2"]) cursorLine.setAttribute(end, x(steps[i]));
+  }
+
   whenSized(svg, (width) => {
-    const height = 260, box = { left: 46, right: width - 8, top: 16, bottom: height - 32 };
-    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const first = steps[0], last = steps[steps.length - 1];
-    const x = (step) => (last === first ? (box.left + box.right) / 2 : box.left + ((step - first) / (last - first)) * (box.right - box.left));
+    box = { left: 46, right: width - 10, top: 16, bottom: AREA - 32 };
+    svg.setAttribute("viewBox", `0 0 ${width} ${AREA}`);
+    x = (step) => (last === first ? (box.left + box.right) / 2 : box.left + ((step - first) / (last - first)) * (box.right - box.left));
     const y = (share) => box.bottom - share * (box.bottom - box.top);
     svg.replaceChildren();
-    frame(svg, box, steps, [0, 0.25, 0.5, 0.75, 1], x, y, true);
-    let below = kept.map(() => 0);
-    const layers = [...top, null]; // null: all the others
-    for (const [place, name] of layers.entries()) {
-      const above = kept.map((point, i) => name === null ? 1 : below[i] + (point.counts.get(name) || 0) / point.total);
-      // A single step is a bar, not a line without area.
-      const wide = kept.length === 1 ? 20 : 0;
-      const forth = above.map((share, i) => `${(x(steps[i]) + wide).toFixed(1)},${y(share).toFixed(1)}`);
-      const back = below.map((share, i) => `${(x(steps[i]) - wide).toFixed(1)},${y(share).toFixed(1)}`).reverse();
-      const turn = wide ? [`${x(steps[0]) + wide},${y(below[0])}`, ...back, `${x(steps[0]) - wide},${y(above[0])}`] : back;
+    frame(svg, box, steps, [0, 0.25, 0.5, 0.75, 1], x, y, true, [run]);
+    const half = last === first ? 20 : 0; // a single step is a bar, not a line without area
+    let below = steps.map(() => 0);
+    names.forEach((name, place) => {
+      const above = below.map((share, i) => share + shares[place][i]);
+      const corner = (share, i, side) => `${(x(steps[i]) + side * half).toFixed(1)},${y(share).toFixed(1)}`;
+      const edge = (values) => [...(half ? [corner(values[0], 0, -1)] : []), ...values.map((share, i) => corner(share, i, 1))];
       svg.append(s("path", {
-        d: `M${[...forth, ...turn].join("L")}Z`, style: { fill: name === null ? "var(--other)" : `var(--p${place})` },
-        class: filters.pattern && filters.pattern !== name ? "dim" : undefined,
-      }, s("title", {}, name === null ? "all other patterns" : name || "no action")));
+        d: `M${[...edge(above), ...edge(below).reverse()].join("L")}Z`, style: { fill: color(place, top) },
+        class: filters.pattern !== null && filters.pattern !== name ? "dim" : undefined,
+      }));
       below = above;
-    }
-    svg.append(...svg.querySelectorAll(".mark")); // the stages, over the areas
+    });
+    cursorLine = s("line", { class: "cursor", y1: box.top, y2: box.bottom });
+    svg.append(...svg.querySelectorAll(".mark"), cursorLine); // over the areas
+    read(cursor.step);
   });
+  cursor.charts.add(read);
+  block.forget = () => cursor.charts.delete(read);
+  read(null);
   return block;
 }
 
@@ -81,7 +107,7 @@ function patternTable(counted, top) {
   const row = (name) => {
     const place = top.indexOf(name);
     return h("tr", {},
-      h("td", {}, h("i", { class: "swatch block", style: { "--c": place < 0 ? "var(--other)" : `var(--p${place})` } })),
+      h("td", {}, h("i", { class: "swatch block", style: { "--c": color(place, top) } })),
       h("th", { scope: "row" }, pattern(name)),
       counted.map((one, i) => {
         const sum = one.overall.get(name);
@@ -160,7 +186,7 @@ function violationCharts() {
     const found = new Map();
     let total = 0;
     eachCell(run, point, (name, count, right, violations) => {
-      if (filters.pattern && name !== filters.pattern) return;
+      if (filters.pattern !== null && name !== filters.pattern) return;
       total += count;
       for (const code of violations()) {
         found.set(code, (found.get(code) || 0) + count);
@@ -174,7 +200,7 @@ function violationCharts() {
   return codes.map((code) => lineChart({
     title: code.replaceAll("_", " "), unit: DATA.meanings[code] || "share of rollouts", height: 140,
     lines: RUNS.map((run, index) => ({
-      label: RUNS.length > 1 ? run.name : "share", color: RUNS.length > 1 ? `var(--run${index})` : "var(--wrong)", dashed: index > 0,
+      label: RUNS.length > 1 ? run.name : "share", color: RUNS.length > 1 ? `var(--run${index})` : "var(--wrong)", dash: index,
       steps: run.mix.to, values: shares[index].map(({ total, found }) => total ? (found.get(code) || 0) / total : null),
     })).filter((line) => line.steps.length),
   }));
@@ -188,16 +214,35 @@ function drawTrees() {
   $("trees").replaceChildren(...RUNS.map((run, i) => run.mix.to.length ? treeChart(run, i, treeCounts[i], step) : empty(`${run.name} has no rollouts.`)));
 }
 
+function showTreesAt(step) {
+  $("tree-step").value = nearest(treeSteps, step);
+  drawTrees();
+}
+
 const treeSteps = [...new Set(RUNS.flatMap((run) => run.mix.to))].sort((a, b) => a - b);
+
+// The patterns with a colour, the same under all filters: the most frequent over both runs.
+const everyPattern = (() => {
+  const weight = new Map();
+  for (const counted of RUNS.map(countPatterns)) for (const [name, sum] of counted.overall) weight.set(name, (weight.get(name) || 0) + sum.count / counted.total);
+  return [...weight.keys()].sort((a, b) => weight.get(b) - weight.get(a));
+})();
+function coloured() {
+  const top = everyPattern.slice(0, COLORS);
+  if (filters.pattern !== null && !top.includes(filters.pattern)) top[top.length - 1] = filters.pattern; // what is asked for is seen
+  return top;
+}
+
+function replaceCharts(holder, charts) {
+  for (const old of holder.children) old.forget?.();
+  holder.replaceChildren(...charts);
+}
 
 function drawPatterns() {
   treeCounts = RUNS.map(countPatterns);
-  const weight = new Map();
-  for (const counted of treeCounts) for (const [name, sum] of counted.overall) weight.set(name, (weight.get(name) || 0) + sum.count / counted.total);
-  const top = [...weight.keys()].sort((a, b) => weight.get(b) - weight.get(a)).slice(0, COLORS);
-  $("mix").replaceChildren(...RUNS.map((run, i) => areaChart(run, i, treeCounts[i], top)));
+  const top = coloured();
+  replaceCharts($("mix"), RUNS.map((run, i) => areaChart(run, i, treeCounts[i], top)));
   $("pattern-table").replaceChildren(patternTable(treeCounts, top));
-  for (const old of $("faults").children) old.forget?.();
-  $("faults").replaceChildren(...violationCharts());
+  replaceCharts($("faults"), violationCharts());
   drawTrees();
 }
