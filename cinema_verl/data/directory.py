@@ -93,8 +93,9 @@ def start_anew(directory: str | Path) -> Path:
     directory = Path(directory).absolute()
     if (directory / MANIFEST).exists():
         raise FileExistsError(f"{directory} holds a complete data set: remove it, or name another directory")
-    for part in (directory / QUESTIONS).glob("part-*.jsonl"):
-        part.unlink()
+    for leftovers in (f"{QUESTIONS}/part-*.jsonl", f"{QUESTIONS}/.*.tmp", f"{IMAGES}/*/.*.tmp", ".*.tmp"):
+        for leftover in directory.glob(leftovers):
+            leftover.unlink()
     return directory
 
 

@@ -146,8 +146,8 @@ def _targets(
     reachable = np.where(weights > 0, high, low).sum()
     if reachable < spec.size - 1e-6:
         raise MixError(
-            f"the strata of {dimension} that may grow hold {int(reachable):,} of {spec.size:,} questions. Lower the size "
-            "or some targets (what they leave goes to the strata without one), or raise at_most"
+            f"the strata of {dimension} that may grow hold {int(reachable):,} of {spec.size:,} questions. Lower the "
+            "size or some targets (what they leave goes to the strata without one), or raise at_most"
         )
     if low.sum() > spec.size:
         raise MixError(f"at_least of {dimension} adds up to more than the size of {spec.size:,}")
@@ -176,7 +176,9 @@ def _round(
                 allowed = allowed & ~inside
             urgency = urgency + np.where(inside, lack, 0.0)
         if not allowed.any():
-            raise MixError(f"the bounds of different dimensions leave room for {size - missing:,} of {size:,} questions")
+            raise MixError(
+                f"the bounds of different dimensions leave room for {size - missing:,} of {size:,} questions"
+            )
         counts[np.argmax(np.where(allowed, urgency, -np.inf))] += 1
     return counts
 
@@ -192,8 +194,8 @@ def _check(
         if not stratum.at_least <= taken <= stratum.at_most:
             bound = f"at least {stratum.at_least:,}" if taken < stratum.at_least else f"at most {stratum.at_most:,}"
             raise MixError(
-                f"{list(spec.dimensions)[place]}.{name} wants {bound} and would get {taken:,}: it contradicts the targets "
-                "of another dimension. Relax one of the two"
+                f"{list(spec.dimensions)[place]}.{name} wants {bound} and would get {taken:,}: it contradicts the "
+                "targets of another dimension. Relax one of the two"
             )
 
 
@@ -276,7 +278,11 @@ class Mix:
     def rejections(self) -> Iterator[Rejection]:
         """Everything that was not taken, in the order of uids."""
         surplus = [
-            Rejection(uid, NOT_IN_MIX, " ".join(f"{name}={stratum}" for name, stratum in zip(self.spec.dimensions, cell, strict=True)))
+            Rejection(
+                uid,
+                NOT_IN_MIX,
+                " ".join(f"{name}={stratum}" for name, stratum in zip(self.spec.dimensions, cell, strict=True)),
+            )
             for cell, uids in self._uids.items()
             for uid in uids[self.taken[cell] :]
         ]

@@ -6,9 +6,9 @@
     source:     {virl39k: 0.4, m4_instruct: {at_most: 0.2}}
     num_images: {"1": 0.2, "2-4": 0.5, "5+": {at_least: 5000}}
 
-Under each of the dimensions (`DIMENSIONS`) stand strata. A number with a point is a share of the size, a whole number is
-a count; ``at_most`` and ``at_least`` are bounds that hold, the rest are targets. Strata without a target, and all that is
-not named, share what the targets leave.
+Under each of the dimensions (`DIMENSIONS`) stand strata. A number with a point is a share of the size, a whole number
+is a count; ``at_most`` and ``at_least`` are bounds that hold, the rest are targets. Strata without a target, and all
+that is not named, share what the targets leave.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -126,7 +127,9 @@ class MixSpec:
 
 def _window(values: Any) -> Window:
     if not isinstance(values, Mapping) or set(values) - {"above", "below", "unknown"}:
-        raise MixError(f"pass_rate_window is {values!r}: use {{above: 0.0, below: 1.0, unknown: keep}}, each may be absent")
+        raise MixError(
+            f"pass_rate_window is {values!r}: use {{above: 0.0, below: 1.0, unknown: keep}}, each may be absent"
+        )
     unknown = values.get("unknown", "keep")
     if unknown not in ("keep", "drop"):
         raise MixError(f"pass_rate_window.unknown is {unknown!r}: use keep or drop")
@@ -188,7 +191,7 @@ def _check_names(dimension: str, names: list[str]) -> None:
     if dimension in ("num_images", "pass_rate"):
         ranges = [_range(dimension, name) for name in names if not (dimension == "pass_rate" and name == UNKNOWN)]
         ends = sorted(ranges)
-        for (_, high), (low, _) in zip(ends, ends[1:], strict=False):
+        for (_, high), (low, _) in pairwise(ends):
             if low < high or (dimension == "num_images" and low == high):
                 raise MixError(f"ranges of {dimension} overlap: {', '.join(names)}")
 

@@ -27,7 +27,7 @@ from cinema_verl.data.draft import Adapter
 from cinema_verl.data.paths import is_url, resolve
 from cinema_verl.data.readers import Span, check_fields, contents, find_files, plan, read
 from cinema_verl.data.shards import PLAN, ROWS_PER_SHARD, WORK, Job, join, make_shard
-from cinema_verl.data.spread import WorkerDied, spread
+from cinema_verl.data.spread import ClusterFailed, spread
 from cinema_verl.files import atomic_write, sha256_of
 
 _VERSIONS: Final = ("cinema-verl", "pillow", "av", "pyarrow", "numpy", "transformers")  # what decides bytes
@@ -193,7 +193,7 @@ def _planned(job: Job, files: Sequence[str], identity: dict[str, Any], limit: in
     for file in tqdm(files, desc="planning", unit=" files", delay=2):
         found = plan(job.root, file, ROWS_PER_SHARD)
         if found:
-            check_fields(job.root, found, job.adapter.required)
+            check_fields(job.root, found, job.adapter)
         spans += found
     if not spans:
         raise SourceError(f"{job.root}: no rows in {', '.join(files[:8])}")
@@ -247,6 +247,8 @@ def _check_media(job: Job, span: Span) -> None:
 
 def _convert(job: Job, spans: Sequence[Span], workers: int, ray_address: str | None) -> frozenset[str]:
     """Make the shards that are not there yet."""
+    for trace in (job.output / WORK).glob("*.try-*"):  # of the run that was interrupted
+        trace.unlink()
     numbers = [number for number in range(len(spans)) if not job.shard(number).is_file()]
     rows, left = sum(span.rows for span in spans), sum(spans[number].rows for number in numbers)
     items = [{"number": number, "span": json.dumps(spans[number])} for number in numbers]
@@ -261,13 +263,8 @@ def _convert(job: Job, spans: Sequence[Span], workers: int, ray_address: str | N
                 rejected += result["rejected"]
                 progress.update(result["rows"])
                 progress.set_postfix(rejected=rejected, refresh=False)
-        except WorkerDied as error:
-            raise _stopped(
-                f"a worker died ({error}). If it is always the same rows, --workers 0 shows which; if memory ran out, "
-                "take fewer workers"
-            ) from error
-        except ConnectionError as error:
-            raise _stopped(f"no Ray cluster at {ray_address}: {error}") from error
+        except ClusterFailed as error:
+            raise _stopped(str(error)) from error
     return frozenset(seen)
 
 

@@ -35,9 +35,12 @@ def script(adapter_name: str, doc: str | None, arguments: Sequence[str] | None =
     if parsed.max_prompt_tokens is not None and not parsed.processor:
         parser.error("--max-prompt-tokens counts with a model's tokenizer: give --processor MODEL, too")
     command = ["python", sys.argv[0], *(sys.argv[1:] if arguments is None else arguments)]
-    try:
-        if parsed.processor:
+    if parsed.processor:
+        try:
             load_counter(parsed.processor)  # a wrong name is said now, not by every worker
+        except (OSError, TypeError) as error:
+            parser.error(f"--processor {parsed.processor}: {error}")
+    try:
         result = prepare(
             adapter,
             parsed.input,
@@ -48,7 +51,7 @@ def script(adapter_name: str, doc: str | None, arguments: Sequence[str] | None =
             ray_address=parsed.ray_address,
             command=command,
         )
-    except (SourceError, Stopped, OSError, TypeError) as error:
+    except (SourceError, Stopped, OSError) as error:
         print(f"{adapter.name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

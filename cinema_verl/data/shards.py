@@ -2,8 +2,9 @@
 
     NAME/.work/plan.json            what is run: input, settings, versions; and the spans of rows
     NAME/.work/shard-000012.jsonl   what became of each row of span 12: {"question": …} or {"rejected": …}
+    NAME/.work/shard-000013.try-0   a worker is at it, or died over it; the row after its last line is where
 
-A shard's file is written whole or not at all, by whichever worker; it is all that a finished shard is. When every
+A shard's file is there whole or not at all, whichever worker wrote it; it is all that a finished shard is. When every
 shard is there they are joined in the order of the input, which makes the result independent of who did what when.
 """
 
@@ -14,24 +15,28 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
+from tqdm import tqdm
 
 from cinema_verl.data.canonical import Question, Rejected, SourceError
 from cinema_verl.data.convert import Converter, Settings
-from cinema_verl.data.directory import Rejection, write_dataset
+from cinema_verl.data.directory import Rejection, start_anew, write_dataset
 from cinema_verl.data.draft import Adapter
 from cinema_verl.data.readers import Row, Span, read
-from cinema_verl.files import atomic_write
 
 WORK: Final = ".work"
 PLAN: Final = "plan.json"
-ROWS_PER_SHARD: Final = 200
+ROWS_PER_SHARD: Final = 50
 """Our choice: some seconds of a worker's time, which is what a kill costs. Not an option: shards must be the same
 whatever the machine."""
+_TRIES: Final = 3
+"""Workers that may die over one shard. Our choice: one may be bad luck (a machine that goes, memory that others took);
+the third is the row's doing, or the machine's as a whole."""
 _MAX_DETAIL: Final = 500  # characters of a rejection's detail: rows are untrusted; our choice
 
 
@@ -61,23 +66,58 @@ def make_shard(item: dict[str, Any], *, job: Job) -> dict[str, Any]:
 
     Returns:
         ``rows`` and ``rejected`` (counts), ``worker`` (who did it), and ``error``: why the run must stop, or "".
+
+    Raises:
+        RuntimeError: a defect of this package; the message names the row.
     """
     span = Span(*json.loads(item["span"]))
     result: dict[str, Any] = {"rows": 0, "rejected": 0, "error": "", "worker": f"{_node()}:{os.getpid()}"}
     try:
         converter = Converter(job.adapter, job.settings, job.output)
-        with atomic_write(job.shard(item["number"]), "wb") as file:
+        with _try(job.shard(item["number"]), span) as file:
             for number, row in read(job.root, span):
                 record = _outcome(converter, row, f"{job.adapter.name}/{span.file}#{number}", job.output)
                 file.write(record + b"\n")
+                file.flush()  # to the kernel: if this process dies over the next row, it is known which
                 result["rows"] += 1
                 result["rejected"] += record.startswith(_REJECTED)
             converter.sync()  # no shard names an image that a crash of the machine could still take
     except SourceError as error:
-        result["error"] = str(error) if span.file in str(error) else f"{job.root / span.file}: {error}"
+        where = f"{job.root / span.file}, row {span.first + result['rows']}"
+        result["error"] = str(error) if span.file in str(error) else f"{where}: {error}"
     except OSError as error:
         result["error"] = f"{error.strerror or error}: {error.filename or job.output}"
+    except ImportError as error:
+        result["error"] = str(error)
+    except Exception as error:  # a defect of ours; of a million rows, which?
+        raise RuntimeError(f"{job.root / span.file}, row {span.first + result['rows']}: {error!r}") from error
     return result
+
+
+@contextmanager
+def _try(shard: Path, span: Span) -> Iterator[IO[bytes]]:
+    """A file that becomes the shard's when the block ends well, and vanishes when it does not; only a process that dies
+    leaves it, as a trace.
+
+    Raises:
+        SourceError: workers have died over this shard before, and there are no tries left.
+    """
+    names = [shard.with_suffix(f".try-{number}") for number in range(_TRIES)]
+    partial = next((name for name in names if not name.exists()), None)
+    if partial is None:
+        rows = sorted({span.first + name.read_bytes().count(b"\n") for name in names})
+        raise SourceError(
+            f"{_TRIES} workers died over {span.file}, at row {' or '.join(map(str, rows))} (the first is 0). Either memory "
+            "ran out: take fewer --workers; or a file that the row names crashes its decoder: mend or remove it"
+        )
+    try:
+        with open(partial, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, shard)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 _REJECTED: Final = b'{"rejected"'
@@ -140,45 +180,41 @@ def join(job: Job, spans: Sequence[Span], made_by: Mapping[str, Any]) -> dict[st
         raise RuntimeError(f"{job.output / WORK} holds {found} rows for {rows} of the input: remove it and start over")
 
     def questions() -> Iterator[Question]:
-        number = 0
-        for record in _records(shards):
-            if "question" in record:
-                if not second[number]:
-                    question = Question.from_json(record["question"], job.output)
-                    counts.add(question)
-                    yield question
-                number += 1
+        repeated = iter(second)
+        for line in _lines(shards, "writing questions"):
+            if not line.startswith(_REJECTED) and not next(repeated):
+                question = Question.from_json(json.loads(line)["question"], job.output)
+                counts.add(question)
+                yield question
 
     def rejections() -> Iterator[Rejection]:
-        number = 0
-        for record in _records(shards):
-            if "rejected" in record:
-                yield Rejection(**record["rejected"])
-            else:
-                if second[number]:
-                    uid = record["question"]["uid"]
-                    yield Rejection(uid, "duplicate_uid", "an earlier row of the input has the same id")
-                number += 1
+        repeated = iter(second)
+        for line in _lines(shards, "writing rejections"):
+            if line.startswith(_REJECTED):
+                yield Rejection(**json.loads(line)["rejected"])
+            elif next(repeated):
+                uid = json.loads(line)["question"]["uid"]
+                yield Rejection(uid, "duplicate_uid", "an earlier row of the input has the same id")
 
+    start_anew(job.output)
     # The counts are filled while the questions are written.
     return write_dataset(job.output, questions(), rejections(), {**made_by, "input_rows": rows, "counts": counts.by})
 
 
-def _records(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    for shard in shards:
-        with open(shard, encoding="utf-8") as lines:
-            for line in lines:
-                yield json.loads(line)
+def _lines(shards: Sequence[Path], doing: str) -> Iterator[bytes]:
+    for shard in tqdm(shards, desc=doing, unit=" shards", delay=2):
+        with open(shard, "rb") as lines:
+            yield from lines
 
 
 def _repeated(shards: Sequence[Path]) -> tuple[np.ndarray, int]:
     """Of each question in order, whether an earlier one has its uid: (questions,) bool, from 16 bytes a question; and
     the number of rows."""
     digests, rows = bytearray(), 0
-    for record in _records(shards):
+    for line in _lines(shards, "looking for repeated ids"):
         rows += 1
-        if "question" in record:
-            digests += hashlib.blake2b(record["question"]["uid"].encode(), digest_size=16).digest()
+        if not line.startswith(_REJECTED):
+            digests += hashlib.blake2b(json.loads(line)["question"]["uid"].encode(), digest_size=16).digest()
     keys = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
     order = np.lexsort(keys.T)  # stable: equal uids keep the order of the input
     ordered = keys[order]

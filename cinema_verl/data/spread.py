@@ -1,8 +1,8 @@
 """One function over many items: in this process, or by Ray Data over a machine or a cluster.
 
-Ray Data schedules, retries the tasks of workers that die, and streams small results back as they come. What must
-survive a crash is the function's business: it leaves its work on disk (see `cinema_verl.data.shards`), because a
-dataset of Ray's is gone with its driver.
+Ray Data schedules, repeats the tasks of workers that die for as long as they do, and streams small results back as they
+come. What must survive a crash, and what kills its worker each time, is the function's business: it leaves its work on
+disk (see `cinema_verl.data.shards`), because a dataset of Ray's is gone with its driver.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from typing import Any, Final
 Item = Mapping[str, Any]
 Work = Callable[[dict[str, Any]], dict[str, Any]]
 
-_BLOCKS_A_WORKER: Final = 64  # our choice: idle at the end for 1/64 of the time at most, and few blocks for the driver
-_RETRIES: Final = 3
-"""Of a task whose worker died: Ray's default for tasks. Ray Data's is without end, on which a row that kills whoever
-decodes it would hang the run."""
+_MOST_BLOCKS: Final = 4096
+"""Tasks that the items are spread over. One each is best, because a task's results come when it ends; Ray needs some
+10 ms of the driver and some kB of memory a task, so not without bound. Our choice."""
 _OBJECT_STORE_BYTES: Final = 128 << 20  # items and results are small; our choice
 
 
-class WorkerDied(RuntimeError):
-    """Worker processes were lost, and trying again did not help."""
+class ClusterFailed(RuntimeError):
+    """Ray could not go on: it could not be reached or started, or what it runs on is gone."""
 
 
 def spread(work: Work, items: Sequence[Item], *, workers: int, ray_address: str | None = None) -> Iterator[Item]:
@@ -36,8 +35,7 @@ def spread(work: Work, items: Sequence[Item], *, workers: int, ray_address: str 
         ray_address: Of a running cluster, whose machines see the same files under the same paths.
 
     Raises:
-        WorkerDied: see there.
-        ConnectionError: there is no cluster at `ray_address`.
+        ClusterFailed: see there.
     """
     if ray_address is None and (workers == 0 or len(items) < 2):
         yield from (work(dict(item)) for item in items)
@@ -49,17 +47,14 @@ def spread(work: Work, items: Sequence[Item], *, workers: int, ray_address: str 
 
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of plans and of bars that are off
-        blocks = min(len(items), _BLOCKS_A_WORKER * parallel)
-        dataset = ray.data.from_items([dict(item) for item in items], override_num_blocks=blocks)
-        mapped = dataset.map(
-            work, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=parallel), ray_remote_args_fn=_task_options
-        )
+        dataset = ray.data.from_items([dict(item) for item in items], override_num_blocks=min(len(items), _MOST_BLOCKS))
+        mapped = dataset.map(work, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=parallel))
         try:
             yield from mapped.iter_rows()
         except ray.exceptions.RayTaskError as error:
             raise error.as_instanceof_cause() from error
         except ray.exceptions.RayError as error:
-            raise WorkerDied(str(error).strip().splitlines()[0]) from error
+            raise ClusterFailed(str(error).strip().splitlines()[0]) from error
 
 
 @contextmanager
@@ -70,7 +65,7 @@ def _ray(workers: int, address: str | None) -> Iterator[int]:
     if ray.is_initialized():
         yield workers or _processors()
         return
-    options: dict[str, Any] = {"address": address, "logging_level": logging.WARNING, "log_to_driver": False}
+    options: dict[str, Any] = {"address": address, "logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
         # Not what RAY_ADDRESS says: nobody's training cluster is used unasked.
         options |= {
@@ -79,15 +74,14 @@ def _ray(workers: int, address: str | None) -> Iterator[int]:
             "include_dashboard": False,
             "object_store_memory": _OBJECT_STORE_BYTES,
         }
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        raise ClusterFailed(f"no Ray at {address}: {error}" if address else f"Ray does not start: {error}") from error
     try:
         yield workers or _processors()
     finally:
         ray.shutdown()
-
-
-def _task_options() -> dict[str, Any]:
-    return {"max_retries": _RETRIES}
 
 
 def _processors() -> int:
