@@ -12,6 +12,7 @@ from cinema_verl import __version__
 
 COMMANDS = {
     # name: (module, one line of help)
+    "cold-start": ("cinema_verl.cold_start.cli", "two verified trajectories a question, by a student and a teacher"),
     "doctor": ("cinema_verl.doctor", "do plugin, recipe, versions and Ray workers fit together on this machine?"),
     "evaluate": ("cinema_verl.evaluate.command", "accuracy, pass@k and image dependence from validations, beside the paper"),
     "report": ("cinema_verl.report.command", "one HTML file from a training run: curves, patterns, every rollout"),

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
@@ -52,9 +52,9 @@ examples:
     cinema-verl cold-start … --teacher-key-env OPENAI_API_KEY --teacher-rpm 500 --teacher-tpm 800000 --budget 300
   try it on the first 50 questions; later, without --limit, their calls are not paid again
     cinema-verl cold-start … --limit 50
-  the ablations of the paper, each into a directory of its own
-    cinema-verl cold-start … --trajectories 1
-    cinema-verl cold-start … --mode cot
+  the ablations of the paper, each into a directory of its own; one trajectory a question is made of what is paid
+    cinema-verl cold-start … --trajectories 1 --output out/one --work out/cold_start/work
+    cinema-verl cold-start … --mode cot --output out/cot
   a parquet of RL rows as questions: data_preprocess/rl_parquet.py; the whole of it offline: make cold-start
 
 exit codes: 0 all questions are done; 1 it stopped before (the reason is printed, the same command goes on);
@@ -73,9 +73,10 @@ def parser() -> argparse.ArgumentParser:
     )
     main.add_argument("--questions", type=Path, required=True, help="a dataset directory, or JSONL of questions")
     main.add_argument("--output", type=Path, required=True, help="directory; go on with a run by naming its directory")
+    main.add_argument("--work", type=Path, help="its ledger and results; runs that name the same share it; OUTPUT/work")
     main.add_argument("--limit", type=int, help="only the first so many questions")
     main.add_argument("--dry-run", action="store_true", help="print what would be asked and cost; ask nothing")
-    main.add_argument("--budget", type=float, help="stop before all runs into OUTPUT together could cost more")
+    main.add_argument("--budget", type=float, help="stop before all runs on this ledger together could cost more")
     for who, vision in (("student", "qwen2.5"), ("teacher", "tiles")):
         group = main.add_argument_group(who, "an OpenAI-compatible endpoint")
         group.add_argument(f"--{who}-url", required=True, metavar="URL", help="its base URL, which ends in /v1")
@@ -176,6 +177,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         encoder=options.encoder,
         budget=options.budget,
         limit=options.limit,
+        work=options.work and options.work.absolute(),
         workers=options.workers,
         ray_address=options.ray_address,
     )
@@ -227,6 +229,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if done and not stopped else 1
 
 
+def waits(record: Mapping[str, Any]) -> bool:
+    """Whether the next run may find something else by asking again, all else being as it is."""
+    return record["reason"] == "verifier_abstained" or any(name.endswith("/unavailable") for name in record["calls"])
+
+
 def finish(plan: Plan, *, singles: bool = False, browse: int = SAMPLED) -> bool:
     """Write and print what the results come to; whether no question is left for another run."""
     gallery = Gallery(browse)
@@ -234,7 +241,7 @@ def finish(plan: Plan, *, singles: bool = False, browse: int = SAMPLED) -> bool:
 
     def look(question: Any, record: Any) -> None:
         nonlocal unfinished
-        unfinished += not record["final"]
+        unfinished += waits(record)
         gallery.look(question, record)
 
     with closing(Results(plan)) as results:
@@ -242,7 +249,7 @@ def finish(plan: Plan, *, singles: bool = False, browse: int = SAMPLED) -> bool:
     gallery.write(plan.output, summary.to_json())
     print(summary.table())
     if unfinished:
-        print(f"{unfinished:,} questions wait for an endpoint that could be asked: run the same command again")
+        print(f"{unfinished:,} questions wait for an endpoint that could not be asked: run the same command again")
     for name in (SFT, RL_POOL, PROVENANCE, LEFT, "trees.html"):
         if (plan.output / name).exists():
             print(f"  {plan.output / name}")

@@ -18,22 +18,21 @@ class Journal:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "a+b")  # noqa: SIM115 (open for as long as we are)
-        self._offsets: dict[str, int] = {}
-        self.done: set[str] = set()
-        """The uids that need not be asked about again."""
+        self._lines: dict[str, tuple[int, bool]] = {}  # uid -> (offset, final)
         self._file.seek(0)
         end = 0
         for line in self._file:
-            if not line.endswith(b"\n"):
+            try:
+                if not line.endswith(b"\n"):
+                    break
+                self._note(json.loads(line), end)
+            except ValueError:  # a power cut can leave zeros where lines were
                 break
-            self._note(json.loads(line), end)
             end += len(line)
         self._file.truncate(end)
 
     def _note(self, record: Mapping[str, Any], offset: int) -> None:
-        self._offsets[record["uid"]] = offset
-        if record["final"]:
-            self.done.add(record["uid"])
+        self._lines[record["uid"]] = offset, record["final"]
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Keep a record, which has a `uid` and says whether it is `final`; a later one of the same uid replaces it.
@@ -46,16 +45,20 @@ class Journal:
         self._file.flush()  # with the kernel: survives us. A power cut costs lines, and the ledger brings them back.
         self._note(record, offset)
 
+    def done(self, uid: str) -> bool:
+        """Whether the question need not be asked about again."""
+        return self._lines.get(uid, (0, False))[1]
+
     def get(self, uid: str) -> dict[str, Any] | None:
         """The last record of a question, or None."""
-        if uid not in self._offsets:
+        if uid not in self._lines:
             return None
-        self._file.seek(self._offsets[uid])
+        self._file.seek(self._lines[uid][0])
         record: dict[str, Any] = json.loads(self._file.readline())
         return record
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._lines)
 
     def close(self) -> None:
         self._file.close()

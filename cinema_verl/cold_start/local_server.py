@@ -97,6 +97,8 @@ class Model:
             ]
             text = self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
             ids = self.processor(text=[text], images=images or None)["input_ids"][0]
+            if len(ids) >= self.room:
+                raise BadRequest(f"a prompt of {len(ids)} tokens, and the model has room for {self.room}")
             limit = body.get("max_completion_tokens") or body.get("max_tokens") or _MAX_TOKENS
             stop = body.get("stop") or ()
             return Request(

@@ -86,7 +86,7 @@ def _status(status: int, headers: Mapping[str, str], code: str, detail: str) -> 
     if status in (408, 409, 425, 429) or status >= 500:
         # A gateway that gave up waiting does not say whether the model went on.
         return Again(f"HTTP {status}", retry_after(headers), maybe_paid=status in (408, 502, 504, 524))
-    if status == 413 or "image" in code and re.search("large|size|exceed", code):
+    if status == 413 or ("image" in code and re.search("large|size|exceed", code)):
         return Reply(detail, "", "image_too_large")
     if "image" in code:
         return Reply(detail, "", "bad_image")

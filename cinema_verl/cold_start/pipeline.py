@@ -45,12 +45,10 @@ def work(plan: Plan, number: int = 0, encode: Encode | None = None) -> None:
         ledger = files.enter_context(Ledger(shard.ledger))
         journal = files.enter_context(closing(Journal(shard.results)))
         mine = (question for question in plan.read() if plan.owner(question.uid) == number)
-        todo = (question for question in mine if question.uid not in journal.done)
+        todo = (question for question in mine if not journal.done(question.uid))
         first = next(todo, None)
         if first is None:
             return  # nothing to ask: the endpoints need not even be there
-        if encode is None and plan.settings.wanted > 1:
-            encode = Encoder(plan.encoder)  # before anything is paid
         asyncio.run(_work(plan, ledger, journal, chain([first], todo), encode))
 
 
@@ -72,6 +70,8 @@ async def _work(
             if not plan.settings.is_cot:
                 await student.check()
             await teacher.check()
+            if encode is None and plan.settings.wanted > 1:
+                encode = Encoder(plan.encoder)  # takes seconds, and is still before anything is paid
             sampler = Sampler(plan.calls, student.complete, teacher.complete, embedded)
             window = plan.student.concurrency + plan.teacher.concurrency
             await in_flight(sampler, questions, window, lambda result: journal.append(result.record()))

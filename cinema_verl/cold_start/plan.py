@@ -3,15 +3,16 @@
     OUTPUT/work/0-of-1/ledger.sqlite        every paid call, before anything is made of it
     OUTPUT/work/0-of-1/results-ab12….jsonl  what became of each question, under these very settings
 
-Other settings have results of their own and share the ledger. Several workers divide the questions by their uids; each
-has its own ledger and results: SQLite takes one writer, its log cannot be shared between machines, and this way no
-call then waits for another machine before it may be used.
+Other settings have results of their own and share the ledger; another OUTPUT may name the same work. Several workers
+divide the questions by their uids. Each has its own ledger and results: SQLite takes one writer, its log cannot be
+shared between machines, and no call then waits for another machine before it may be used.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Plan:
         encoder: See `retrieval.Encoder`.
         budget: The most to spend in all, runs before this one included; None for no limit.
         limit: Only the first so many questions; None for all.
+        work: Ledgers and results; None for OUTPUT/work. Runs that share one, such as ablations, share what is paid.
         workers: Processes that divide the questions; more than one are Ray's.
         ray_address: Of a running cluster; empty for this machine.
     """
@@ -48,6 +50,7 @@ class Plan:
     encoder: str = DEFAULT_ENCODER
     budget: float | None = None
     limit: int | None = None
+    work: Path | None = None
     workers: int = 1
     ray_address: str = ""
 
@@ -59,6 +62,7 @@ class Plan:
     def calls(self) -> Calls:
         return Calls(self.settings, self.student.model, self.teacher.model)
 
+    @cached_property
     def fingerprint(self) -> str:
         """Names what results depend on: the questions' bytes, the settings, the words, the models, this package."""
         probe = Question("", "", "", "", "", "multi", "", (), "text", "")
@@ -72,29 +76,33 @@ class Plan:
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def _work(self) -> Path:
+        return self.work or self.output / "work"
+
     def shard(self, number: int) -> "Shard":
-        folder = self.output / "work" / f"{number}-of-{self.workers}"
-        return Shard(folder / "ledger.sqlite", folder / f"results-{self.fingerprint()[:16]}.jsonl")
+        folder = self._work / f"{number}-of-{self.workers}"
+        return Shard(folder / "ledger.sqlite", folder / f"results-{self.fingerprint[:16]}.jsonl")
 
     def owner(self, uid: str) -> int:
         """Which worker has a question."""
         return int.from_bytes(hashlib.sha256(uid.encode()).digest()[:8], "big") % self.workers
 
     def settle_workers(self) -> None:
-        """Hold the number of workers to what this output began with: the ledgers are divided by it.
+        """Hold the number of workers to what the work began with: the ledgers are divided by it.
 
         Raises:
             ValueError: it is another.
         """
-        stamp = self.output / "work" / "workers.json"
+        stamp = self._work / "workers.json"
         if not stamp.exists():
             with atomic_write(stamp) as file:
                 json.dump({"workers": self.workers}, file)
         begun_with = json.loads(stamp.read_text())["workers"]
         if begun_with != self.workers:
             raise ValueError(
-                f"{self.output} was begun with {begun_with} worker(s), whose ledgers hold the paid calls: go on with "
-                f"--workers {begun_with}, or give another --output"
+                f"{self._work} was begun with {begun_with} worker(s), whose ledgers hold the paid calls: go on with "
+                f"--workers {begun_with}, or give another --output (or --work)"
             )
 
 

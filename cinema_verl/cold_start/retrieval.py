@@ -124,7 +124,7 @@ class Visit:
 
     index: int
     similarity: float
-    verdict: str  # "chosen", "wrong" or "same path"
+    verdict: str  # "chosen", "wrong", "not judged" or "same path"
 
 
 def walk(samples: Sequence[Sample], refined: int, vectors: np.ndarray) -> list[Visit]:
@@ -145,7 +145,12 @@ def walk(samples: Sequence[Sample], refined: int, vectors: np.ndarray) -> list[V
         if index == refined:
             continue
         sample = samples[index]
-        verdict = "wrong" if not sample.correct else "same path" if sample.path == samples[refined].path else "chosen"
+        if sample.correct is None:
+            verdict = "not judged"
+        elif not sample.correct:
+            verdict = "wrong"
+        else:
+            verdict = "same path" if sample.path == samples[refined].path else "chosen"
         visits.append(Visit(index, cosines[index], verdict))
         if verdict == "chosen":
             break

@@ -183,7 +183,9 @@ class Sampler:
     async def _draft(self, question: Question, result: Result) -> str | None:
         """Ask the student; returns the reason when no draft shows a path."""
         calls = [self.calls.draft(question, draw) for draw in range(self.calls.settings.drafts)]
-        replies = await asyncio.gather(*(self.student(call, question.images) for call in calls))
+        # One that stops the run does not take the others with it: they are on their way, and will be paid.
+        ended = await asyncio.gather(*(self.student(call, question.images) for call in calls), return_exceptions=True)
+        replies = [_reply(each) for each in ended]
         for call, reply in zip(calls, replies, strict=True):
             await self._take(question, result, call, reply, f"student/{call.draw}")
         result.draft = next((i for i, sample in enumerate(result.samples) if sample.usable), None)
@@ -245,3 +247,9 @@ class Sampler:
         sample = await asyncio.to_thread(read, origin, reply.text, question)
         result.samples.append(sample)
         return sample
+
+
+def _reply(ended: Reply | BaseException) -> Reply:
+    if isinstance(ended, BaseException):
+        raise ended
+    return ended
