@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cinema_verl.cold_start.sampling import Result
+from cinema_verl.cold_start.tree import read
 from cinema_verl.data.canonical import ImageRef, Question
 from cinema_verl.meta_action import TAGS
 
@@ -62,12 +64,24 @@ def write_questions(tmp_path: Path, make_question: MakeQuestion) -> Callable[...
 
 
 def _text(path: str, answer: str = "B", words: str = "words") -> str:
-    return (
-        "".join(f"{TAGS[name].open}{words}{TAGS[name].close}" for name in path.split()) + f"<answer>{answer}</answer>"
-    )
+    actions = "".join(f"{TAGS[name].open}{words}{TAGS[name].close}" for name in path.split())
+    return f"{actions}<answer>{answer}</answer>"
 
 
 @pytest.fixture(scope="session")
 def text() -> Callable[..., str]:
     """`text("focus think", "B")`: a trajectory along that path."""
     return _text
+
+
+@pytest.fixture
+def make_result() -> Callable[..., Result]:
+    """`make_result(question, COLD_START, "two_paths", {"student/0": "…", "teacher/0": "…"}, refined=1, second=0)`."""
+
+    def make(question: Question, route: str, reason: str, samples: dict[str, str], **values: object) -> Result:
+        result = Result(question.uid, samples=[read(origin, each, question) for origin, each in samples.items()])
+        for name, value in values.items():
+            setattr(result, name, value)
+        return result.end(route, reason)
+
+    return make
