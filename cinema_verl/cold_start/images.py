@@ -53,11 +53,11 @@ class DataURLs:
 
     def __init__(self, limits: ImageLimits = ImageLimits(), kept_bytes: int = KEPT_BYTES) -> None:
         self.limits, self.kept_bytes = limits, kept_bytes
-        self._kept: OrderedDict[str, str] = OrderedDict()
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
-        self._making: dict[str, asyncio.Future[str]] = {}
+        self._making: dict[str, asyncio.Future[bytes]] = {}
 
-    async def get(self, image: ImageRef) -> str:
+    async def get(self, image: ImageRef) -> bytes:
         """The URL of one image; whoever asks meanwhile waits for the same reading.
 
         Raises:
@@ -73,7 +73,7 @@ class DataURLs:
             making.add_done_callback(lambda made: self._keep(name, made))
         return await asyncio.shield(making)
 
-    def _keep(self, name: str, made: asyncio.Future[str]) -> None:
+    def _keep(self, name: str, made: asyncio.Future[bytes]) -> None:
         del self._making[name]
         if made.cancelled() or made.exception():
             return
@@ -83,8 +83,8 @@ class DataURLs:
             self._bytes -= len(self._kept.popitem(last=False)[1])
 
 
-def data_url(image: ImageRef, limits: ImageLimits = ImageLimits()) -> str:
-    """``data:image/…;base64,…``; the file's own bytes where the limits allow.
+def data_url(image: ImageRef, limits: ImageLimits = ImageLimits()) -> bytes:
+    """``data:image/…;base64,…``, as bytes that JSON need not escape; the file itself where the limits allow.
 
     Raises:
         ImageProblem: the file is absent, not an image, or not the one that the reference names; or it cannot be
@@ -103,7 +103,7 @@ def data_url(image: ImageRef, limits: ImageLimits = ImageLimits()) -> str:
                 kind, content = _shrunk(opened, limits, image.path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageProblem("bad_image", f"{image.path} cannot be decoded: {error}") from error
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return b"data:%s;base64,%s" % (kind.encode(), base64.b64encode(content))
 
 
 def _shrunk(image: Image.Image, limits: ImageLimits, path: str) -> tuple[str, bytes]:

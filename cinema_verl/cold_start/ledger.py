@@ -183,6 +183,9 @@ class Ledger:
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("COMMIT")
+        spent = self.spent()
+        self._committed = spent.cost + spent.maybe_cost
+        self._flying: dict[int, float] = {}
 
     def _explained(self, error: sqlite3.Error) -> LedgerError:
         what = str(error)
@@ -209,11 +212,28 @@ class Ledger:
             "INSERT INTO requests (key, purpose, most) VALUES (?, ?, ?)", (call.key, call.purpose, most)
         )
         assert cursor.lastrowid is not None
+        self._flying[cursor.lastrowid] = most
+        self._committed += most
         return cursor.lastrowid
 
     def strike(self, request: int) -> None:
         """The request was certainly not paid for: it did not arrive, or the endpoint turned it down."""
         self._execute("DELETE FROM requests WHERE id = ?", (request,))
+        self._committed -= self._flying.pop(request)
+
+    def leave(self, request: int) -> None:
+        """Nothing more will be known of the request; without effect if it has been struck off or answered."""
+        self._flying.pop(request, None)
+
+    @property
+    def committed(self) -> float:
+        """What is spent and the most that may have been, requests in flight included; without reading the file."""
+        return self._committed
+
+    @property
+    def in_flight(self) -> int:
+        """Requests begun here of which nothing is known yet."""
+        return len(self._flying)
 
     def put(self, call: Call, reply: Reply, request: int | None = None) -> None:
         """Keep what a call brought, and strike off its request, in one transaction.
@@ -231,12 +251,13 @@ class Ledger:
                 (call.key, call.purpose, *astuple(reply), time.time()),
             )
             if request is not None:
-                self.strike(request)
+                self._execute("DELETE FROM requests WHERE id = ?", (request,))
             self._execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+        self._committed += reply.cost - (0.0 if request is None else self._flying.pop(request))
 
     def spent(self, purpose: str | None = None) -> Spending:
         """What is finished, and what may have been paid beside it; of one purpose or of all."""

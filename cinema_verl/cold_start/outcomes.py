@@ -67,7 +67,7 @@ def read(status: int, headers: Mapping[str, str], body: bytes, key: str = "") ->
     if status < 400:
         return _completion(answer, key)
     code, words = _error(answer, body)
-    detail = redact(f"HTTP {status}: {words}"[:LONGEST_DETAIL], key)
+    detail = redact(f"HTTP {status}: {words}", key)[:LONGEST_DETAIL]  # in this order: half a key is one, too
     return _status(status, headers, code, detail)
 
 
