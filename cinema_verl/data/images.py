@@ -187,14 +187,17 @@ def _orientation(image: Image.Image) -> int:
 
 def _plain(image: Image.Image) -> Image.Image:
     """As RGB or L, opaque; `image` itself where it is that already."""
+    if image.mode.startswith("I;16"):  # before transparency, which Pillow would mix in without scaling the values
+        values = np.asarray(image)
+        grey = (values >> 8).astype(np.uint8)
+        grey[values == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(grey)
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         white.alpha_composite(image.convert("RGBA"))
         return white.convert("RGB")
     if image.mode in ("RGB", "L"):
         return image
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise Rejected("image_format", f"pixels of 32 bits (mode {image.mode}), whose range is not known")
     return image.convert("L" if image.mode == "1" else "RGB")

@@ -36,6 +36,8 @@ _OPTIONS: Final = {
 }
 _MAY_LACK: Final = 1.0
 """Seconds by which a file may be shorter than it says: durations are rounded, and streams end apart."""
+_ROUNDING: Final = 5e-4
+"""Seconds by which a frame may come after the time that it is asked for: Matroska rounds to whole milliseconds."""
 _MAX_REORDER: Final = 16
 """Frames of H.264 and H.265 that can be decoded before one that is shown earlier."""
 _TURNS: Final = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
@@ -102,9 +104,9 @@ def sample_frames(
         stream = _video_stream(container)
         shown = _index(container, stream)
     times = sample_times(shown.length, count=count, fps=fps, max_frames=max_frames, start=start, end=end)
-    # The last frame that is shown at or before each time; half a tick forgives the rounding of seconds.
+    # The last frame that is shown at or before each time.
     seconds = (shown.pts - shown.pts[0]) * shown.tick
-    picked = np.unique(np.searchsorted(seconds, np.asarray(times) + shown.tick / 2, side="right") - 1)
+    picked = np.unique(np.searchsorted(seconds, np.asarray(times) + _ROUNDING, side="right") - 1)
     wanted = [int(shown.pts[i]) for i in picked]
     images = _decode(path, wanted, shown.keys, max_pixels)
     if images is None:  # some demuxers seek to where they please: from the start, then
@@ -208,6 +210,12 @@ def _video_stream(container: InputContainer) -> VideoStream:
     stream = cast("VideoStream | None", container.streams.best("video"))
     if stream is None or stream.disposition & Disposition.attached_pic:  # the cover of an audio file
         raise Rejected("video_format", "there is no video in it")
+    if (
+        container.format.name == "avi"
+        and stream.codec_context.name in ("h264", "hevc")
+        and stream.codec_context.has_b_frames
+    ):
+        raise Rejected("video_format", "H.264 with B-frames in AVI, which cannot say when they are shown")
     size = stream.codec_context.width, stream.codec_context.height
     if size[0] * size[1] > MAX_SOURCE_PIXELS:
         raise Rejected("image_too_large", f"frames of {size[0]}x{size[1]} px are over {MAX_SOURCE_PIXELS} pixels")
@@ -235,6 +243,8 @@ class _Index:
 
 def _index(container: InputContainer, stream: VideoStream) -> _Index:
     """Read all packets of the file, and decode none."""
+    if container.format.name == "gif" and not _is_whole_gif(container.name):
+        raise Rejected("video_broken", "a GIF without an end")
     pts, keys = array("q"), array("q")
     shown_until = 0  # ticks
     begin, finish = math.inf, -math.inf  # seconds, over all streams: the file's stated duration is that of the longest
@@ -267,6 +277,13 @@ def _index(container: InputContainer, stream: VideoStream) -> _Index:
     if shown_until <= ordered[-1]:  # nothing says how long the last frame is shown
         length += float(1 / stream.average_rate) if stream.average_rate else tick
     return _Index(ordered, np.unique(np.frombuffer(keys, dtype=np.int64)), tick, length)
+
+
+def _is_whole_gif(path: str) -> bool:
+    """A GIF states no length; it ends with a semicolon, behind which some writers pad."""
+    with open(path, "rb") as file:
+        file.seek(-min(64, file.seek(0, 2)), 2)
+        return file.read().rstrip(b"\0").endswith(b";")
 
 
 def _decode(path: Path, wanted: Sequence[int], keys: np.ndarray, max_pixels: int | None) -> list[Image.Image] | None:
