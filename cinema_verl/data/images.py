@@ -36,7 +36,8 @@ _FORMATS: Final = tuple(
 )
 _LOSSY: Final = frozenset({"AVIF", "JPEG", "JPEG2000", "MPO", "WEBP"})
 _DECODE_GAP: Final = 2.0
-"""Shrink cheaply (in JPEG's own transform, by boxes) to this multiple of the target, then well: Pillow's thumbnails do."""
+"""Shrink cheaply (in JPEG's own transform, by boxes) to this multiple of the target, then well, as Pillow's thumbnails
+are made."""
 
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
