@@ -15,6 +15,7 @@ COMMANDS = {
     "cold-start": ("cinema_verl.cold_start.cli", "two verified trajectories a question, by a student and a teacher"),
     "doctor": ("cinema_verl.doctor", "do plugin, recipe, versions and Ray workers fit together on this machine?"),
     "evaluate": ("cinema_verl.evaluate.command", "accuracy, pass@k and image dependence from validations, beside the paper"),
+    "preflight": ("cinema_verl.data.preflight", "will a run get through its data, and what memory will it take?"),
     "report": ("cinema_verl.report.command", "one HTML file from a training run: curves, patterns, every rollout"),
 }
 

@@ -77,6 +77,10 @@ class Patching:
             ) from error
 
 
+QWEN2_5_VL: Final = Patching(patch_size=14, merge_size=2, min_pixels=3_136, max_pixels=12_845_056)
+"""Of the paper's backbone (its ``preprocessor_config.json``): how images are counted where no processor is at hand."""
+
+
 @lru_cache(maxsize=65_536)
 def vision_tokens(
     width: int, height: int, patching: Patching, min_pixels: int | None = None, max_pixels: int | None = None

@@ -1,0 +1,593 @@
+"""`cinema-verl preflight`: will a run get through its data, and what will that cost?
+
+The configuration is composed as the run composes it, and the files that it names are read as the run reads them: every
+row is checked, images and tokens are counted, host memory is projected. A minute here finds what a training job meets
+one row at a time, hours later. `--gallery` shows the rows as a person looks at them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import sys
+import warnings
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from cinema_verl.command_line import RL_TRAINER, SFT_TRAINER, program_of, shipped_recipes
+from cinema_verl.data import gallery, host_memory
+from cinema_verl.data.check import (
+    CODES,
+    RL,
+    SFT,
+    WARNINGS,
+    Form,
+    Inspected,
+    Limits,
+    Problem,
+    TokenizerError,
+    check_tokenizer,
+    inspect_rows,
+    problems_of,
+    uid_of,
+)
+from cinema_verl.data.tokens import QWEN2_5_VL, Patching, PromptCounter
+from cinema_verl.doctor import Finding, compose
+from cinema_verl.files import atomic_write
+
+EXAMPLES = """\
+examples:
+  cinema-verl preflight +recipe=cinema data.train_files=data/rl/train-00000.parquet \\
+      data.val_files=data/rl/val-00000.parquet actor_rollout_ref.model.path=/models/qwen2.5-vl-7b-cold-start
+  cinema-verl preflight +recipe=cinema ... --gallery rows.html      look at the rows, in a browser
+  cinema-verl preflight +recipe=cinema ... --full                   decode every image, not its header only
+  cinema-verl preflight +recipe=cinema ... --sample 2000            of millions, some of each file
+  cinema-verl preflight +recipe=cinema_cold_start data.train_files=sft_train.parquet
+
+Give it what the run is given, after the program's name. Text is counted with the model's own tokenizer where the
+model's path is a folder, or a name whose files are cached here; nothing is downloaded. Otherwise images are counted
+as Qwen2.5-VL cuts them, text is not counted, and the report says so.
+
+The exit code is 0 when the run would get through its data, 1 when it would fail, 2 for a command line that is not
+understood. Lines with "-" are worth knowing and stop nothing.
+"""
+
+PERCENTILES: Final = (50, 95, 99, 100)
+_EXAMPLES: Final = 3  # problems shown of each code
+_ROWS_AT_ONCE: Final = 1_000  # read from Arrow in one piece; our choice
+_SHARES_SHOWN: Final = 12  # values of a column in the printed report; all are in the JSON
+
+
+class UsageError(ValueError):
+    """A command line that no run could have."""
+
+
+# --- What the run would do ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a composed configuration says about data.
+
+    Attributes:
+        program: verl's module, `RL_TRAINER` or `SFT_TRAINER`.
+        files: Split (``train``, ``val``) -> its files.
+        max_samples: Split -> rows that are used; -1 for all.
+        model: Path or name.
+        limits: What a row may have. `limits.images` only where the rollout engine enforces it.
+        limit_images: ``rollout.limit_images``, whatever the engine; None without one.
+        template_kwargs, processor_kwargs: As verl passes them to the processor.
+    """
+
+    program: str
+    files: Mapping[str, tuple[str, ...]]
+    max_samples: Mapping[str, int]
+    model: str
+    limits: Limits
+    limit_images: int | None
+    template_kwargs: Mapping[str, Any]
+    processor_kwargs: Mapping[str, Any]
+
+    @property
+    def form(self) -> Form:
+        return RL if self.program == RL_TRAINER else SFT
+
+    @classmethod
+    def of(cls, config: Any, program: str) -> Plan:
+        """Read a composed configuration."""
+        data = config.data
+        rl = program == RL_TRAINER
+        images, engine = None, ""
+        if rl:
+            rollout = config.actor_rollout_ref.rollout
+            images, engine = rollout.get("limit_images"), rollout.name
+        return cls(
+            program=program,
+            files={split: _listed(data.get(f"{split}_files")) for split in ("train", "val")},
+            max_samples={split: data.get(f"{split}_max_samples", -1) for split in ("train", "val")},
+            model=str((config.actor_rollout_ref.model if rl else config.model).path),
+            limits=Limits(
+                tokens=data.max_prompt_length if rl else data.max_length,
+                images=images if engine == "vllm" else None,  # the others take any number
+                root=data.get("cinema_image_root"),
+            ),
+            limit_images=images,
+            template_kwargs=dict(data.get("apply_chat_template_kwargs") or {}),
+            processor_kwargs=dict(data.get("mm_processor_kwargs") or {}),
+        )
+
+
+def _listed(files: Any) -> tuple[str, ...]:
+    if files is None:
+        return ()
+    return (files,) if isinstance(files, str) else tuple(map(str, files))
+
+
+class Counting(NamedTuple):
+    """How tokens are counted: with the model's processor, or, `counter` being None, images alone and by estimate."""
+
+    counter: PromptCounter | None
+    patching: Patching
+    findings: Sequence[Finding]
+
+
+def load_counting(plan: Plan) -> Counting:
+    """The model's own counter where its files are on this machine; never a download."""
+    from transformers import AutoProcessor
+
+    from cinema_verl.cpu.torchvision_ops import ensure_torchvision_importable
+
+    ensure_torchvision_importable()
+    local = Path(plan.model).expanduser()
+    try:
+        processor = AutoProcessor.from_pretrained(str(local) if local.is_dir() else plan.model, local_files_only=True)
+        counter = PromptCounter(processor, plan.template_kwargs, plan.processor_kwargs)
+        if plan.program == RL_TRAINER:
+            check_tokenizer(processor.tokenizer)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        cause = str(error).strip().splitlines()[0]
+        if local.is_dir() or isinstance(error, TokenizerError | TypeError):
+            advice = "give a Qwen-VL model's folder, with its tokenizer and processor"
+            found = Finding("tokens", "model", False, f"{plan.model}: {cause}", advice)
+        else:
+            detail = (
+                f"{plan.model} is not on this machine: image tokens are ESTIMATES, as Qwen2.5-VL cuts images, and text "
+                "is NOT counted; give the model's folder for exact counts"
+            )
+            found = Finding("tokens", "estimated", None, detail)
+        return Counting(None, QWEN2_5_VL, [found])
+    detail = f"with the tokenizer and the image processor of {plan.model}"
+    return Counting(counter, counter.patching, [Finding("tokens", "counted", True, detail)])
+
+
+# --- The files ------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class FileSurvey:
+    """What was found in one file.
+
+    Attributes:
+        rows: In the file. `seen` of them were looked at.
+        images, text, vision: Of each row seen: number of images, text tokens, image tokens.
+        wrong: Rows with a problem that is not a warning.
+    """
+
+    split: str
+    path: str
+    rows: int
+    wrong: int = 0
+    images: array[int] = field(default_factory=lambda: array("q"))
+    text: array[int] = field(default_factory=lambda: array("q"))
+    vision: array[int] = field(default_factory=lambda: array("q"))
+
+    @property
+    def seen(self) -> int:
+        return len(self.images)
+
+    def add(self, inspected: Inspected, images: int) -> None:
+        self.images.append(images)
+        self.text.append(inspected.text_tokens)
+        self.vision.append(inspected.vision_tokens)
+        self.wrong += any(fault.code not in WARNINGS for fault in inspected.faults)
+
+    @property
+    def total(self) -> np.ndarray:
+        """Tokens of each row seen, int64 (seen,)."""
+        return np.asarray(self.text, dtype=np.int64) + np.asarray(self.vision, dtype=np.int64)
+
+
+@dataclass(slots=True)
+class Survey:
+    """All files of a run, looked at.
+
+    Attributes:
+        problems: Of each code: how many, in how many rows, and the first few.
+        shares: Column (``source``, ``answer type``, …) -> value -> rows of the training set.
+        uids: Split -> hashes of the uids seen.
+    """
+
+    files: list[FileSurvey] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[Problem]] = field(default_factory=dict)
+    shares: dict[str, Counter[str]] = field(default_factory=dict)
+    uids: dict[str, set[int]] = field(default_factory=dict)
+
+    def of(self, split: str) -> list[FileSurvey]:
+        return [file for file in self.files if file.split == split]
+
+    def add(self, found: Sequence[Problem]) -> None:
+        for problem in found:
+            self.counts[problem.code] += 1
+            shown = self.examples.setdefault(problem.code, [])
+            if len(shown) < _EXAMPLES:
+                shown.append(problem)
+
+
+def survey(
+    plan: Plan,
+    counting: Counting,
+    *,
+    sample: int | None = None,
+    decode: bool = False,
+    show: gallery.Chosen | None = None,
+) -> Survey:
+    """Look at every row of every file, or at `sample` of each file.
+
+    Args:
+        show: Chooses rows for the gallery.
+    """
+    result = Survey()
+    schemas: dict[str, tuple[str, pa.Schema]] = {}
+    opened: list[tuple[str, str, pq.ParquetFile]] = []
+    for split, files in plan.files.items():
+        for path in files:
+            file, finding = _open(split, path)
+            if finding:
+                result.findings.append(finding)
+            if file is None:
+                continue
+            schema = file.schema_arrow.remove_metadata()
+            first_path, first = schemas.setdefault(split, (path, schema))
+            if not schema.equals(first):
+                result.findings.append(_differing(split, path, schema, first_path, first))
+            opened.append((split, path, file))
+    total = sum(_rows_used(file, sample) for _, _, file in opened)
+    with tqdm(total=total, desc="looking at rows", unit=" rows", delay=1.0) as progress:
+        for split, path, file in opened:
+            result.files.append(
+                _survey_file(result, plan, counting, (split, path, file), sample, decode, show, progress)
+            )
+    return result
+
+
+def _rows_used(file: pq.ParquetFile, sample: int | None) -> int:
+    rows = int(file.metadata.num_rows)
+    return rows if sample is None else min(sample, rows)
+
+
+def _open(split: str, path: str) -> tuple[pq.ParquetFile | None, Finding | None]:
+    """A Parquet file, or why the run could not read it."""
+    where, advice = "files", f"correct data.{split}_files"
+    if re.match(r"\w+://", path):
+        detail = f"{path} is not a file of this machine; preflight reads local files"
+        return None, Finding(where, split, False, detail, "copy it here, and name the copy")
+    if not path.endswith(".parquet"):
+        detail = f"{path} is not named *.parquet, which is what is written and checked here"
+        return None, Finding(where, split, False, detail, "write it with data_preprocess/to_parquet.py")
+    try:
+        file = pq.ParquetFile(Path(path).expanduser())
+    except FileNotFoundError:
+        return None, Finding(where, split, False, f"{path} does not exist", advice)
+    except (OSError, pa.ArrowInvalid) as error:
+        return None, Finding(where, split, False, f"{path} cannot be read: {error}", "write it again")
+    if not file.metadata.num_rows:
+        return None, Finding(where, split, False, f"{path} has no rows", advice)
+    return file, None
+
+
+def _differing(split: str, path: str, schema: pa.Schema, first_path: str, first: pa.Schema) -> Finding:
+    names = sorted({f.name for f in schema} | {f.name for f in first})
+    differ = [name for name in names if _type(schema, name) != _type(first, name)]
+    detail = f"{path} and {first_path} differ in {', '.join(differ)}: verl cannot read them as one data set"
+    return Finding("files", split, False, detail, "write both with the same schema (data_preprocess/to_parquet.py)")
+
+
+def _type(schema: pa.Schema, name: str) -> pa.DataType | None:
+    return schema.field(name).type if name in schema.names else None
+
+
+def _survey_file(
+    result: Survey,
+    plan: Plan,
+    counting: Counting,
+    opened: tuple[str, str, pq.ParquetFile],
+    sample: int | None,
+    decode: bool,
+    show: gallery.Chosen | None,
+    progress: tqdm[Any],
+) -> FileSurvey:
+    split, path, file = opened
+    found = FileSurvey(split, path, int(file.metadata.num_rows))
+    chosen = _chosen(found.rows, sample)
+    looked_at = inspect_rows(
+        _read(file, chosen),
+        form=plan.form,
+        counter=counting.counter,
+        patching=counting.patching,
+        limits=plan.limits,
+        decode=decode,
+        progress=progress,
+    )
+    uids = result.uids.setdefault(split, set())
+    for position, inspected in enumerate(looked_at):
+        row = position if chosen is None else chosen[position]
+        images = inspected.row.get("images")
+        found.add(inspected, len(images) if isinstance(images, list) else 0)
+        result.add(problems_of(inspected, path, row))
+        uids.add(hash(uid_of(inspected.row)))
+        if split == "train":
+            for column, value in gallery.facts_of(inspected.row).items():
+                result.shares.setdefault(column, Counter())[value] += 1
+        if show is not None:
+            show.offer(inspected, f"{path}, row {row}")
+    return found
+
+
+def _chosen(rows: int, sample: int | None) -> list[int] | None:
+    """Rows to look at, in order; None for all. The same for the same file and number."""
+    if sample is None or sample >= rows:
+        return None
+    return sorted(random.Random(0).sample(range(rows), sample))
+
+
+def _read(file: pq.ParquetFile, chosen: Sequence[int] | None) -> Iterator[dict[str, Any]]:
+    start = 0
+    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
+        if chosen is not None:
+            end = start + batch.num_rows
+            picked = chosen[bisect_left(chosen, start) : bisect_left(chosen, end)]
+            start, batch = end, batch.take([row - start for row in picked])
+        yield from batch.to_pylist()
+
+
+# --- What the run needs of it all -----------------------------------------------------------------------------
+
+
+def judge(plan: Plan, config: Any, found: Survey) -> list[Finding]:
+    """What is true of the files as a whole, and of what the run wants of them."""
+    findings = list(found.findings)
+    for split, files in plan.files.items():
+        if not files and (split == "train" or plan.program == RL_TRAINER):
+            findings.append(
+                Finding("files", split, False, f"data.{split}_files names no file", f"set data.{split}_files")
+            )
+    broken = sum(file.wrong for file in found.files)
+    if broken:
+        advice = "see the rows below; the run refuses all of them at once (data.cinema_checks)"
+        findings.append(Finding("rows", "checks", False, f"{broken:,} rows that the run cannot train on", advice))
+    elif found.files:
+        findings.append(Finding("rows", "checks", True, "no row that the run could not train on"))
+    findings += _batch_findings(plan, config, found)
+    if both := len(found.uids.get("train", set()) & found.uids.get("val", set())):
+        findings.append(Finding("rows", "leak", None, f"{both:,} uids are in the training and the validation files"))
+    if plan.program == RL_TRAINER and config.data.filter_overlong_prompts:
+        advice = "set data.filter_overlong_prompts=false"
+        detail = "data.filter_overlong_prompts is on: it drops broken rows without a word, and CinemaDataset refuses it"
+        findings.append(Finding("rows", "filter", False, detail, advice))
+    return findings
+
+
+def _batch_findings(plan: Plan, config: Any, found: Survey) -> Iterator[Finding]:
+    batch = config.data.train_batch_size
+    for split in ("train", "val"):
+        rows = sum(file.rows for file in found.of(split))
+        used = plan.max_samples[split] if 0 < plan.max_samples[split] < rows else rows
+        if not rows or used >= batch:
+            continue
+        detail = f"{used:,} rows, fewer than data.train_batch_size={batch}"
+        if plan.program == SFT_TRAINER:
+            # verl's loaders drop what does not fill a batch, of validation files too.
+            advice = f"lower data.train_batch_size to {used:,} or less"
+            yield Finding("rows", split, False if split == "train" else None, f"{detail}: not one batch", advice)
+        elif split == "train":
+            yield Finding("rows", split, None, f"{detail}: each batch repeats questions")
+
+
+def project(plan: Plan, config: Any, found: Survey, patching: Patching) -> list[host_memory.Projection]:
+    """Host memory for the files' mean row."""
+    mean = {split: _mean_bytes(plan, config, found.of(split), patching) for split in ("train", "val")}
+    if mean["train"] is None:
+        return []
+    if plan.program == SFT_TRAINER:
+        return host_memory.project_sft(
+            mean["train"], batch=config.data.train_batch_size, workers=config.data.num_workers
+        )
+    groups, rollout = config.algorithm.filter_groups, config.actor_rollout_ref.rollout
+    questions = sum(file.rows for file in found.of("val"))
+    return host_memory.project_rl(
+        mean["train"],
+        mean["val"],
+        batch=config.data.train_batch_size,
+        group=rollout.n,
+        # A round asks for two prompts for every group that is missing (`dynamic_sampling`).
+        rounds=min(2, groups.get("max_inflight_gen_batches") or 1) if groups and groups.enable else 1,
+        val_batch=min(config.data.val_batch_size or questions, questions),
+        val_group=rollout.val_kwargs.n,
+    )
+
+
+def _mean_bytes(plan: Plan, config: Any, files: Sequence[FileSurvey], patching: Patching) -> float | None:
+    rows = sum(file.seen for file in files)
+    if not rows:
+        return None
+    vision = sum(sum(file.vision) for file in files) / rows
+    text = sum(sum(file.text) for file in files) / rows
+    response = config.data.max_response_length if plan.program == RL_TRAINER else 0
+    return host_memory.trajectory_bytes(vision, vision + text + response, patching)
+
+
+# --- The report -----------------------------------------------------------------------------------------------
+
+
+def summarise(
+    plan: Plan, counting: Counting, found: Survey, findings: Sequence[Finding], memory: Any
+) -> dict[str, Any]:
+    """Everything as JSON values."""
+    return {
+        "program": plan.program,
+        "model": plan.model,
+        "tokens": "counted" if counting.counter else "estimated: images as Qwen2.5-VL cuts them, text not counted",
+        "limits": {plan.form.limit: plan.limits.tokens, "limit_images": plan.limit_images},
+        "ok": not any(finding.ok is False for finding in findings),
+        "findings": [asdict(finding) for finding in findings],
+        "files": [_file_summary(plan, file) for file in found.files],
+        "shares": {column: dict(counts.most_common()) for column, counts in found.shares.items()},
+        "problems": {
+            code: {"count": found.counts[code], "first": [asdict(problem) for problem in found.examples[code]]}
+            for code in CODES
+            if code in found.counts
+        },
+        "host_memory": [asdict(item) for item in memory],
+    }
+
+
+def _file_summary(plan: Plan, file: FileSurvey) -> dict[str, Any]:
+    columns = {"images": file.images, "text_tokens": file.text, "vision_tokens": file.vision, "tokens": file.total}
+    over = {"tokens": plan.limits.tokens, "images": plan.limit_images}
+    return {
+        "split": file.split,
+        "path": file.path,
+        "rows": file.rows,
+        "looked_at": file.seen,
+        "with_problems": file.wrong,
+        **{name: _percentiles(values) for name, values in columns.items()},
+        "over_limit": {
+            name: 0 if limit is None else int((np.asarray(columns[name]) > limit).sum()) for name, limit in over.items()
+        },
+    }
+
+
+def _percentiles(values: Any) -> dict[str, int]:
+    """Of whole numbers, each percentile a value that occurs."""
+    points = np.percentile(np.asarray(values), PERCENTILES, method="inverted_cdf")
+    return {"max" if p == 100 else f"p{p}": int(value) for p, value in zip(PERCENTILES, points, strict=True)}
+
+
+def text_report(summary: Mapping[str, Any]) -> str:
+    """The report as lines to read."""
+    lines = [f"{summary['program']}, {summary['model']}"]
+    for file in summary["files"]:
+        looked = "" if file["looked_at"] == file["rows"] else f", {file['looked_at']:,} looked at"
+        lines.append(f"\n{file['split']}: {file['path']}, {file['rows']:,} rows{looked}")
+        lines.append(f"  {'':<15}" + "".join(f"{name:>9}" for name in file["tokens"]))
+        for name in ("images", "text_tokens", "vision_tokens", "tokens"):
+            cells = "".join(f"{value:>9,}" for value in file[name].values())
+            lines.append(f"  {name.replace('_', ' '):<15}{cells}")
+        for (limit, value), over in zip(summary["limits"].items(), file["over_limit"].values(), strict=True):
+            if value is not None:
+                lines.append(f"  over {limit}={value}: {over:,} rows ({over / file['looked_at']:.2%})")
+    for column, counts in summary["shares"].items():
+        lines.append(f"\nby {column}, of the training rows looked at")
+        whole = sum(counts.values())
+        for value, count in list(counts.items())[:_SHARES_SHOWN]:
+            lines.append(f"  {count / whole:>7.2%}  {count:>10,}  {value or '(none)'}")
+        if len(counts) > _SHARES_SHOWN:
+            lines.append(f"  and {len(counts) - _SHARES_SHOWN} more, in --json")
+    if summary["host_memory"]:
+        lines.append("\nhost memory for the mean row, all nodes together (beside models, engines and Ray)")
+        for item in summary["host_memory"]:
+            lines.append(f"  {item['bytes'] / 2**30:>9,.2f} GiB  {item['what']}: {item['formula']}")
+    for code, problem in summary["problems"].items():
+        kind = " (a warning)" if code in WARNINGS else ""
+        lines.append(f"\n{code}: {problem['count']:,}{kind}")
+        lines += [f"  {Problem(**first)}" for first in problem["first"]]
+        if problem["count"] > len(problem["first"]):
+            lines.append(f"  and {problem['count'] - len(problem['first']):,} more")
+    lines.append("")
+    lines += [str(Finding(**finding)) for finding in summary["findings"]]
+    lines.append("\n" + ("The run would get through its data." if summary["ok"] else "The run would fail."))
+    return "\n".join(lines)
+
+
+# --- The command ----------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`cinema-verl preflight`; see `--help`."""
+    parser = argparse.ArgumentParser(
+        prog="cinema-verl preflight",
+        description="Check the rows that a run would read, count their images and tokens, project host memory.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="+", metavar="+recipe=NAME key=value", help="what the run is given")
+    parser.add_argument("--full", action="store_true", help="decode every image; finds truncated files")
+    parser.add_argument("--sample", type=_positive, metavar="N", help="look at N rows of each file; all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON, too")
+    parser.add_argument("--gallery", type=Path, metavar="FILE", help="write an HTML page with rows to look at")
+    parser.add_argument(
+        "--show", type=_positive, default=gallery.SHOWN, metavar="N", help="rows on the page; %(default)s"
+    )
+    parsed = parser.parse_intermixed_args(arguments)
+    try:
+        recipe, overrides = split_overrides(parsed.overrides)
+        config, composed = compose(recipe, overrides)
+        if config is None:
+            raise UsageError(composed[-1].detail)
+    except UsageError as error:
+        parser.error(str(error))
+    program = program_of(recipe) if recipe in shipped_recipes() else RL_TRAINER
+
+    warnings.filterwarnings("ignore", category=UserWarning, module="transformers")
+    plan = Plan.of(config, program)
+    counting = load_counting(plan)
+    show = gallery.Chosen(parsed.show) if parsed.gallery else None
+    found = survey(plan, counting, sample=parsed.sample, decode=parsed.full, show=show)
+    findings = [*counting.findings, *judge(plan, config, found)]
+    summary = summarise(plan, counting, found, findings, project(plan, config, found, counting.patching))
+    if parsed.json:
+        with atomic_write(parsed.json) as file:
+            file.write(json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
+    if show is not None:
+        with atomic_write(parsed.gallery) as file:
+            file.write(gallery.page(show, summary))
+    print(text_report(summary))
+    if parsed.gallery:
+        print(f"look at {parsed.gallery}")
+    return int(not summary["ok"])
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The recipe's name, and the other overrides.
+
+    Raises:
+        UsageError: no recipe, or two.
+    """
+    recipes = [argument.removeprefix("+recipe=") for argument in arguments if argument.startswith("+recipe=")]
+    if len(recipes) != 1:
+        raise UsageError(f"name one recipe, as the run does: +recipe=NAME, of {', '.join(shipped_recipes())}")
+    return recipes[0], [argument for argument in arguments if not argument.startswith("+recipe=")]
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
