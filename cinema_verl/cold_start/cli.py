@@ -13,7 +13,7 @@ from cinema_verl.cold_start.asking import MODES, Settings, path_line, policy_mes
 from cinema_verl.cold_start.browser import SAMPLED, Gallery
 from cinema_verl.cold_start.client import Endpoint, StopRun
 from cinema_verl.cold_start.estimate import estimate
-from cinema_verl.cold_start.ledger import LedgerError
+from cinema_verl.cold_start.ledger import Ledger, LedgerError
 from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, write_outputs
 from cinema_verl.cold_start.pipeline import Results, work_all
 from cinema_verl.cold_start.plan import Plan
@@ -61,6 +61,11 @@ exit codes: 0 all questions are done; 1 it stopped before (the reason is printed
 2 a command line that is not understood"""
 
 
+def _usual(name: str) -> Any:
+    """The default of an endpoint's field."""
+    return next(field.default for field in fields(Endpoint) if field.name == name)
+
+
 def parser() -> argparse.ArgumentParser:
     """The options."""
     main = argparse.ArgumentParser(
@@ -99,6 +104,21 @@ def parser() -> argparse.ArgumentParser:
         group.add_argument(
             f"--{who}-vision", choices=sorted(VISION), default=vision, help="how it counts images; %(default)s"
         )
+        group.add_argument(f"--{who}-retries", type=int, default=_usual("max_retries"), help="of a call; %(default)s")
+        for limit, what in (
+            ("image-pixels", "larger images are shrunk; 0: no limit"),
+            ("image-bytes", "larger files are shrunk"),
+            ("request-bytes", "larger requests are not sent"),
+        ):
+            usual = _usual(f"max_{limit.replace('-', '_')}")
+            group.add_argument(f"--{who}-{limit}", type=int, default=usual, help=f"{what}; %(default)s")
+        group.add_argument(
+            f"--{who}-max-tokens-field",
+            choices=("max_tokens", "max_completion_tokens"),
+            default=_usual("max_tokens_field"),
+            help="OpenAI's reasoning models know the second only; %(default)s",
+        )
+        group.add_argument(f"--{who}-proxy", default="", metavar="URL", help="of an HTTP proxy; none")
     default = Settings()
     method = main.add_argument_group("the method", "what the paper leaves open; see docs/cold_start.md for the reasons")
     method.add_argument(
@@ -199,6 +219,12 @@ def _endpoint(options: argparse.Namespace, who: str) -> Endpoint:
         concurrency=given("concurrency"),
         timeout=given("timeout"),
         vision=given("vision"),
+        max_retries=given("retries"),
+        max_image_pixels=given("image_pixels"),
+        max_image_bytes=given("image_bytes"),
+        max_request_bytes=given("request_bytes"),
+        max_tokens_field=given("max_tokens_field"),
+        proxy=given("proxy"),
     )
 
 
@@ -248,12 +274,27 @@ def finish(plan: Plan, *, singles: bool = False, browse: int = SAMPLED) -> bool:
         summary = write_outputs(plan.output, plan.read(), results.get, plan.settings, singles=singles, look=look)
     gallery.write(plan.output, summary.to_json())
     print(summary.table())
+    print(_spent(plan))
     if unfinished:
         print(f"{unfinished:,} questions wait for an endpoint that could not be asked: run the same command again")
     for name in (SFT, RL_POOL, PROVENANCE, LEFT, "trees.html"):
         if (plan.output / name).exists():
             print(f"  {plan.output / name}")
     return not unfinished and not summary.not_reached
+
+
+def _spent(plan: Plan) -> str:
+    """What the ledgers come to: calls whose questions are not done, and of other settings, are among it."""
+    spent = []
+    for path in (plan.shard(number).ledger for number in range(plan.workers)):
+        if path.exists():
+            with Ledger(path) as ledger:
+                spent.append(ledger.spent())
+    text = f"ledger: {sum(each.calls for each in spent):,} calls, cost {sum(each.cost for each in spent):,.2f}"
+    if unknown := sum(each.maybe_paid for each in spent):
+        most = sum(each.maybe_cost for each in spent)
+        text += f"; beside them {unknown:,} requests that broke off and may have been paid, at most {most:,.2f}"
+    return text
 
 
 def _shown(plan: Plan) -> Iterator[str]:

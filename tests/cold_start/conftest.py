@@ -1,17 +1,26 @@
-"""Questions over real image files, and models that are functions."""
+"""Questions over real image files, models that are functions, and servers of scripted ones."""
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import random
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from cinema_verl.cold_start import cli, client, pipeline
 from cinema_verl.cold_start.sampling import Result
+from cinema_verl.cold_start.stub_server import StubServer
 from cinema_verl.cold_start.tree import read
 from cinema_verl.data.canonical import ImageRef, Question
-from cinema_verl.meta_action import TAGS
+from cinema_verl.meta_action import ANSWER, TAGS
 
 MakeQuestion = Callable[..., Question]
 
@@ -85,3 +94,77 @@ def make_result() -> Callable[..., Result]:
         return result.end(route, reason)
 
     return make
+
+
+# --- Scripted models ----------------------------------------------------------------------------------------
+
+PATHS = ("focus think", "hint think", "global focus think", "think")
+
+
+def student(request: Mapping[str, Any], rng: random.Random) -> str:
+    """Half of its drafts are right, one in six is off the format."""
+    if rng.random() < 1 / 6:
+        return "It is B."
+    return _text(rng.choice(PATHS), rng.choice("BBAC"), f"draft {rng.randrange(100)}")
+
+
+def teacher(request: Mapping[str, Any], rng: random.Random) -> str:
+    """Knows that it is B; one in six is wrong, one in six strays from the path."""
+    asked = str(request["messages"][-1]["content"]).rpartition("Path: ")[2]
+    path = " ".join(name for name in re.findall(r"<(\w+)>…", asked) if name != ANSWER) or "think"
+    stray = " hint" if rng.random() < 1 / 6 else ""
+    return _text(path + stray, "A" if rng.random() < 1 / 6 else "B", f"lesson {rng.randrange(100)}")
+
+
+def encode(texts: Sequence[str]) -> np.ndarray:
+    """Unit vectors that depend on each text alone."""
+    vectors = np.stack([np.random.default_rng(zlib.crc32(text.encode())).normal(size=8) for text in texts])
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@dataclass
+class Endpoints:
+    """Two scripted servers and the command line that asks them."""
+
+    student: StubServer
+    teacher: StubServer
+    questions: Path
+    output: Path
+
+    def arguments(self, *more: str, output: Path | None = None) -> list[str]:
+        return [
+            "--questions", str(self.questions), "--output", str(output or self.output),
+            "--student-url", self.student.url, "--student-model", "stub", "--student-concurrency", "16",
+            "--teacher-url", self.teacher.url, "--teacher-model", "stub", "--teacher-concurrency", "16",
+            "--teacher-price", "2.5", "10", "--student-timeout", "2", "--teacher-timeout", "2", *more,
+        ]  # fmt: skip
+
+    def run(self, *more: str, output: Path | None = None) -> int:
+        """`cinema-verl cold-start` in this process."""
+        return cli.main(self.arguments(*more, output=output))
+
+    @property
+    def paid(self) -> tuple[int, int]:
+        """How often a model answered, and for how many different calls."""
+        counts = [server.stats() for server in (self.student, self.teacher)]
+        return sum(each["paid"] for each in counts), sum(each["distinct"] for each in counts)
+
+
+@pytest.fixture
+def endpoints(
+    tmp_path: Path, write_questions: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Endpoints]]:
+    """`endpoints(20, faults={…})`: servers of scripted models, and so many questions (or a file of some).
+
+    The encoder is `encode`, and retries do not wait.
+    """
+    monkeypatch.setattr(pipeline, "Encoder", lambda name: encode)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
+    with ExitStack() as running:
+
+        def start(questions: int | Sequence[Question] | Path = 20, **server: Any) -> Endpoints:
+            path = questions if isinstance(questions, Path) else write_questions(questions)
+            servers = [running.enter_context(StubServer(each, **server)) for each in (student, teacher)]
+            return Endpoints(*servers, path, tmp_path / "out")
+
+        yield start

@@ -1,0 +1,310 @@
+"""Whole runs against servers on loopback: faults, budgets, restarts, bad input; nothing lost, nothing paid twice."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cinema_verl.cold_start.browser import PAGE
+from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, SUMMARY
+
+FILES = (SFT, RL_POOL, PROVENANCE, LEFT, SUMMARY, PAGE)
+PASSING = {"429": 0.1, "burst": 0.005, "500": 0.05, "503": 0.05, "reset": 0.04, "reset_late": 0.03, "half_json": 0.03,
+           "html": 0.02, "no_choices": 0.02, "hang": 0.005, "echo": 0.02}  # fmt: skip
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    return {name: (output / name).read_bytes() for name in FILES if (output / name).exists()}
+
+
+def summary(output: Path) -> dict:
+    return json.loads((output / SUMMARY).read_text())
+
+
+def left_out(output: Path) -> dict[str, str]:
+    return {line["uid"]: line["reason"] for line in map(json.loads, (output / LEFT).read_text().splitlines())}
+
+
+def test_a_run_makes_two_rows_a_question_and_counts_add_up(endpoints, capsys):
+    run = endpoints(60)
+    assert run.run() == 0
+    found = summary(run.output)
+    assert found["questions"] == 60 == found["cold_start"] + found["rl"] + found["left_out"]
+    assert min(found["cold_start"], found["rl"], found["reasons"]["cold_start/two_paths"]) > 0
+    assert found["sft_rows"] == 2 * found["reasons"]["cold_start/two_paths"]
+    assert found["rl_rows"] == found["rl"]
+    assert pq.read_metadata(run.output / SFT).num_rows == found["sft_rows"]
+    # Every call was paid once, is in the summary once, and its price with it.
+    paid, distinct = run.paid
+    assert paid == distinct == sum(found["calls"].values())
+    assert run.teacher.stats()["requests"] == run.teacher.stats()["paid"]
+    record = [json.loads(line) for line in (run.output / PROVENANCE).read_text().splitlines()]
+    assert found["cost"] > 0
+    assert found["cost"] == pytest.approx(sum(each["cost"] for each in record))
+    assert f"ledger: {paid} calls" in capsys.readouterr().out
+
+
+def test_a_finished_run_asks_for_nothing_even_when_nobody_is_there_any_more(endpoints):
+    run = endpoints(12)
+    assert run.run() == 0
+    before, paid = contents(run.output), run.paid
+    run.student.stop(), run.teacher.stop()
+    assert run.run() == 0
+    assert (contents(run.output), run.paid) == (before, paid)
+    run.student.start(), run.teacher.start()
+
+
+def test_faults_that_pass_leave_no_trace(endpoints, tmp_path):
+    quiet = endpoints(40)
+    assert quiet.run() == 0
+    loud = endpoints(quiet.questions, faults=PASSING)
+    assert loud.run("--teacher-retries", "30", "--student-retries", "30", output=tmp_path / "loud") == 0
+    assert sum(loud.teacher.faults_made.values()) > 20
+    assert contents(tmp_path / "loud") == contents(quiet.output)
+    # Each request beyond the first was one that failed.
+    for server in (loud.student, loud.teacher):
+        assert server.stats()["requests"] - server.stats()["distinct"] <= server.faults_made.total() + 20
+
+
+def test_refusals_truncations_and_filters_are_named(endpoints):
+    run = endpoints(60, faults={"refusal": 0.3, "length": 0.3, "content_filter": 0.1, "filtered": 0.1})
+    assert run.run("--drafts", "1", "--refinements", "1") == 0
+    found = summary(run.output)
+    assert {"draft/refused", "draft/truncated", "draft/filtered", "refine/refused"} <= set(found["calls"])
+    assert {"left_out/student_refused", "left_out/student_truncated", "left_out/student_filtered"} <= set(
+        found["reasons"]
+    )
+    assert sum(found["reasons"].values()) == 60
+
+
+def test_a_server_that_is_killed_and_comes_back_costs_nothing_but_time(endpoints, tmp_path):
+    quiet = endpoints(40)
+    assert quiet.run() == 0
+    run = endpoints(quiet.questions, latency=0.02)
+
+    def restart():
+        time.sleep(0.3)
+        run.teacher.stop()
+        time.sleep(0.3)
+        run.teacher.start()
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    code = run.run("--teacher-retries", "200", output=tmp_path / "restarted")
+    thread.join()
+    assert code == 0
+    assert contents(tmp_path / "restarted") == contents(quiet.output)
+
+
+def test_an_endpoint_that_is_gone_for_good_stops_the_run_and_the_next_one_goes_on(endpoints, capsys):
+    run = endpoints(60, latency=0.01)
+    watch = threading.Thread(target=lambda: (time.sleep(0.2), run.teacher.stop()))
+    watch.start()
+    assert run.run("--teacher-retries", "1") == 1
+    watch.join()
+    assert "run the same command again" in capsys.readouterr().out
+    assert summary(run.output)["not_reached"] > 0
+    run.teacher.start()
+    assert run.run() == 0
+    assert summary(run.output)["not_reached"] == 0
+    assert not any(name.endswith("unavailable") for name in summary(run.output)["calls"])
+
+
+def test_a_budget_stops_in_time_and_a_larger_one_goes_on(endpoints, tmp_path, capsys):
+    whole = endpoints(30)
+    assert whole.run() == 0
+    run = endpoints(whole.questions)
+    budget = summary(whole.output)["cost"] * 0.8
+    assert run.run("--budget", str(budget), output=tmp_path / "b") == 1
+    assert "the budget of" in capsys.readouterr().err
+    stopped = summary(tmp_path / "b")
+    assert stopped["cost"] <= budget
+    assert 0 < stopped["not_reached"] < 30
+    paid, distinct = run.paid
+    assert paid == distinct
+    assert run.run("--budget", "100", output=tmp_path / "b") == 0
+    assert contents(tmp_path / "b") == contents(whole.output)
+    assert run.paid == whole.paid
+
+
+def test_a_first_part_is_not_paid_again_by_the_whole(endpoints, tmp_path):
+    whole = endpoints(20)
+    assert whole.run() == 0
+    run = endpoints(whole.questions)
+    assert run.run("--limit", "7", output=tmp_path / "b") == 0
+    assert summary(tmp_path / "b")["questions"] == 7
+    assert run.run(output=tmp_path / "b") == 0
+    assert contents(tmp_path / "b") == contents(whole.output)
+    assert run.paid == whole.paid
+
+
+def test_an_ablation_on_the_same_ledger_pays_for_nothing(endpoints, tmp_path):
+    run = endpoints(20)
+    assert run.run() == 0
+    paid = run.paid
+    for name, options in {"one": ("--trajectories", "1"), "actions": ("--similarity", "actions")}.items():
+        assert run.run(*options, "--work", str(run.output / "work"), output=tmp_path / name) == 0
+    assert run.paid == paid
+    assert set(pq.read_table(tmp_path / "one" / SFT)["trajectory"].to_pylist()) == {0}
+    assert summary(tmp_path / "actions")["reasons"] == summary(run.output)["reasons"]
+
+
+def test_plain_chain_of_thought_needs_no_student(endpoints):
+    run = endpoints(10)
+    run.student.stop()
+    assert run.run("--mode", "cot") == 0
+    assert set(pq.read_table(run.output / SFT)["pattern"].to_pylist()) == {"think>answer"}
+    run.student.start()
+
+
+def test_a_dry_run_asks_nothing_needs_no_key_and_writes_nothing(endpoints, capsys, monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    run = endpoints(9)
+    run.student.stop(), run.teacher.stop()
+    assert run.run("--dry-run", "--teacher-key-env", "NO_SUCH_KEY") == 0
+    said = capsys.readouterr().out
+    assert "9 questions: 36 drafts, 9 to 45 teacher calls" in said
+    assert "--- the teacher reads" in said
+    assert not run.output.exists()
+    run.student.start(), run.teacher.start()
+    assert run.paid == (0, 0)
+
+
+@pytest.mark.slow
+def test_two_workers_under_ray_find_the_same(endpoints, tmp_path):
+    # Workers are other processes: the scripted encoder is not there, so one trajectory a question.
+    alone = endpoints(24)
+    assert alone.run("--trajectories", "1") == 0
+    run = endpoints(alone.questions)
+    options = ("--trajectories", "1", "--workers", "2")
+    assert run.run(*options, output=tmp_path / "two") == 0
+    assert contents(tmp_path / "two") == contents(alone.output)
+    assert run.paid == alone.paid
+    ledgers = sorted(path.parent.name for path in (tmp_path / "two" / "work").glob("*/ledger.sqlite"))
+    assert ledgers == ["0-of-2", "1-of-2"]
+    assert run.run(*options, output=tmp_path / "two") == 0
+    assert run.paid == alone.paid
+
+
+def test_another_number_of_workers_would_pay_again_and_is_refused(endpoints, capsys):
+    run = endpoints(4)
+    assert run.run() == 0
+    assert run.run("--workers", "2") == 1
+    assert "go on with --workers 1" in capsys.readouterr().err
+
+
+# --- Bad input ----------------------------------------------------------------------------------------------
+
+
+def test_no_key(endpoints, capsys, monkeypatch):
+    monkeypatch.delenv("CINEMA_TEST_KEY", raising=False)
+    run = endpoints(5)
+    assert run.run("--teacher-key-env", "CINEMA_TEST_KEY") == 1
+    assert capsys.readouterr().err.count("the environment variable CINEMA_TEST_KEY is not set") == 1
+    assert run.paid == (0, 0)
+    assert summary(run.output)["not_reached"] == 5
+
+
+def test_wrong_model(endpoints, capsys):
+    run = endpoints(5)
+    assert run.run("--teacher-model", "gpt-9") == 1
+    assert capsys.readouterr().err.count("there is no model 'gpt-9'; there are: stub") == 1
+    assert run.paid == (0, 0)
+
+
+def test_an_endpoint_that_is_none(endpoints, capsys):
+    run = endpoints(5)
+    assert run.run("--teacher-url", run.teacher.url.removesuffix("/v1")) == 1
+    assert capsys.readouterr().err.count("not an OpenAI-compatible endpoint") == 1
+    assert run.run("--teacher-url", "http://127.0.0.1:9/v1", "--teacher-retries", "0") == 1
+    assert capsys.readouterr().err.count("nobody answers") == 1
+    with pytest.raises(SystemExit, match="2"):
+        run.run("--teacher-url", "no address")
+    assert "not the base URL" in capsys.readouterr().err
+    assert run.paid == (0, 0)
+
+
+def test_questions_that_cannot_be_asked_are_counted_and_the_rest_goes_on(endpoints, make_question):
+    fine = [make_question(number) for number in range(8)]
+    bad = [
+        make_question(90, answer="Z"),
+        make_question(91, question="<image> one?"),
+        make_question(92),
+        make_question(93),
+    ]
+    run = endpoints([*bad[:2], *fine, *bad[2:]])
+    Path(bad[2].images[0].path).unlink()
+    Path(bad[3].images[1].path).write_bytes(b"not a picture")
+    assert run.run() == 0
+    left = left_out(run.output)
+    expected = {
+        "q/90": "gold_unreadable",
+        "q/91": "bad_row",
+        "q/92": "student_bad_image",
+        "q/93": "student_bad_image",
+    }
+    assert {uid: left[uid] for uid in expected} == expected
+    assert summary(run.output)["not_reached"] == 0
+    assert sum(summary(run.output)["reasons"].values()) == 12
+    # Put right, it is asked by the next run, and nothing else is.
+    paid = run.paid[0]
+    Path(bad[2].images[0].path).write_bytes(Path(bad[3].images[0].path).read_bytes())
+    assert run.run() == 0
+    assert left_out(run.output)["q/92"] == "student_bad_image"  # still not the image that was stored
+    assert run.paid[0] == paid
+
+
+def test_an_image_over_the_endpoint_s_limit(endpoints):
+    run = endpoints(6)
+    assert run.run("--teacher-request-bytes", "300") == 0
+    assert summary(run.output)["reasons"].get("left_out/teacher_image_too_large", 0) >= 5
+    assert run.teacher.stats()["requests"] == 0
+    strict = endpoints(run.questions, max_request_bytes=400)  # the endpoint says so itself
+    assert strict.run("--drafts", "1", output=run.output.with_name("strict")) == 0
+    assert summary(strict.output.with_name("strict"))["reasons"] == {"left_out/student_image_too_large": 6}
+
+
+def test_a_student_that_never_follows_the_format(endpoints):
+    run = endpoints(6)
+    run.student.responder = lambda request, rng: "The answer is B."
+    assert run.run() == 0
+    assert summary(run.output)["reasons"] == {"left_out/student_off_format": 6}
+    assert run.teacher.stats()["requests"] == 0
+    assert not (run.output / SFT).exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda lines: [*lines, lines[0]], "two questions are called 'q/0'"),
+        (lambda lines: [lines[0], "{half"], "line 2"),
+        (lambda lines: [lines[0], lines[1].replace('"answer_type": "mcq"', '"answer_type": "guess"')], "'guess'"),
+    ],
+)
+def test_a_file_that_is_not_one_of_questions_is_refused_before_anything_is_asked(endpoints, capsys, spoil, says):
+    run = endpoints(3)
+    run.questions.write_text("\n".join(spoil(run.questions.read_text().splitlines())) + "\n")
+    with pytest.raises(SystemExit, match="2"):
+        run.run()
+    assert says in capsys.readouterr().err
+    assert run.paid == (0, 0)
+
+
+def test_the_key_is_in_no_file_and_no_message(endpoints, capsys, monkeypatch, caplog):
+    key = "sk-verysecret-0123456789"
+    monkeypatch.setenv("CINEMA_TEST_KEY", key)
+    run = endpoints(20, api_key=key, faults={"echo": 0.2, "500": 0.1})
+    options = ("--teacher-key-env", "CINEMA_TEST_KEY", "--student-key-env", "CINEMA_TEST_KEY")
+    assert run.run(*options, "--teacher-retries", "1", "--student-retries", "1") in (0, 1)
+    monkeypatch.setenv("CINEMA_TEST_KEY", key + "x")  # refused, and the server repeats what it was sent
+    assert run.run(*options, "--drafts", "5") == 1
+    said = capsys.readouterr()
+    assert "the key is refused" in said.err
+    everything = said.out + said.err + caplog.text
+    files = [path for path in run.output.rglob("*") if path.is_file()]
+    assert len(files) > 6
+    assert key not in everything
+    assert not [path.name for path in files if key.encode() in path.read_bytes()]
