@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -16,9 +16,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 import cinema_verl.resolvers  # noqa: F401  the recipes' own interpolations
 
+_WHAT_TO_GIVE: Final = (
+    "give the folder of a run (the one that Hydra wrote `.hydra/` to, or its parent), or point at the parts with "
+    "--metrics and --rollouts."
+)
+
 
 class NothingFound(Exception):
-    """The directory holds neither metrics nor rollouts; the message lists what was looked for."""
+    """There is no directory, or neither metrics nor rollouts in it; the message says what was looked for."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,8 @@ def locate(
         NothingFound: there is nothing to report, with everything that was looked for.
     """
     if not directory.is_dir():
-        raise NothingFound(f"{directory} is not a directory")
+        what = "is a file, not a directory" if directory.exists() else "does not exist"
+        raise NothingFound(f"{directory} {what}: {_WHAT_TO_GIVE}")
     notes: list[str] = []
     config, overrides, started_in = _hydra(directory, notes)
 
@@ -95,8 +101,7 @@ def locate(
         lines = [f"  {path}" for path in looked_for] + [f"  {path}/<step>.jsonl" for path in [*train, *validation]]
         raise NothingFound(
             f"{directory} has neither metrics nor rollouts. Looked for:\n" + "\n".join(dict.fromkeys(lines)) + "\n"
-            "Give the folder of a run (the one that Hydra wrote `.hydra/` to, or its parent), or point at the parts "
-            "with --metrics and --rollouts."
+            f"{_WHAT_TO_GIVE[0].upper()}{_WHAT_TO_GIVE[1:]}"
         )
     from_validation = found_rollouts in validation
     if found_metrics is None:

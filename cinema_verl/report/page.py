@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from cinema_verl.meta_action import ACTIONS
+from cinema_verl.meta_action import ACTIONS, PATTERN_MODES
 from cinema_verl.pages import json_for_script, render
-from cinema_verl.report.groups import Pictures, choose, places
+from cinema_verl.report.groups import GroupPlace, Pictures, choose, places
 from cinema_verl.report.locate import RunFiles
 from cinema_verl.report.read import Metrics, number, read_metrics, read_rollouts, step_files
 from cinema_verl.report.summarise import (
@@ -55,12 +55,9 @@ class Run:
     files: RunFiles
     metrics: Metrics
     mix: Mix
-    groups: list[list[Any]]
+    groups: list[list[GroupPlace]]
+    pattern_mode: str
     notes: list[str]
-
-    @property
-    def pattern_mode(self) -> str:
-        return str(self.files.setting("cinema.pattern_mode") or "exact")
 
 
 def read_run(files: RunFiles) -> Run:
@@ -72,7 +69,12 @@ def read_run(files: RunFiles) -> Run:
     notes = list(files.notes)
     metrics = read_metrics(files.metrics) if files.metrics else Metrics()
     notes += metrics.notes
-    mode = str(files.setting("cinema.pattern_mode") or "exact")
+    mode = files.setting("cinema.pattern_mode") or "exact"
+    if mode not in PATTERN_MODES:
+        notes.append(
+            f"cinema.pattern_mode={mode!r} is none of {', '.join(PATTERN_MODES)}: patterns are compared exactly."
+        )
+        mode = "exact"
 
     counts, statistics, groups, cut = {}, {}, [], []
     for step, path in step_files(files.rollouts) if files.rollouts else ():
@@ -95,7 +97,7 @@ def read_run(files: RunFiles) -> Run:
     missing = [panel.title for panel in PANELS if panel.title not in has]
     if missing:
         notes.append(f"No metric for: {', '.join(missing)}.")
-    return Run(files, metrics, Mix.of(counts), groups, notes)
+    return Run(files, metrics, Mix.of(counts), groups, mode, notes)
 
 
 def build(runs: Sequence[Run], max_bytes: int) -> tuple[str, list[str]]:
@@ -107,7 +109,10 @@ def build(runs: Sequence[Run], max_bytes: int) -> tuple[str, list[str]]:
     fixed = [_fixed(run) for run in runs]
     pictures = Pictures()
     head = {"actions": ACTIONS, "meanings": MEANINGS, "panels": [_panel(panel) for panel in PANELS]}
-    room = max_bytes - len(_html(runs, head | {"runs": fixed, "images": []}, [])) - 4096
+    frame = _html(
+        runs, head | {"runs": fixed, "images": []}, [(run.files.name, note) for run in runs for note in run.notes]
+    )
+    room = max_bytes - len(frame.encode(errors="replace")) - 4096  # our choice: for notes to come, and commas
     smallest_first = sorted(range(len(runs)), key=lambda i: sum(map(len, runs[i].groups)))  # leaves room for the other
     for place, i in enumerate(smallest_first):
         run, data = runs[i], fixed[i]
@@ -174,8 +179,9 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     ask, steps = run.files.setting, run.metrics.steps
     trained = [step for step in steps if step > 0]
     planned = ask("trainer.total_training_steps")
-    if planned is None and isinstance(ask("cinema.exploration_steps"), int):
-        planned = ask("cinema.exploration_steps") + (ask("cinema.annealing_steps") or 0)
+    stages_planned = [ask("cinema.exploration_steps"), ask("cinema.annealing_steps")]
+    if planned is None and all(isinstance(steps, int) for steps in stages_planned):
+        planned = sum(stages_planned)
     reached = f"{max(trained, default=0)}"
     if isinstance(planned, int):
         reached += f" of {planned}" + ("" if max(trained, default=0) >= planned else " (going on, stopped or crashed)")

@@ -207,7 +207,7 @@ def _rollout(line: bytes, offset: int) -> Rollout | None:
         text=text,
         gold=_text(record, "gts"),
         score=number(record.get("score")),
-        acc=number(record.get("acc")),
+        acc=_truth(record.get("acc")),
         format=number(record.get("format")),
         pattern=pattern,
         violations=violations,
@@ -220,6 +220,11 @@ def _rollout(line: bytes, offset: int) -> Rollout | None:
         coefficient=number(record.get("diversity_coefficient")),
         offset=offset,
     )
+
+
+def _truth(value: Any) -> float | None:
+    """`acc` of a reward function: a number, or true and false, as verl's own DAPO reward has it."""
+    return float(value) if isinstance(value, bool) else number(value)
 
 
 def _text(record: dict[str, Any], key: str) -> str:

@@ -1,4 +1,4 @@
-"""A small made-up run on the disk, as verl and this package write one, with parts that a test can leave out or spoil."""
+"""A small made-up run on the disk, as verl and this package write one; tests leave out or spoil its parts."""
 
 import json
 from collections.abc import Callable
@@ -14,6 +14,8 @@ from cinema_verl.prompts import messages
 from cinema_verl.reward import compute_score
 
 RIGHT, WRONG = "B", "A"
+ASKED = "Image 1: <image>\nImage 2: <image>\nWhich square is red?"
+OPTIONS = ("first", "second")
 TEXTS = (
     f"<focus>the second one is red</focus><answer>{RIGHT}</answer>",
     f"<global>both show a square</global><think>red is the second</think><answer>{RIGHT}</answer>",
@@ -22,12 +24,11 @@ TEXTS = (
 )
 
 
-def question(index: int, source: str, images: list[Path]) -> dict[str, Any]:
-    text = "Image 1: <image>\nImage 2: <image>\nWhich square is red?"
+def question(index: int, source: str, images: list[Path], text: str, options: tuple[str, ...]) -> dict[str, Any]:
     return rl_row(
         uid=f"squares/{index}", index=index, split="train", data_source=source, ability="colour", modality="multi",
         prompt=messages(text), images=[image_cell(path, min_pixels=3136, max_pixels=602112) for path in images],
-        question=text, answer=RIGHT, answer_type="mcq", options=["first", "second"],
+        question=text, answer=RIGHT, answer_type="mcq", options=list(options),
     )  # fmt: skip
 
 
@@ -62,16 +63,23 @@ def write_lines(path: Path, records: list[Any]) -> None:
 
 
 def write_run(
-    folder: Path, steps: int = 6, sources: tuple[str, ...] = ("squares", "circles"), texts: tuple[str, ...] = TEXTS
+    folder: Path,
+    steps: int = 6,
+    sources: tuple[str, ...] = ("squares", "circles"),
+    texts: tuple[str, ...] = TEXTS,
+    asked: str = ASKED,
+    options: tuple[str, ...] = OPTIONS,
+    images: int = 2,
+    model: str = "/models/made-up",
 ) -> Path:
-    """Two stages, a group of `texts` for each source at each step, two images a question."""
+    """Two stages, a group of `texts` for each source at each step, `images` a question."""
     rows = []
     (folder / "data" / "images").mkdir(parents=True)
     for index, source in enumerate(sources):
-        paths = [folder / "data" / "images" / f"{index}-{place}.png" for place in range(2)]
+        paths = [folder / "data" / "images" / f"{index}-{place}.png" for place in range(images)]
         for place, path in enumerate(paths):
-            Image.new("RGB", (40, 30), (255 * place, 40 * index, 90)).save(path)
-        rows.append(question(index, source, paths))
+            Image.new("RGB", (40, 30), (255 * place % 256, 40 * index, 90)).save(path)
+        rows.append(question(index, source, paths, asked, options))
     write_parquet(rows, RL_SCHEMA, folder / "data" / "train.parquet")
 
     exploration = steps // 2
@@ -87,7 +95,7 @@ def write_run(
         "cinema": {"coefficient": 0.1, "exploration_steps": exploration, "annealing_steps": steps - exploration,
                    "annealing_shape": "linear", "pattern_mode": "exact"},
         "trainer": {"project_name": "cinema", "experiment_name": "made_up", "total_training_steps": None},
-        "actor_rollout_ref": {"model": {"path": "/models/made-up"}, "rollout": {"n": len(texts)}},
+        "actor_rollout_ref": {"model": {"path": model}, "rollout": {"n": len(texts)}},
         "data": {"train_files": str(folder / "data" / "train.parquet"), "val_files": None},
     }  # fmt: skip
     (folder / "hydra" / ".hydra").mkdir(parents=True)
@@ -97,7 +105,7 @@ def write_run(
 
 @pytest.fixture(scope="session")
 def make_run() -> Callable[..., Path]:
-    """`make_run(folder, steps=6, sources=..., texts=...)`: see `write_run`."""
+    """`make_run(folder, steps=6, sources=..., texts=..., ...)`: see `write_run`."""
     return write_run
 
 

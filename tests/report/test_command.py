@@ -59,7 +59,7 @@ def test_an_empty_directory_is_told_what_was_looked_for(tmp_path, report, capsys
 
 def test_no_directory(tmp_path, report, capsys):
     assert report(tmp_path / "nowhere") == 1
-    assert "is not a directory" in capsys.readouterr().err
+    assert "does not exist: give the folder of a run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

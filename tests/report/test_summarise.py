@@ -1,5 +1,6 @@
 """The statistics of the report, by hand and by property."""
 
+import itertools
 import math
 from collections import Counter
 
@@ -50,7 +51,7 @@ def test_spread_takes_each_once(count):
 def test_every_beginning_of_spread_is_spread_out():
     for taken in (3, 5, 9, 33):
         first = sorted(spread(300)[:taken])
-        assert max(b - a for a, b in zip(first, first[1:], strict=False)) <= math.ceil(299 / (taken - 1) * 2)
+        assert max(b - a for a, b in itertools.pairwise(first)) <= math.ceil(299 / (taken - 1) * 2)
 
 
 def test_groups_take_turns():
@@ -96,7 +97,11 @@ def test_complete_adds_only_what_is_missing():
 
 
 def test_validation_accuracy_is_the_mean_over_sources():
-    series = {"val-core/a/acc/mean@4": [0.5, None], "val-core/b/c/acc/mean@4": [1.0, None], "val-core/a/acc/std@4": [9.0]}
+    series = {
+        "val-core/a/acc/mean@4": [0.5, None],
+        "val-core/b/c/acc/mean@4": [1.0, None],
+        "val-core/a/acc/std@4": [9.0],
+    }
     completed, _ = complete(Metrics((0, 1), series), {})
     assert completed.series[VALIDATION_ACCURACY] == [0.75, None]
 
