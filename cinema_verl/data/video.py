@@ -268,9 +268,11 @@ def _index(container: InputContainer, stream: VideoStream) -> _Index:
             shown_until = max(shown_until, packet.pts + (packet.duration or 0))
     if not pts:
         raise Rejected("video_broken", "no frame at which decoding could start")
-    stated = (container.duration or 0) / 1e6
-    if stated - (finish - begin) > _MAY_LACK:
-        raise Rejected("video_broken", f"ends after {finish - begin:.1f} s of the {stated:.1f} s that it states")
+    stated, lasts = (container.duration or 0) / 1e6, finish - begin
+    if "matroska" in container.format.name:
+        lasts = finish  # its stated length begins at 0, whenever its first frame does
+    if stated - lasts > _MAY_LACK:
+        raise Rejected("video_broken", f"ends after {lasts:.1f} s of the {stated:.1f} s that it states")
     tick = float(stream.time_base or 1)
     ordered = np.unique(np.frombuffer(pts, dtype=np.int64))
     length = (shown_until - int(ordered[0])) * tick
