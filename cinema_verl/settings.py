@@ -30,7 +30,8 @@ class CinemaSettings:
         poll_interval: seconds between two looks at the rollouts. verl: 2.0.
         image_conditions: under which images a validation asks its questions again, of
             `cinema_verl.evaluate.perturb.CONDITIONS`; none for no such thing.
-        image_sample: how many of the questions are asked again, None for all. Our choice: see the recipes.
+        image_sample: how many questions of each benchmark are asked again, None for all. Our choice: see the recipes.
+        other_sources: what an evaluation takes for a known `data_source` beside those of `data_preprocess`.
     """
 
     coefficient: float
@@ -42,6 +43,7 @@ class CinemaSettings:
     poll_interval: float
     image_conditions: tuple[str, ...]
     image_sample: int | None
+    other_sources: tuple[str, ...]
 
     def __post_init__(self) -> None:
         self.schedule  # noqa: B018  raises on a bad schedule
@@ -59,6 +61,8 @@ class CinemaSettings:
             )
         if self.image_sample is not None and not (type(self.image_sample) is int and self.image_sample > 0):
             raise ValueError(f"cinema.image_sample must be a number of questions or null, got {self.image_sample!r}")
+        if not isinstance(self.other_sources, tuple):
+            raise ValueError(f"cinema.other_sources must be a list of names, got {self.other_sources!r}")
 
     @property
     def schedule(self) -> AnnealingSchedule:
@@ -83,8 +87,9 @@ class CinemaSettings:
         if missing := known - set(section):
             raise ValueError(f"the cinema section lacks {sorted(missing)}: compose with +recipe=cinema")
         values = {name: section[name] for name in known}
-        if isinstance(values["image_conditions"], Sequence) and not isinstance(values["image_conditions"], str):
-            values["image_conditions"] = tuple(values["image_conditions"])
+        for name, value in values.items():
+            if isinstance(value, Sequence) and not isinstance(value, str):
+                values[name] = tuple(value)
         settings = cls(**values)
 
         if config.algorithm.adv_estimator == ESTIMATOR:

@@ -22,7 +22,13 @@ import cinema_verl.resolvers  # noqa: F401  the recipes' paths are resolved in t
 from cinema_verl import advantage
 from cinema_verl.checkpoint import mend_tracker
 from cinema_verl.data.check import check_tokenizer
+from cinema_verl.data.dataset import CinemaDataset
 from cinema_verl.dynamic_sampling import BoundedReplayBuffer
+from cinema_verl.evaluate.files import evaluate_dump, settings_of
+from cinema_verl.evaluate.perturb import TRUE, split_source
+from cinema_verl.evaluate.questions import ask_again, check_files, check_questions, with_failures
+from cinema_verl.evaluate.summary import dependence_metrics
+from cinema_verl.evaluate.tables import beside_the_paper
 from cinema_verl.meta_action import pattern_in_mode
 from cinema_verl.metrics import AppendingFileLogger, batch_metrics
 from cinema_verl.settings import CinemaSettings
@@ -69,6 +75,26 @@ class CinemaTrainer(PPOTrainerSync):
     def _init_tokenizer(self) -> None:
         super()._init_tokenizer()
         check_tokenizer(self.tokenizer)
+
+    def _init_dataloader(self) -> None:
+        evaluating = bool(self.config.trainer.val_only)
+        if evaluating:
+            files = self.config.data.val_files
+            check_files([files] if isinstance(files, str) else list(files))
+        super()._init_dataloader()
+        # Answers are put together by the question's name wherever it is asked again, and wherever it is evaluated.
+        self._by_name = evaluating or bool(self.settings.image_conditions)
+        if not self._by_name:
+            return
+        if not isinstance(self.val_dataset, CinemaDataset):
+            raise ValueError(
+                f"cinema.image_conditions and trainer.val_only need data.custom_cls to be CinemaDataset or a subclass, "
+                f"got {type(self.val_dataset).__name__}: take the recipe's, or set cinema.image_conditions=[] and train"
+            )
+        check_questions(self.val_dataset.rows(), self.settings.other_sources if evaluating else None)
+        # verl has made its loader already: it serves what the data set has by then, in batches of val_batch_size or of
+        # as many as there were before.
+        ask_again(self.val_dataset, self.settings.image_conditions, self.settings.image_sample)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -119,6 +145,8 @@ class CinemaTrainer(PPOTrainerSync):
         with open_dict(self.config):  # verl's file logger would erase the history: ours takes its place
             self.config.trainer.logger = [backend for backend in backends if backend != "file"]
         super().fit(agent_loop_manager)
+        if self.config.trainer.val_only and self.config.trainer.validation_data_dir:
+            self._write_evaluation(Path(self.config.trainer.validation_data_dir) / f"{self.global_steps}.jsonl")
 
     def on_validate_begin(self) -> None:
         super().on_validate_begin()
@@ -133,6 +161,48 @@ class CinemaTrainer(PPOTrainerSync):
         if self._logs_to_file and "file" not in tracking.logger:
             path = AppendingFileLogger.log_path(self.config.trainer.project_name, self.config.trainer.experiment_name)
             tracking.logger["file"] = AppendingFileLogger(path, resume_step=self._resumed_step)
+
+    # ---- validating ---------------------------------------------------------------------------------------------
+
+    def _maybe_log_val_generations(self, **samples: list[Any]) -> None:
+        self._samples = samples  # verl logs them before it is known which are over the true images
+
+    def _val_metrics_update(
+        self,
+        data_sources: list[str],
+        sample_uids: list[str],
+        reward_extra_infos_dict: dict,
+        sample_turns: list,
+        **kwargs: Any,
+    ) -> dict[str, float]:
+        """verl's metrics of the questions as they are, and what those over other images say beside them."""
+        true = [i for i, source in enumerate(data_sources) if split_source(source)[1] == TRUE]
+
+        def of_true(column: list) -> list:
+            return [column[i] for i in true]
+
+        super()._maybe_log_val_generations(**{name: of_true(column) for name, column in self._samples.items()})
+        counts = kwargs.pop("expected_acc_counts", None) or {}
+        metrics: dict[str, float] = super()._val_metrics_update(
+            of_true(data_sources),
+            of_true(sample_uids),
+            {name: of_true(column) for name, column in reward_extra_infos_dict.items()},
+            of_true(sample_turns),
+            expected_acc_counts={key: n for key, n in counts.items() if split_source(key[0])[1] == TRUE},
+            **kwargs,
+        )
+        if self.settings.image_conditions:
+            rollouts = self.config.actor_rollout_ref.rollout.val_kwargs.n
+            found, warnings = dependence_metrics(data_sources, sample_uids, reward_extra_infos_dict, rollouts)
+            metrics |= found
+            for warning in warnings:
+                logger.warning("step %d: %s", self.global_steps, warning)
+        return metrics
+
+    def _write_evaluation(self, dump: Path) -> None:
+        summary = evaluate_dump(dump, settings_of(self.config, self.global_steps))
+        print(beside_the_paper([("this run", summary)]).to_markdown())
+        print(f"evaluation written: {dump.with_suffix('.evaluation.json')}, .md, .html")
 
     # ---- the paper's reward -------------------------------------------------------------------------------------
 
@@ -186,8 +256,12 @@ class CinemaTrainer(PPOTrainerSync):
     def _dump_generations(self, **dump: Any) -> None:
         """`trainer.rollout_data_dir` with how each rollout was scored, which verl writes for validations only.
 
-        The fields are those of `cinema_verl.reward.compute_score`, and those added above; null on verl's padding.
+        The fields are those of `cinema_verl.reward.compute_score`, and those added above; null on verl's padding. A
+        validation's dump has the rollouts that failed besides.
         """
+        if dump["dump_path"] == self.config.trainer.validation_data_dir and self._by_name:
+            n = self.config.actor_rollout_ref.rollout.val_kwargs.n
+            return super()._dump_generations(**with_failures(dump, self.val_dataset.rows(), n))
         scored = [self._scored.get(key, {}) for key in dump["reward_extra_infos_dict"]["uid"]]
         names = dict.fromkeys(name for one in scored for name in one)
         columns = {name: [one.get(name) for one in scored] for name in names}

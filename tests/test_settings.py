@@ -18,6 +18,7 @@ CONFIG = OmegaConf.create(
             "poll_interval": 2.0,
             "image_conditions": ["shuffled", "blank"],
             "image_sample": 64,
+            "other_sources": [],
         },
         "algorithm": {"adv_estimator": "cinema_dps", "filter_groups": {"enable": True, "metric": "acc"}},
         "actor_rollout_ref": {"rollout": {"n": 8}},
@@ -53,6 +54,7 @@ def test_the_section_becomes_a_schedule():
         ({"cinema__image_conditions": ["upside_down"]}, r"image_conditions must be a list of shuffled.*upside_down"),
         ({"cinema__image_conditions": "blank"}, r"image_conditions must be a list of shuffled"),
         ({"cinema__image_sample": 0}, r"cinema\.image_sample must be a number of questions or null, got 0"),
+        ({"cinema__other_sources": "mine"}, r"cinema\.other_sources must be a list of names, got 'mine'"),
         ({"cinema__coeficient": 0.1}, r"unknown keys in the cinema section: \['coeficient'\]; known: .*'coefficient'"),
         ({"actor_rollout_ref__rollout__n": 1}, r"actor_rollout_ref\.rollout\.n=1: .*must have at least 2"),
         (

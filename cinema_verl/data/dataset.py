@@ -25,6 +25,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from cinema_verl.data.check import DataError, Limits, Locate, check_rows, raise_for
 from cinema_verl.data.tokens import PromptCounter
+from cinema_verl.prompts import asked_in_mode
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +46,12 @@ class CinemaDataset(RLHFDataset):
     Options beside verl's, all under ``data``:
         cinema_checks: ``full``, ``header`` (default) or ``off``; see the module.
         cinema_image_root: directory that all images must lie in; null (default) for anywhere.
+        cinema_prompt_mode: one of `cinema_verl.prompts.MODES`, whose system prompt takes the place of the files';
+            null (default) for the prompts as the files have them. The rows are checked as they will be asked.
 
     Raises:
         DataError: Rows that cannot be trained on, or ``filter_overlong_prompts`` is on.
-        ValueError: An unknown value of ``cinema_checks``.
+        ValueError: An unknown value of ``cinema_checks`` or ``cinema_prompt_mode``.
         TypeError: The processor is not one of the Qwen-VL family.
     """
 
@@ -73,6 +76,17 @@ class CinemaDataset(RLHFDataset):
         if checks != "off":
             self._check(decode=checks == "full")
 
+    def _read_files_and_tokenize(self) -> None:
+        super()._read_files_and_tokenize()
+        mode = self.config.get("cinema_prompt_mode")
+        if mode is not None:
+            self.dataframe = self.dataframe.map(
+                lambda prompt: {self.prompt_key: asked_in_mode(prompt, mode)},
+                input_columns=[self.prompt_key],
+                keep_in_memory=True,  # a cache on disk would outlive the text of the template
+                desc=f"asking in the mode {mode}",
+            )
+
     def _check(self, *, decode: bool) -> None:
         started = time.monotonic()
         if self.processor is None:
@@ -81,7 +95,7 @@ class CinemaDataset(RLHFDataset):
                 "images. Use a vision-language model, and see that transformers.AutoProcessor loads it"
             )
         problems = check_rows(
-            self._rows(),
+            self.rows(),
             locate=self._locate(),
             counter=PromptCounter(self.processor, self.apply_chat_template_kwargs, self.mm_processor_kwargs),
             limits=Limits(tokens=self.max_prompt_length, root=self.config.get("cinema_image_root")),
@@ -91,8 +105,8 @@ class CinemaDataset(RLHFDataset):
         raise_for(problems)
         logger.info("checked %d rows in %.1f s", len(self), time.monotonic() - started)
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        """The rows as the file has them: through Arrow, so that no feature type decodes its images."""
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows as the files have them: through Arrow, so that no feature type decodes its images."""
         for table in self.dataframe.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
             yield from table.to_pylist()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cinema_verl.evaluate.files import dump_of, evaluate_dump
 from cinema_verl.evaluate.records import by_question, read_rollouts
-from cinema_verl.evaluate.statistics import mean
+from cinema_verl.evaluate.statistics import difference
 from cinema_verl.evaluate.summary import share
 from cinema_verl.evaluate.tables import Table, beside_the_paper, to_markdown
 
@@ -67,7 +67,7 @@ def differences(names: Sequence[str], dumps: Sequence[Path]) -> Table:
                 share({q: side[q] for q in asked}, lambda r: r.acc, max(map(len, side.values())))
                 for side in (runs[0], run)
             ]
-            gained = mean([b - a for a, b in zip(*values, strict=True)])
+            gained = difference([b - a for a, b in zip(*values, strict=True)])
             rows.append((name, benchmark, str(len(asked)), str(gained)))
     return Table(
         f"Accuracy less that of {names[0]}",

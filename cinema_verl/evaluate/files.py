@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cinema_verl import __version__
 from cinema_verl.evaluate.records import read_rollouts
 from cinema_verl.evaluate.summary import summarise
 from cinema_verl.evaluate.tables import to_html, to_markdown
@@ -27,22 +28,46 @@ def dump_of(path: Path) -> Path:
     raise FileNotFoundError(f"{path} is no validation dump and holds none (trainer.validation_data_dir/<step>.jsonl)")
 
 
-def evaluate_dump(
-    dump: Path, rollouts_per_question: int | None = None, settings: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def settings_of(config: Any, step: int) -> dict[str, Any]:
+    """What of verl's config an evaluation's numbers depend on, to stand in its JSON.
+
+    Args:
+        config: the whole config of the run, composed.
+        step: training steps that the weights have seen since ``model``.
+    """
+    rollout, data = config.actor_rollout_ref.rollout, config.data
+    files = [data.val_files] if isinstance(data.val_files, str) else list(data.val_files)
+    return {
+        "model": config.actor_rollout_ref.model.path,
+        "checkpoint": config.trainer.resume_from_path if config.trainer.resume_mode == "resume_path" else None,
+        "step": step,
+        "prompt_mode": data.get("cinema_prompt_mode"),
+        "engine": rollout.name,
+        "temperature": float(rollout.val_kwargs.temperature),
+        "top_p": float(rollout.val_kwargs.top_p),
+        "top_k": int(rollout.val_kwargs.top_k),
+        "seed": rollout.get("seed"),
+        "max_prompt_length": data.max_prompt_length,
+        "max_response_length": data.max_response_length,
+        "files": files,
+        "image_sample": config.cinema.image_sample,
+        "cinema_verl": __version__,
+    }
+
+
+def evaluate_dump(dump: Path, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Sum a dump up and write the three files.
 
     Args:
-        rollouts_per_question, settings: See `summarise`; None takes those of an evaluation that lies there already.
+        settings: See `summarise`; None takes those of an evaluation that lies there already.
 
     Raises:
         FileNotFoundError, ValueError: the dump is not there or not one; nothing was written.
     """
     target = dump.with_suffix(f"{_SUFFIX}.json")
-    if settings is None and rollouts_per_question is None and target.exists():
-        earlier = json.loads(target.read_text(encoding="utf-8"))
-        settings, rollouts_per_question = earlier["settings"], earlier["rollouts_per_question"]
-    summary = summarise(read_rollouts(dump), rollouts_per_question, settings)
+    if settings is None and target.exists():
+        settings = json.loads(target.read_text(encoding="utf-8"))["settings"]
+    summary = summarise(read_rollouts(dump), settings)
     name = str(summary["settings"].get("model") or dump)
     for suffix, text in (
         (".md", to_markdown(summary, name)),

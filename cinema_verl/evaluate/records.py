@@ -8,9 +8,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cinema_verl.evaluate.perturb import TRUE, split_source
+
+FAILED: Final = "failed"
+"""The ``stop_reason`` of a rollout that never ended (`cinema_verl.evaluate.questions.with_failures`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Means over questions with 95 % intervals, and pass@k: the statistics of an evaluation, in numpy.
 
 Questions are the sample, not rollouts: every function takes one number a question, for instance the share of its
-rollouts that are right. `benchmarks/intervals.py` checks by simulation how often the intervals hold the truth.
+rollouts that are right. How often the intervals hold the truth is tested by simulation (`tests/evaluate`): 93-97 % of
+the time from 100 questions on. With fewer they err to the wide side, unless nearly all questions are alike.
 """
 
 import math
@@ -52,9 +53,9 @@ def rate(values: Sequence[float], rollouts: int = 1) -> Estimate:
     """The mean of shares in [0, 1], with Wilson's interval for as many independent tries as the questions amount to.
 
     Several rollouts of one question are not independent, so the number of tries follows from how much the questions
-    differ: p (1 - p) over the variance of the mean. It is at most the number of rollouts, and the number of questions
-    where all are alike at 0 or 1. With one rollout a question this is Wilson's interval. Unlike a bootstrap or
-    t-interval it has a width at 0 and 1, and stays inside. Our choice, by simulation.
+    differ: p (1 - p) over the variance of the mean, and at most the number of rollouts. The variance counts one more
+    question that is all right or all wrong: few questions, alike by chance, would look like many tries otherwise.
+    Unlike a bootstrap or t-interval this one has a width at 0 and 1, and stays inside. Our choice, by simulation.
 
     Args:
         values: (Q,) one share a question.
@@ -68,11 +69,8 @@ def rate(values: Sequence[float], rollouts: int = 1) -> Estimate:
         raise ValueError(f"a share lies outside [0, 1]: {sample.min()}, {sample.max()}")
     size, p = len(sample), float(sample.mean())
     spread = p * (1 - p)
-    if spread <= 0:
-        tries = float(size)
-    else:
-        variance = float(sample.var(ddof=1)) / size if size > 1 else spread
-        tries = min(spread / variance, size * rollouts) if variance > 0 else float(size * rollouts)
+    variance = (float(np.square(sample - p).sum()) + spread) / size**2
+    tries = min(spread / variance, size * rollouts) if spread > 0 else float(size)
     t = student_t(size - 1)
     scale = 1 + t**2 / tries
     center = (p + t**2 / (2 * tries)) / scale
@@ -80,8 +78,27 @@ def rate(values: Sequence[float], rollouts: int = 1) -> Estimate:
     return Estimate(p, max(0.0, center - half), min(1.0, center + half))
 
 
+def difference(values: Sequence[float]) -> Estimate:
+    """The mean of differences of two shares, paired by question, with a t-interval that knows that they are in [-1, 1].
+
+    Two questions are added for the interval, as Agresti and Min (2005) do for matched pairs: half a gain, half a loss
+    and one without a difference. Differences that are all the same have an interval with a width, then.
+
+    Raises:
+        ValueError: there are no questions, or a value outside [-1, 1].
+    """
+    sample = _sample(values)
+    if np.abs(sample).max() > 1:
+        raise ValueError(f"a difference of shares lies outside [-1, 1]: {sample.min()}, {sample.max()}")
+    size = len(sample) + 2
+    center = float(sample.sum()) / size
+    variance = (float(np.square(sample).sum()) + 1) / size - center**2
+    half = student_t(len(sample) - 1) * math.sqrt(variance / size)
+    return Estimate(float(sample.mean()), max(-1.0, center - half), min(1.0, center + half))
+
+
 def mean(values: Sequence[float]) -> Estimate:
-    """The mean of any numbers, differences for instance, with Student's t-interval.
+    """The mean of any numbers with Student's t-interval.
 
     Raises:
         ValueError: there are no questions.

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cinema_verl.evaluate.perturb import BLANK, CONDITIONS, SHUFFLED, TRUE
-from cinema_verl.evaluate.records import Rollout, by_question
-from cinema_verl.evaluate.statistics import Estimate, mean, pass_at_k, rate
+from cinema_verl.evaluate.records import FAILED, Rollout, by_question, rollout_of
+from cinema_verl.evaluate.statistics import Estimate, difference, pass_at_k, rate
 
 SCHEMA: Final = "cinema-verl/evaluation"
 VERSION: Final = 1  # raised with every change that a reader of the JSON would notice
@@ -21,18 +21,15 @@ _PATTERNS: Final = 20  # our choice: patterns listed one by one; the rest are co
 Groups = Mapping[str, Sequence[Rollout]]
 
 
-def summarise(
-    rollouts: Sequence[Rollout], rollouts_per_question: int | None = None, settings: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def summarise(rollouts: Sequence[Rollout], settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The whole evaluation.
 
     Args:
-        rollouts: Of one validation, under every image condition that was asked.
-        rollouts_per_question: How many were asked for; None takes the most that any question has. Rollouts that
-            failed are not in a dump: they are counted as wrong, as verl does.
+        rollouts: Of one validation, under every image condition that was asked. A question with fewer rollouts than
+            another has lost the others: they count as wrong, as verl counts them.
         settings: What the run was: model, prompt mode, sampling. Kept as it is.
     """
-    expected = rollouts_per_question or max(Counter((r.question, r.condition) for r in rollouts).values())
+    expected = max(Counter((r.question, r.condition) for r in rollouts).values())
     by_benchmark: defaultdict[str, list[Rollout]] = defaultdict(list)
     for rollout in rollouts:
         by_benchmark[rollout.benchmark].append(rollout)
@@ -43,7 +40,7 @@ def summarise(
         "settings": dict(settings or {}),
         "rollouts_per_question": expected,
         "questions": {condition: questions[condition] for condition in (TRUE, *CONDITIONS) if questions[condition]},
-        "failed_rollouts": sum(questions.values()) * expected - len(rollouts),
+        "failed_rollouts": sum(questions.values()) * expected - sum(r.stop_reason != FAILED for r in rollouts),
         "benchmarks": {name: _benchmark(part, expected) for name, part in sorted(by_benchmark.items())},
     }
 
@@ -72,7 +69,8 @@ def _figures(groups: Groups, expected: int) -> dict[str, Any]:
     if not groups:
         return {"questions": 0}
     answers = [r for group in groups.values() for r in group]
-    tokens = [r.tokens for r in answers]
+    ended = [r for r in answers if r.stop_reason != FAILED]
+    tokens = [r.tokens for r in ended]
     return {
         "questions": len(groups),
         "accuracy": rate(share(groups, lambda r: r.acc, expected), expected).to_json(),
@@ -80,8 +78,8 @@ def _figures(groups: Groups, expected: int) -> dict[str, Any]:
         "pass_at_k": {str(k): found and found.to_json() for k, found in passes(groups, expected).items()},
         "abstained": _mean([r.abstained for r in answers]),
         "timed_out": _mean([r.timed_out for r in answers]),
-        "response_tokens": None if None in tokens else _mean([float(t) for t in tokens if t is not None]),
-        "response_characters": _mean([float(r.characters) for r in answers]),
+        "response_tokens": None if None in tokens or not ended else _mean([float(t) for t in tokens if t is not None]),
+        "response_characters": _mean([float(r.characters) for r in ended]) if ended else None,
     }
 
 
@@ -158,8 +156,50 @@ def image_dependence(rollouts: Sequence[Rollout], condition: str, expected: int)
         return None
     here = share({question: true[question] for question in both}, lambda r: r.acc, expected)
     there = share({question: under[question] for question in both}, lambda r: r.acc, expected)
-    drop = mean([a - b for a, b in zip(here, there, strict=True)])
+    drop = difference([a - b for a, b in zip(here, there, strict=True)])
     return Dependence(condition, rate(here, expected), rate(there, expected), drop, len(both))
+
+
+def dependence_metrics(
+    sources: Sequence[str], uids: Sequence[str], infos: Mapping[str, Sequence[Any]], expected: int
+) -> tuple[dict[str, float], list[str]]:
+    """`cinema/image_dependence…` of a validation, and what there is to warn of.
+
+    Args:
+        sources, uids: (B,) ``data_source`` and verl's group id of each rollout.
+        infos: what the reward function returned, a column of (B,) each.
+        expected: rollouts a question.
+
+    Returns:
+        For each condition ``/CONDITION/accuracy``, ``true``, ``drop``, ``drop_low`` and ``drop_high`` (95 %), over the
+        questions that were asked both ways. ``cinema/image_dependence`` is the mean drop of the conditions under which
+        whoever looks must lose: shuffled and blank.
+    """
+    rows = [{name: column[i] for name, column in infos.items()} for i in range(len(sources))]
+    rollouts = [
+        rollout_of({**row, "data_source": source, "uid": f"{uid}_0_0"})
+        for row, source, uid in zip(rows, sources, uids, strict=True)
+        if row.get("acc") is not None
+    ]
+    name = "cinema/image_dependence"
+    metrics, drops, warnings = {}, [], []
+    for condition in CONDITIONS:
+        if (found := image_dependence(rollouts, condition, expected)) is None:
+            continue
+        metrics |= {
+            f"{name}/{condition}/accuracy": found.under.mean,
+            f"{name}/{condition}/true": found.true.mean,
+            f"{name}/{condition}/drop": found.drop.mean,
+            f"{name}/{condition}/drop_low": found.drop.low,
+            f"{name}/{condition}/drop_high": found.drop.high,
+        }
+        if condition in (SHUFFLED, BLANK):
+            drops.append(found.drop.mean)
+        if found.warning:
+            warnings.append(found.warning)
+    if drops:
+        metrics[name] = _mean(drops)
+    return metrics, warnings
 
 
 def _counts(values: Iterable[str]) -> dict[str, int]:

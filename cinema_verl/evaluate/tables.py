@@ -51,7 +51,7 @@ def tables(summary: Summary, name: str = "this run") -> list[Table]:
 
 
 def beside_the_paper(runs: Sequence[tuple[str, Summary]]) -> Table:
-    """Accuracy of one or several runs under the paper's rows; the benchmarks that it has not come behind its columns."""
+    """Accuracy of one or several runs under the paper's rows; other benchmarks come behind its columns."""
     benchmarks = dict.fromkeys(benchmark for _, summary in runs for benchmark in summary["benchmarks"])
     ours = {benchmark: column_of(benchmark) or benchmark for benchmark in benchmarks}
     columns = [column for column in COLUMNS if column in ours.values()]

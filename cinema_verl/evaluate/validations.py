@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cinema_verl.diversity import pattern_statistics
 from cinema_verl.evaluate.records import by_question, read_rollouts
-from cinema_verl.evaluate.statistics import Estimate, mean, rate
+from cinema_verl.evaluate.statistics import Estimate, difference, mean, rate
 from cinema_verl.evaluate.summary import share
 
 
@@ -69,4 +69,4 @@ def change(before: Validation, after: Validation) -> Estimate:
     """
     if before.questions != after.questions:
         raise ValueError(f"{len(before.acc)} questions before and {len(after.acc)} after: not the same data")
-    return mean([b - a for a, b in zip(before.acc, after.acc, strict=True)])
+    return difference([b - a for a, b in zip(before.acc, after.acc, strict=True)])
