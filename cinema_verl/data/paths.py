@@ -126,9 +126,15 @@ class Downloads:
         with open(path.with_name(f"{name}.lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be fetching it
             if not path.exists():
-                self._fetch(url, partial)
-                os.replace(partial, path)
-                _etag(partial).unlink(missing_ok=True)
+                try:
+                    self._fetch(url, partial)
+                    os.replace(partial, path)
+                except Rejected:
+                    partial.unlink(missing_ok=True)
+                    raise
+                finally:
+                    if not partial.exists():
+                        _etag(partial).unlink(missing_ok=True)
         return path
 
     def _fetch(self, url: str, partial: Path) -> None:
