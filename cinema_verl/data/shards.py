@@ -107,7 +107,7 @@ def _try(shard: Path, span: Span) -> Iterator[IO[bytes]]:
     if partial is None:
         rows = sorted({span.first + name.read_bytes().count(b"\n") for name in names})
         raise SourceError(
-            f"{_TRIES} workers died over {span.file}, at row {' or '.join(map(str, rows))} (the first is 0). Either memory "
+            f"{_TRIES} workers died over {span.file}, at row {' or '.join(map(str, rows))} (from 0). Either memory "
             "ran out: take fewer --workers; or a file that the row names crashes its decoder: mend or remove it"
         )
     try:
