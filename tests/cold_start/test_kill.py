@@ -1,0 +1,80 @@
+"""kill -9 at random moments: what comes out is what an undisturbed run makes, and no finished call is made twice."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cinema_verl.cold_start.browser import PAGE
+from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, SUMMARY
+
+# Imports once, then forks a child for each run: what is killed is a process that works, not one that starts.
+NURSERY = """
+import importlib.util, os, sys
+import openai, pandas
+spec = importlib.util.spec_from_file_location("scripted", sys.argv[1])
+scripted = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(scripted)
+scripted.pipeline.Encoder = lambda name: scripted.encode
+openai.AsyncOpenAI(api_key="none")
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os._exit(scripted.cli.main(sys.argv[2:]))
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    return {name: (output / name).read_bytes() for name in (SFT, RL_POOL, PROVENANCE, LEFT, SUMMARY, PAGE)}
+
+
+def ledger(output: Path) -> tuple[Counter[str], Counter[str]]:
+    """(finished calls, requests whose fate nobody knows) by their keys."""
+    with sqlite3.connect(output / "work" / "0-of-1" / "ledger.sqlite") as db:
+        return tuple(
+            Counter(dict(db.execute(f"SELECT key, count(*) FROM {table} GROUP BY key")))
+            for table in ("replies", "requests")
+        )
+
+
+@pytest.mark.parametrize(("kills", "questions"), [(3, 40), pytest.param(50, 300, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(endpoints, tmp_path, kills, questions):
+    quiet = endpoints(questions, latency=0.01)
+    assert quiet.run() == 0
+    run = endpoints(quiet.questions, latency=0.01)
+    output, rng = tmp_path / "killed", random.Random(kills)
+    # By progress, so that a fast machine and a slow one see the same number of kills at work.
+    moments = sorted(rng.uniform(0, 0.95 * quiet.paid[0]) for _ in range(kills))
+    nursery = subprocess.Popen(
+        [sys.executable, "-c", NURSERY, str(Path(__file__).with_name("conftest.py")), *run.arguments(output=output)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    with nursery:
+        for moment in moments:
+            print("go", file=nursery.stdin, flush=True)
+            child = int(nursery.stdout.readline())
+            while run.paid[1] < moment:
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, 0.05))
+            os.kill(child, signal.SIGKILL)
+            assert nursery.stdout.readline().strip() == "-9"  # killed at work, not come to its end
+    assert run.run(output=output) == 0
+    assert contents(output) == contents(quiet.output)
+    finished, unknown = ledger(output)
+    paid, requests = run.student.paid + run.teacher.paid, run.student.requests + run.teacher.requests
+    once = Counter(dict.fromkeys(finished, 1))
+    assert finished == once
+    assert set(finished) == set(paid) == set(quiet.student.paid + quiet.teacher.paid)
+    # A call was asked again only if it was on its way when the process died, and then the ledger says so.
+    assert requests - once <= unknown
+    assert unknown.total() <= 32 * kills  # no more than can be on their way at a time
