@@ -377,7 +377,7 @@ def judge(plan: Plan, config: Any, found: Survey) -> list[Finding]:
             )
     broken = sum(file.wrong for file in found.files)
     if broken:
-        advice = "see the rows below; the run refuses all of them at once (data.cinema_checks)"
+        advice = "see the rows named above; the run refuses all of them at once (data.cinema_checks)"
         findings.append(Finding("rows", "checks", False, f"{broken:,} rows that the run cannot train on", advice))
     elif found.files:
         findings.append(Finding("rows", "checks", True, "no row that the run could not train on"))
@@ -450,11 +450,11 @@ def summarise(
     return {
         "program": plan.program,
         "model": plan.model,
-        "tokens": "counted" if counting.counter else "estimated: images as Qwen2.5-VL cuts them, text not counted",
+        "text_counted": counting.counter is not None,
         "limits": {plan.form.limit: plan.limits.tokens, "limit_images": plan.limit_images},
         "ok": not any(finding.ok is False for finding in findings),
         "findings": [asdict(finding) for finding in findings],
-        "files": [_file_summary(plan, file) for file in found.files],
+        "files": [_file_summary(plan, file, text_counted=counting.counter is not None) for file in found.files],
         "shares": {column: dict(counts.most_common()) for column, counts in found.shares.items()},
         "problems": {
             code: {"count": found.counts[code], "first": [asdict(problem) for problem in found.examples[code]]}
@@ -465,8 +465,9 @@ def summarise(
     }
 
 
-def _file_summary(plan: Plan, file: FileSurvey) -> dict[str, Any]:
+def _file_summary(plan: Plan, file: FileSurvey, *, text_counted: bool) -> dict[str, Any]:
     columns = {"images": file.images, "text_tokens": file.text, "vision_tokens": file.vision, "tokens": file.total}
+    shown = [name for name in columns if text_counted or name in ("images", "vision_tokens")]
     over = {"tokens": plan.limits.tokens, "images": plan.limit_images}
     return {
         "split": file.split,
@@ -474,7 +475,7 @@ def _file_summary(plan: Plan, file: FileSurvey) -> dict[str, Any]:
         "rows": file.rows,
         "looked_at": file.seen,
         "with_problems": file.wrong,
-        **{name: _percentiles(values) for name, values in columns.items()},
+        **{name: _percentiles(values) if name in shown else None for name, values in columns.items()},
         "over_limit": {
             name: 0 if limit is None else int((np.asarray(columns[name]) > limit).sum()) for name, limit in over.items()
         },
@@ -490,12 +491,16 @@ def _percentiles(values: Any) -> dict[str, int]:
 def text_report(summary: Mapping[str, Any]) -> str:
     """The report as lines to read."""
     lines = [f"{summary['program']}, {summary['model']}"]
+    if not summary["text_counted"]:
+        lines.append(
+            "Image tokens are ESTIMATES and text is NOT counted: the model is not on this machine (see below)."
+        )
     for file in summary["files"]:
         looked = "" if file["looked_at"] == file["rows"] else f", {file['looked_at']:,} looked at"
         lines.append(f"\n{file['split']}: {file['path']}, {file['rows']:,} rows{looked}")
-        lines.append(f"  {'':<15}" + "".join(f"{name:>9}" for name in file["tokens"]))
+        lines.append(f"  {'':<15}" + "".join(f"{name:>9}" for name in file["images"]))
         for name in ("images", "text_tokens", "vision_tokens", "tokens"):
-            cells = "".join(f"{value:>9,}" for value in file[name].values())
+            cells = "".join(f"{value:>9,}" for value in file[name].values()) if file[name] else "  not counted"
             lines.append(f"  {name.replace('_', ' '):<15}{cells}")
         for (limit, value), over in zip(summary["limits"].items(), file["over_limit"].values(), strict=True):
             if value is not None:
