@@ -27,7 +27,7 @@ from cinema_verl.dynamic_sampling import BoundedReplayBuffer
 from cinema_verl.evaluate.files import evaluate_dump, settings_of
 from cinema_verl.evaluate.perturb import TRUE, split_source
 from cinema_verl.evaluate.questions import ask_again, check_files, check_questions, with_failures
-from cinema_verl.evaluate.summary import dependence_metrics
+from cinema_verl.evaluate.summary import dependence_metrics, mean_metrics
 from cinema_verl.evaluate.tables import beside_the_paper
 from cinema_verl.meta_action import pattern_in_mode
 from cinema_verl.metrics import AppendingFileLogger, batch_metrics
@@ -171,26 +171,33 @@ class CinemaTrainer(PPOTrainerSync):
         self,
         data_sources: list[str],
         sample_uids: list[str],
-        reward_extra_infos_dict: dict,
-        sample_turns: list,
-        **kwargs: Any,
+        reward_extra_infos_dict: dict[str, list[Any]],
+        sample_turns: list[int],
+        expected_acc_counts: dict[tuple[str, str], int] | None = None,
     ) -> dict[str, float]:
-        """verl's metrics of the questions as they are, and what those over other images say beside them."""
+        """verl's metrics of the questions as they are, and what those over other images say beside them.
+
+        An evaluation takes the plain means: verl draws 1,000 samples for each question, metric and power of two below
+        the number of rollouts, which takes hours for what the evaluation's files have exactly.
+        """
         true = [i for i, source in enumerate(data_sources) if split_source(source)[1] == TRUE]
 
-        def of_true(column: list) -> list:
+        def of_true(column: list[Any]) -> list[Any]:
             return [column[i] for i in true]
 
         super()._maybe_log_val_generations(**{name: of_true(column) for name, column in self._samples.items()})
-        counts = kwargs.pop("expected_acc_counts", None) or {}
-        metrics: dict[str, float] = super()._val_metrics_update(
-            of_true(data_sources),
-            of_true(sample_uids),
-            {name: of_true(column) for name, column in reward_extra_infos_dict.items()},
-            of_true(sample_turns),
-            expected_acc_counts={key: n for key, n in counts.items() if split_source(key[0])[1] == TRUE},
-            **kwargs,
-        )
+        counts = expected_acc_counts or {}
+        metrics: dict[str, float]
+        if self.config.trainer.val_only:
+            metrics = mean_metrics(data_sources, reward_extra_infos_dict, counts)
+        else:
+            metrics = super()._val_metrics_update(
+                of_true(data_sources),
+                of_true(sample_uids),
+                {name: of_true(column) for name, column in reward_extra_infos_dict.items()},
+                of_true(sample_turns),
+                expected_acc_counts={key: n for key, n in counts.items() if split_source(key[0])[1] == TRUE},
+            )
         if self.settings.image_conditions:
             rollouts = self.config.actor_rollout_ref.rollout.val_kwargs.n
             found, warnings = dependence_metrics(data_sources, sample_uids, reward_extra_infos_dict, rollouts)

@@ -160,6 +160,31 @@ def image_dependence(rollouts: Sequence[Rollout], condition: str, expected: int)
     return Dependence(condition, rate(here, expected), rate(there, expected), drop, len(both))
 
 
+def mean_metrics(
+    sources: Sequence[str], infos: Mapping[str, Sequence[Any]], asked: Mapping[tuple[str, str], int]
+) -> dict[str, float]:
+    """Accuracy and format rate of each ``data_source`` under verl's own names, ``val-core/SOURCE/acc/mean@N``.
+
+    Args:
+        sources, infos: See `dependence_metrics`; both may be empty.
+        asked: (``data_source``, verl's group id) -> rollouts asked for. Those that are missing failed, and count as 0.
+    """
+    total: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+    for (source, _), rollouts in asked.items():
+        total[source] += rollouts
+        most[source] = max(most[source], rollouts)
+    metrics = {}
+    for name in ("acc", "format"):
+        found: defaultdict[str, float] = defaultdict(float)
+        for source, value in zip(sources, infos.get(name, ()), strict=True):
+            found[source] += value or 0.0
+        metrics |= {
+            f"val-core/{source}/{name}/mean@{most[source]}": found[source] / count for source, count in total.items()
+        }
+    return metrics
+
+
 def dependence_metrics(
     sources: Sequence[str], uids: Sequence[str], infos: Mapping[str, Sequence[Any]], expected: int
 ) -> tuple[dict[str, float], list[str]]:

@@ -1,8 +1,9 @@
 """An evaluation for people: the same tables as Markdown and as a self-contained page."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from cinema_verl.evaluate.paper import COLUMNS, ROWS, column_of
 from cinema_verl.pages import render
@@ -19,16 +20,33 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
 
+    def numeric(self, column: int) -> bool:
+        """Whether a column holds numbers, which are aligned to the right."""
+        return column > 0 and all(row[column][:1] in "–-0123456789" for row in self.rows)
+
+    @staticmethod
+    def interval(cell: str) -> tuple[float, float, float] | None:
+        """Mean, low and high of a cell that `estimate` has made, to be drawn from 0 to 100; None for any other."""
+        found = _ESTIMATE.fullmatch(cell)
+        if found is None:
+            return None
+        mean, low, high = (min(100.0, max(0.0, float(number))) for number in found.groups())
+        return mean, low, high
+
     def to_markdown(self) -> str:
         """With the text of cells escaped: names of tasks and patterns come from data."""
-        rows = [self.header, ("---",) + ("---:",) * (len(self.header) - 1), *self.rows]
+        alignment = ("---:" if self.numeric(column) else "---" for column in range(len(self.header)))
+        rows = [self.header, tuple(alignment), *self.rows]
         lines = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in rows]
         return "\n\n".join(part for part in (f"## {self.title}", "\n".join(lines), self.note) if part) + "\n"
 
 
+_ESTIMATE: Final = re.compile(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]")
+
+
 def _escaped(text: str) -> str:
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("\n", " ")):
-        text = text.replace(character, entity)
+    for found, entity in (("&", "&amp;"), ("<", "&lt;"), ("|", "&#124;"), ("](", "]&#40;"), ("\n", " ")):
+        text = text.replace(found, entity)
     return text
 
 
@@ -77,10 +95,8 @@ def overview(summary: Summary) -> Table:
     """One row a benchmark."""
     header = ("benchmark", *_FIGURES)
     rows = tuple((name, *_row(part)) for name, part in summary["benchmarks"].items())
-    failed = summary["failed_rollouts"]
-    note = f"{summary['rollouts_per_question']} rollout(s) a question."
-    if failed:
-        note += f" {failed} rollouts failed and are not in the dump: they count as wrong."
+    rollouts = summary["rollouts_per_question"]
+    note = f"{rollouts} rollout{'s' * (rollouts > 1)} a question."
     if summary["settings"].get("prompt_mode") == "direct":
         note += " The prompt asks for the answer alone, which the format rule never accepts: read accuracy only."
     return Table("By benchmark", header, rows, note)
@@ -100,7 +116,7 @@ def _row(part: Mapping[str, Any]) -> tuple[str, ...]:
         f"{part['abstained'] * 100:.1f}",
         f"{part['timed_out'] * 100:.1f}",
         "–" if tokens is None else f"{tokens:.0f}",
-        f"{part['response_characters']:.0f}",
+        "–" if part["response_characters"] is None else f"{part['response_characters']:.0f}",
     )
 
 
@@ -128,16 +144,31 @@ def _pass_at_k(summary: Summary) -> Table:
 
 
 def _image_dependence(summary: Summary) -> Table:
-    rows, warnings = [], []
-    for benchmark, part in summary["benchmarks"].items():
-        for condition, found in part["image_dependence"].items():
-            cells = [estimate(found[name]) for name in ("true", "accuracy", "drop")]
-            rows.append((benchmark, condition, str(found["questions"]), *cells))
-            if found["warning"]:
-                warnings.append(f"**{benchmark}**: {found['warning']}.")
-    header = ("benchmark", "images", "questions", "accuracy, true images %", "accuracy under it %", "drop")
-    note = "Questions asked both ways, paired. " + " ".join(warnings)
-    return Table("Does it look at the images?", header, tuple(rows), note.strip())
+    rows = tuple(
+        (
+            benchmark,
+            condition,
+            str(found["questions"]),
+            *(estimate(found[name]) for name in ("true", "accuracy", "drop")),
+        )
+        for benchmark, part in summary["benchmarks"].items()
+        for condition, found in part["image_dependence"].items()
+    )
+    header = ("benchmark", "images", "questions", "accuracy, true images %", "accuracy, these images %", "drop")
+    return Table("Does it look at the images?", header, rows, "Questions asked both ways, paired.")
+
+
+def warnings_of(summary: Summary) -> list[str]:
+    """What a reader must know before the numbers: failed rollouts, and policies that may not look at the images."""
+    warnings = [
+        f"{benchmark}: {found['warning']}."
+        for benchmark, part in summary["benchmarks"].items()
+        for found in part["image_dependence"].values()
+        if found["warning"]
+    ]
+    if failed := summary["failed_rollouts"]:
+        warnings.insert(0, f"{failed} rollouts failed; they count as wrong.")
+    return warnings
 
 
 def _patterns(summary: Summary) -> Table:
@@ -150,10 +181,19 @@ def _patterns(summary: Summary) -> Table:
 
 
 def to_markdown(summary: Summary, name: str = "this run") -> str:
-    """The tables of `tables`, one below the other."""
-    return "\n".join(["# Evaluation\n", *(table.to_markdown() for table in tables(summary, name))])
+    """The warnings, then the tables of `tables`, one below the other."""
+    warnings = [f"> **{_escaped(warning)}**\n" for warning in warnings_of(summary)]
+    return "\n".join(["# Evaluation\n", *warnings, *(table.to_markdown() for table in tables(summary, name))])
 
 
 def to_html(summary: Summary, name: str = "this run") -> str:
     """The same as a page that works offline; everything in it is escaped."""
-    return render("evaluation.html", title="Evaluation", settings=summary["settings"], tables=tables(summary, name))
+    settings = [(key, value) for key, value in summary["settings"].items() if value is not None]
+    return render(
+        "evaluation.html",
+        title="Evaluation",
+        name=name,
+        settings=[(k, ", ".join(map(str, v)) if isinstance(v, list) else v) for k, v in settings],
+        warnings=warnings_of(summary),
+        tables=tables(summary, name),
+    )
