@@ -13,9 +13,10 @@ import logging
 import os
 import random
 import secrets
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -43,6 +44,8 @@ CONNECT: Final = 10.0
 """Seconds to connect. Our choice: three tries of TCP (at 0, 1 and 3 s) and time for TLS."""
 KEEPALIVE: Final = 4.0
 """Seconds that an idle connection is kept: less than uvicorn's (and vLLM's) 5, or requests would meet its closing."""
+CHECKS: Final = 4
+"""Times that the list of models is asked for. Our choice: some seconds, for a server that is just starting."""
 GIVE_UP: Final = 16
 """Calls in a row without an answer, after which the endpoint is gone. Our choice: each has had all its retries."""
 TURNED_DOWN: Final = 256
@@ -52,18 +55,13 @@ SETTLING: Final = 0.05
 """Seconds between looks at whether calls in flight have left room under the budget. Our choice: less than they take."""
 DIGEST: Final = 64
 """Length of a SHA-256 in hex."""
-UNSENT: Final = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-)
+UNSENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 """What fails before a request leaves."""
 Answer = tuple[int, Mapping[str, str], bytes]
+"""Status, headers, body."""
 HEADERS: Final = frozenset(
-    ("accept", "accept-encoding", "authorization", "connection", "content-length", "content-type", "host")
-) | {"idempotency-key", "user-agent"}
+    (b"accept", b"accept-encoding", b"authorization", b"connection", b"content-length", b"content-type", b"host")
+) | {b"idempotency-key", b"user-agent"}
 """What is sent. The openai package would add headers from its environment variables (organization, custom ones), for
 whatever endpoint."""
 
@@ -122,13 +120,16 @@ class Endpoint:
     max_image_bytes: int = 20 << 20
     max_request_bytes: int = 50 << 20
     max_tokens_field: str = "max_tokens"
-    proxy: str = ""
+    proxy: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
+        if set(self.base_url) & set("@?#"):  # not repeated: this is where people put keys
+            raise ValueError(
+                f"the base URL for model {self.model!r} holds credentials, a query or a fragment; give it without, and "
+                "the key by an environment variable"
+            )
         parts = urlsplit(self.base_url)
-        if parts.username is not None or parts.password is not None:
-            raise ValueError(f"the URL of {parts.hostname} holds credentials; give the key by an environment variable")
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"not the base URL of an endpoint: {self.base_url!r}; one is https://api.openai.com/v1")
         if self.vision not in VISION:
             raise ValueError(f"unknown rule for image tokens {self.vision!r}; known: {', '.join(VISION)}")
@@ -145,7 +146,7 @@ class Client:
 
     Args:
         budget: The most that the ledger may come to, what is finished and what may have been paid; None for no limit.
-        sleep, rng: For tests.
+        clock, sleep, rng: For tests.
     """
 
     def __init__(
@@ -154,12 +155,13 @@ class Client:
         ledger: Ledger,
         budget: float | None = None,
         *,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
         self.endpoint, self.ledger, self.budget = endpoint, ledger, budget
         self._sleep, self._rng = sleep, rng or random.Random()
-        self._limiter = Limiter(endpoint.requests_per_minute, endpoint.tokens_per_minute)
+        self._limiter = Limiter(endpoint.requests_per_minute, endpoint.tokens_per_minute, clock, sleep)
         self._slots = asyncio.Semaphore(endpoint.concurrency)
         self._urls = DataURLs(ImageLimits(endpoint.max_image_pixels, endpoint.max_image_bytes))
         self._mark = secrets.token_hex(16)  # stands for an image in a text that cannot hold it
@@ -173,12 +175,10 @@ class Client:
         endpoint = self.endpoint
         self._key = _key(endpoint.api_key_env)
         self._http = httpx.AsyncClient(
+            transport=Lanes(endpoint.proxy),
             timeout=httpx.Timeout(endpoint.timeout, connect=min(CONNECT, endpoint.timeout)),
-            limits=httpx.Limits(max_connections=endpoint.concurrency + 1, keepalive_expiry=KEEPALIVE),
-            event_hooks={"request": [_only_ours]},
             follow_redirects=False,  # the key is for this address
             trust_env=False,
-            proxy=endpoint.proxy or None,
         )
         self._openai = openai.AsyncOpenAI(
             api_key=self._key or "none",  # the package insists on one
@@ -203,31 +203,20 @@ class Client:
         Raises:
             EndpointError: the key is refused, the model is not there, this is no OpenAI endpoint, or nobody answers.
         """
-        for attempt in range(self.endpoint.max_retries + 1):
+        found: list[str] | Again | Stop = Again("")
+        for attempt in range(CHECKS):
+            if isinstance(found, Again) and attempt:
+                await self._sleep(self._pause(found, attempt))
             answer = await self._request("/models")
-            trouble = answer if isinstance(answer, Again) else None
-            if isinstance(answer, tuple) and answer[0] >= 400 and answer[0] not in (404, 405):
-                read = outcomes.read(*answer, self._key)
-                if not isinstance(read, Again):
-                    raise self._error(read.why if isinstance(read, Stop) else read.text)
-                trouble = read
-            if trouble is None:
+            found = answer if isinstance(answer, Again) else outcomes.models(*answer, self._key)
+            if not isinstance(found, Again):
                 break
-            self._notice(trouble.why)
-            if attempt < self.endpoint.max_retries:
-                await self._sleep(self._pause(trouble, attempt))
-        if not isinstance(answer, tuple) or trouble:
-            raise self._error(f"nobody answers ({trouble and trouble.why}): is it up, and is this its address?")
-        try:
-            names = [str(model["id"]) for model in json.loads(answer[2])["data"]]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            raise self._error(
-                f"HTTP {answer[0]} and no list of models at {self.endpoint.base_url}/models: it is not an "
-                "OpenAI-compatible endpoint, or its base URL is another (most end in /v1)"
-            ) from None
-        if self.endpoint.model not in names:
-            shown = redact(", ".join(names[:10]), self._key)
-            raise self._error(f"there is no model {self.endpoint.model!r}; there are: {shown or 'none'}")
+        if isinstance(found, Again):
+            raise self._error(f"it does not answer ({found.why}): is it up, and is this its address?")
+        if isinstance(found, Stop):
+            raise self._error(found.why)
+        if self.endpoint.model not in found:
+            raise self._error(f"it has no model {self.endpoint.model!r}; it has: {', '.join(found[:10]) or 'none'}")
 
     def estimate(self, call: Call, images: Sequence[ImageRef] = (), completion_tokens: int | None = None) -> float:
         """What a call costs when the model writes so many tokens; without them, the most that it can cost."""
@@ -284,7 +273,7 @@ class Client:
 
     async def _attempts(self, call: Call, images: Sequence[ImageRef], body: bytes) -> Reply:
         """Send it until it is answered, or often enough."""
-        tokens = self._prompt_tokens(call, images)[0] + call.sampling["max_tokens"]
+        tokens = self._prompt_tokens(call, images)[1] + call.sampling["max_tokens"]
         most = self.estimate(call, images)
         why = ""
         for attempt in range(self.endpoint.max_retries + 1):
@@ -412,6 +401,7 @@ class Client:
                 asking = self._openai.post(path, cast_to=httpx.Response, content=body, options={"headers": headers})
             else:
                 asking = self._openai.get(path, cast_to=httpx.Response)
+            # Of httpx's time-outs, each is for one wait: a server that sends a byte a second would hold us for hours.
             response = await asyncio.wait_for(asking, self.endpoint.timeout)
         except openai.APIStatusError as error:
             response = error.response  # type: ignore[assignment]
@@ -424,9 +414,35 @@ class Client:
         return response.status_code, response.headers, response.content
 
 
-async def _only_ours(request: httpx.Request) -> None:
-    for name in set(request.headers) - HEADERS:
-        del request.headers[name]
+class Lanes(httpx.AsyncBaseTransport):
+    """As many connections as there are requests at a time, each with a pool of its own: httpcore's pool looks at all of
+    its connections several times for each request, which at 64 takes more time than the request itself."""
+
+    def __init__(self, proxy: str = "") -> None:
+        self._context = httpx.create_ssl_context(trust_env=False)
+        self._proxy = proxy or None
+        self._free: list[httpx.AsyncHTTPTransport] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        limits = httpx.Limits(max_connections=1, keepalive_expiry=KEEPALIVE)
+        lane = (
+            self._free.pop()  # the latest used: the others may close
+            if self._free
+            else httpx.AsyncHTTPTransport(verify=self._context, trust_env=False, limits=limits, proxy=self._proxy)
+        )
+        request.headers = httpx.Headers([pair for pair in request.headers.raw if pair[0].lower() in HEADERS])
+        try:
+            response = await lane.handle_async_request(request)
+            assert isinstance(response.stream, httpx.AsyncByteStream)
+            body = b"".join([chunk async for chunk in response.stream])
+            await response.aclose()
+        finally:
+            self._free.append(lane)
+        return httpx.Response(response.status_code, headers=response.headers, content=body)
+
+    async def aclose(self) -> None:
+        for lane in self._free:
+            await lane.aclose()
 
 
 def _key(variable: str) -> str:

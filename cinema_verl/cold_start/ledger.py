@@ -70,7 +70,7 @@ class Call:
             TypeError, ValueError: a value has no JSON form (NaN included).
         """
         record = [self.purpose, self.model, self.messages, self.sampling, self.draw]
-        text = json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(record, sort_keys=True, allow_nan=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

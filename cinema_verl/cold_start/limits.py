@@ -1,8 +1,7 @@
 """Requests and tokens a minute, never exceeded in any minute.
 
 What was sent is remembered for a minute with its size, so the bound holds for every window of that length and not on
-average only: the sum of what was sent within any 60 seconds, as corrected when the true size is known, is at most the
-limit.
+average only. Who does not know a size yet counts the most that it can be and corrects it when it is known.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class Window:
         return sent
 
     def correct(self, sent: Sent, amount: float) -> None:
-        """What was sent turned out to be `amount`."""
+        """What was sent turned out to be `amount`; if that is more than was counted, the limit may have been passed."""
         if self._sent and sent.at >= self._sent[0].at:  # it still counts
             self._sum += amount - sent.amount
         sent.amount = amount

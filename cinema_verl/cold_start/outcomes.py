@@ -42,6 +42,11 @@ class Stop:
     why: str
 
 
+SECRET: Final = 16
+"""Characters from which on a key is blotted out of replies, too. Our choice: "EMPTY" and other words that people give
+to their own servers are no secret, and a trajectory may hold them."""
+
+
 def redact(text: str, key: str) -> str:
     """The text without the key."""
     return text.replace(key, "[key]") if key else text
@@ -58,17 +63,33 @@ def read(status: int, headers: Mapping[str, str], body: bytes, key: str = "") ->
     """
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if isinstance(answer, Mapping) and isinstance(answer.get("error"), Mapping) and status < 400:
         # Gateways report what went wrong behind them with status 200 and the true code inside.
         code = answer["error"].get("code")
         status = code if isinstance(code, int) and 400 <= code < 600 else 502
+    if 300 <= status < 400:
+        return Stop(f"it redirects to {redact(str(headers.get('location')), key)}: name that address if it is right")
     if status < 400:
-        return _completion(answer, key)
+        return _completion(answer, key if len(key) >= SECRET else "")
     code, words = _error(answer, body)
-    detail = redact(f"HTTP {status}: {words}", key)[:LONGEST_DETAIL]  # in this order: half a key is one, too
+    detail = _storable(redact(f"HTTP {status}: {words}", key))[:LONGEST_DETAIL]  # cut last: half a key is one, too
     return _status(status, headers, code, detail)
+
+
+def models(status: int, headers: Mapping[str, str], body: bytes, key: str = "") -> list[str] | Again | Stop:
+    """What came back for the list of models: their names."""
+    if status >= 300 and status not in (404, 405):
+        trouble = read(status, headers, body, key)
+        return Stop(trouble.text) if isinstance(trouble, Reply) else trouble
+    try:
+        return [_storable(redact(str(model["id"]), key)) for model in json.loads(body)["data"]]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return Stop(
+            f"it gives no list of models (HTTP {status} at /models): it is not an OpenAI-compatible endpoint, or its "
+            "base URL is another; most end in /v1"
+        )
 
 
 def _status(status: int, headers: Mapping[str, str], code: str, detail: str) -> Reply | Again | Stop:
@@ -131,17 +152,22 @@ def _completion(answer: Any, key: str) -> Reply | Again:
     usage = answer.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
     return Reply(
-        redact(content or refusal or "", key),
-        redact(reason, key),
+        _storable(redact(content or refusal or "", key)),
+        _storable(redact(reason, key)),
         outcome,
         _tokens(usage.get("prompt_tokens")),
         _tokens(usage.get("completion_tokens")),
-        model=redact(str(answer.get("model") or ""), key),
+        model=_storable(redact(str(answer.get("model") or ""), key)),
     )
 
 
+def _storable(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON may escape and neither UTF-8 nor SQLite can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _tokens(value: Any) -> int:
-    return value if isinstance(value, int) and value >= 0 else -1
+    return value if isinstance(value, int) and 0 <= value < 2**31 else -1
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

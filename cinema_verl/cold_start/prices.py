@@ -33,11 +33,13 @@ def _tiles(width: int, height: int) -> int:
 
 
 VISION: Final = {
-    # Rule: tokens of an image of (width, height) pixels. Limits as the families publish them; an endpoint may lower them.
+    # Rule: tokens of an image of (width, height) pixels. Limits as published by the families; an endpoint's may be lower.
     "qwen2.5": _squares(28, 4, 16384),  # Qwen2.5-VL: 14 px patches merged 2 x 2, at most 12.8 M pixels
     "qwen3": _squares(32, 4, 16384),  # Qwen3-VL: 16 px patches merged 2 x 2, at most 16.8 M pixels
     "tiles": _tiles,  # GPT-4o, GPT-4.1
-    "patches": _squares(32, 1, 1536),  # GPT-4.1-mini, o4-mini: patches of 32 px, at most 1536
+    # GPT-4.1-mini and -nano, o4-mini: patches of 32 px, at most 1536, each charged as 1.62, 2.46 and 1.72 tokens. The
+    # largest of these, so that the most is one.
+    "patches": lambda width, height: math.ceil(2.46 * _squares(32, 1, 1536)(width, height)),
 }
 
 
