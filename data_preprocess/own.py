@@ -6,7 +6,8 @@ A row has `question`, `answer`, and one of `images` (a list; in CSV separated by
 relative to the media root, which is the input's folder if you do not say. Everything else is optional:
 
     options      choices, in order; `answer` is then a letter or a choice's text (list, or separated by `;`)
-    answer_type  mcq, mcq_multi, yesno, number, latex, ordering, ocr, regression, text; inferred if absent
+    answer_type  mcq, mcq_multi, yesno, number, latex, ordering, ocr, regression, text, or judge, which asks a model;
+                 inferred if absent
     aliases      other ways to say a text answer (list, or separated by `;`)
     tolerance    slack of a number (absolute) or of regression and ocr (relative)
     id           unique; made of the row's content if absent

@@ -33,6 +33,10 @@ def text(row: Row, name: str, default: str | None = None) -> str:
         return default
     if not isinstance(value, str):
         raise bad(name, "text", value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can say and no file can hold
+        raise bad(name, "Unicode text", value) from None
     return value
 
 
