@@ -57,6 +57,7 @@ REASONS: Final[dict[str, str]] = {
 }
 """Why a row can be rejected. `Rejected` refuses a reason that is not here."""
 
+SPLITS: Final = ("train", "val", "test")
 LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 IMAGE: Final = "<image>"
 
@@ -121,6 +122,7 @@ class Question:
     Attributes:
         uid: The question's name in every file, ``source/source_id``; unique in a dataset.
         source: Becomes verl's ``data_source``.
+        split: ``train``, ``val`` or ``test``.
         modality: ``multi``, ``frames`` or ``single``.
         question: Text with one ``<image>`` for each image, in order, and no other placeholder.
         options: Option texts without their letters; empty for open questions.
@@ -156,6 +158,10 @@ class Question:
             raise ValueError(f"{self.uid}: modality {self.modality!r} is none of {', '.join(MODALITIES)}")
         if self.answer_type not in ANSWER_TYPES:
             raise ValueError(f"{self.uid}: answer type {self.answer_type!r} is none of {', '.join(ANSWER_TYPES)}")
+        if self.split not in SPLITS:
+            raise ValueError(f"{self.uid}: split {self.split!r} is none of {', '.join(SPLITS)}")
+        if self.pass_rate is not None and not 0 <= self.pass_rate <= 1:
+            raise ValueError(f"{self.uid}: pass_rate {self.pass_rate} is no share")
 
     @property
     def prompt(self) -> str:

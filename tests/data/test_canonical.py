@@ -70,6 +70,8 @@ def test_json_round_trip(root, tolerance, flags, video):
     [
         ({"modality": "audio"}, "audio"),
         ({"answer_type": "essay"}, "essay"),
+        ({"split": "dev"}, "split 'dev' is none of train, val, test"),
+        ({"pass_rate": 30}, "pass_rate 30 is no share"),
         ({"colour": "red"}, "colour"),
         ({"images": [{"path": "a.png"}]}, "own/1"),
     ],

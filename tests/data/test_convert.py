@@ -256,6 +256,8 @@ def test_tokens_are_those_of_the_prompt_that_verl_builds(convert, tmp_path):
         ({"tolerance": -1.0}, "bad_record"),
         ({"tolerance": float("nan")}, "bad_record"),
         ({"modality": "smell"}, "bad_record"),
+        ({"split": "dev"}, "bad_record"),
+        ({"pass_rate": 30.0}, "bad_record"),
     ],
 )
 def test_what_is_wrong_with_a_draft(convert, root, make_picture, changes, reason):

@@ -26,6 +26,7 @@ from cinema_verl.data.canonical import LETTERS, Rejected, lists_options
         ("Only <image_2>", 2, "Image 1: <image>\nImage 2: <image>\nOnly Image 2"),
         ("<image><image> Is <image_1> larger?", 2, "<image><image> Is Image 1 larger?"),
         ("x < 3 and <b> stay, <image>", 1, "x < 3 and <b> stay, <image>"),
+        ("<ima<image_1>ge> or <image_2>?", 2, "<ima<image>ge> or <image>?"),
     ],
 )
 def test_dialects(text, count, expected):
@@ -45,17 +46,9 @@ def test_dialects(text, count, expected):
         ("Which?", 0, "no_images"),
         ("<image> ", 1, "no_question"),
         ("?!", 1, "no_question"),
-        ("<ima<image_1>ge> Which of <image_2>?", 2, None),
-        ("<imag<image_1>e>", 1, None),
     ],
 )
 def test_what_does_not_fit_is_rejected_by_name(text, count, reason):
-    if reason is None:  # a tag inside a tag: whatever comes out, the number is right
-        try:
-            assert lay_out(text, count)[0].count("<image>") == count
-        except Rejected as rejected:
-            assert rejected.reason in ("placeholders", "no_question")
-        return
     with pytest.raises(Rejected) as rejected:
         lay_out(text, count)
     assert rejected.value.reason == reason

@@ -6,7 +6,6 @@ import pytest
 
 from cinema_verl.data.adapters import adapter
 from cinema_verl.data.canonical import Rejected
-from cinema_verl.data.digits import Sizes, write_dataset
 from cinema_verl.data.draft import Media
 from cinema_verl.verify import verify
 
@@ -255,17 +254,22 @@ def test_own_rejections(changes, reason):
     assert reason_of("own", **changes) == reason
 
 
-def test_the_digits_come_back_as_questions(tmp_path):
-    import pyarrow.parquet as pq
+def test_rl_parquet_takes_the_prompt_as_it_is():
+    """Options that it does not list are not listed now; those that it lists stay choices."""
+    draft = convert("rl_parquet")
+    assert draft.question == "Image A: <image>\nImage B: <image>\nWhich shows the larger digit?"
+    assert (draft.options, draft.answer, draft.modality) == ((), "B", "multi")
+    listed = [{"role": "user", "content": "<image><image>Which?\nA. Image A\nB. Image B"}]
+    assert convert("rl_parquet", prompt=listed).options == ("Image A", "Image B")
 
-    write_dataset(tmp_path, Sizes(train=40, test=4, sft_train=2, sft_val=2, pretrain=0), seed=0)
-    rows = pq.read_table(tmp_path / "train.parquet").to_pylist()
-    drafts = [adapter("rl_parquet").convert(row) for row in rows]
-    assert len(drafts) == 40
-    for draft, row in zip(drafts, rows, strict=True):
-        assert draft.answer == row["reward_model"]["ground_truth"]
-        assert draft.answer_type == row["extra_info"]["answer_type"]
-        assert draft.question == row["prompt"][-1]["content"]
-        assert draft.source == row["data_source"]
-        assert ["/" + medium.path for medium in draft.media] == [cell["image"] for cell in row["images"]]
-        assert verify(draft.answer, draft.answer, draft.answer_type, options=draft.options) is True
+
+@pytest.mark.parametrize(
+    ("rate", "expected"), [(float("nan"), None), ("", None), (None, None), ("0.25", 0.25), (1, 1.0)]
+)
+def test_numbers_that_are_not_there(rate, expected):
+    assert convert("own", pass_rate=rate).pass_rate == expected
+
+
+def test_numbers_that_are_none():
+    assert reason_of("own", pass_rate=float("inf")) == "bad_record"
+    assert reason_of("own", tolerance=10**400) == "bad_record"
