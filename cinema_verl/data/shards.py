@@ -82,13 +82,10 @@ def make_shard(item: dict[str, Any], *, job: Job) -> dict[str, Any]:
                 result["rows"] += 1
                 result["rejected"] += record.startswith(_REJECTED)
             converter.sync()  # no shard names an image that a crash of the machine could still take
-    except SourceError as error:
-        where = f"{job.root / span.file}, row {span.first + result['rows']}"
-        result["error"] = str(error) if span.file in str(error) else f"{where}: {error}"
+    except (SourceError, ImportError) as error:
+        result["error"] = str(error)
     except OSError as error:
         result["error"] = f"{error.strerror or error}: {error.filename or job.output}"
-    except ImportError as error:
-        result["error"] = str(error)
     except Exception as error:  # a defect of ours; of a million rows, which?
         raise RuntimeError(f"{job.root / span.file}, row {span.first + result['rows']}: {error!r}") from error
     return result

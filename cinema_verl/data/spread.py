@@ -8,6 +8,7 @@ disk (see `cinema_verl.data.shards`), because a dataset of Ray's is gone with it
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -18,6 +19,7 @@ Work = Callable[[dict[str, Any]], dict[str, Any]]
 _MOST_BLOCKS: Final = 4096
 """Tasks that the items are spread over. One each is best, because a task's results come when it ends; Ray needs some
 10 ms of the driver and some kB of memory a task, so not without bound. Our choice."""
+_KNOCK_SECONDS: Final = 10  # our choice: a machine of one's own network answers in less
 _OBJECT_STORE_BYTES: Final = 128 << 20  # items and results are small; our choice
 
 
@@ -29,13 +31,14 @@ def spread(work: Work, items: Sequence[Item], *, workers: int, ray_address: str 
     """The results of `work` on each item, in the order in which they are done.
 
     Args:
-        work: A module's function or a `functools.partial` of one. Its exceptions end the iteration.
+        work: A module's function or a `functools.partial` of one. Should never raise; what it raises ends the iteration.
         items: Small mappings, as the results are: numbers, text, lists of them.
         workers: Processes; 0 for this one, in the order of the items. With `ray_address`, 0 means all of the cluster.
         ray_address: Of a running cluster, whose machines see the same files under the same paths.
 
     Raises:
         ClusterFailed: see there.
+        RuntimeError: `work` raised in a worker; the message is its traceback. In this process it comes as it is.
     """
     if ray_address is None and (workers == 0 or len(items) < 2):
         yield from (work(dict(item)) for item in items)
@@ -46,13 +49,13 @@ def spread(work: Work, items: Sequence[Item], *, workers: int, ray_address: str 
         import ray.data
 
         ray.data.DataContext.get_current().enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of plans and of bars that are off
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it tells of plans, and of what is raised here
         dataset = ray.data.from_items([dict(item) for item in items], override_num_blocks=min(len(items), _MOST_BLOCKS))
         mapped = dataset.map(work, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=parallel))
         try:
             yield from mapped.iter_rows()
         except ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from error
+            raise RuntimeError(str(error)) from None
         except ray.exceptions.RayError as error:
             raise ClusterFailed(str(error).strip().splitlines()[0]) from error
 
@@ -65,6 +68,8 @@ def _ray(workers: int, address: str | None) -> Iterator[int]:
     if ray.is_initialized():
         yield workers or _processors()
         return
+    if address is not None:
+        _knock(address)
     options: dict[str, Any] = {"address": address, "logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
         # Not what RAY_ADDRESS says: nobody's training cluster is used unasked.
@@ -76,12 +81,21 @@ def _ray(workers: int, address: str | None) -> Iterator[int]:
         }
     try:
         ray.init(**options)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        raise ClusterFailed(f"no Ray at {address}: {error}" if address else f"Ray does not start: {error}") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ClusterFailed(f"Ray does not start: {error}") from error
     try:
         yield workers or _processors()
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ray itself waits a minute for a cluster that is not there, and then does not say so."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ClusterFailed(f"no Ray at {address} ({error}): give HOST:PORT of the head of a running cluster") from error
 
 
 def _processors() -> int:

@@ -1,0 +1,208 @@
+"""From JPEG files to a dataset, in rows a second: ours, a plain `datasets.map` + PIL, and what the machine can do.
+
+python benchmarks/preparation.py [--rows 350] [--processes 2]
+
+Multi-image rows over made JPEG files of 800x600 to 1600x1200 pixels, the same for all, one after the other in one run,
+twice; the best time of each counts:
+
+    limit    a bare loop in as many processes: decode, shrink, encode; nothing is checked, hashed or written
+    by hand  `datasets.map` over paths: decode, EXIF, shrink, encode, SHA-256, perceptual hash, a file named by its
+             hash, JSON lines; no check of any kind. The fastest that these libraries do
+    plain    `datasets.map` over a column of images, as verl's own examples are written: the same work on PIL images,
+             which `datasets` decodes and encodes (as PNG, its choice), and parquet
+    ours     `prepare` with as many workers of Ray
+
+All shrink to the same sizes by the same filter. What it takes to start Ray is paid once a run, and is printed apart.
+Ours must make at least 1.5 times the rows of plain, and 70 % of the limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import ray
+from PIL import Image, ImageOps
+from scipy.fft import dct
+
+from cinema_verl.data.adapters import adapter
+from cinema_verl.data.convert import MAX_PIXELS, Settings
+from cinema_verl.data.images import QUALITY
+from cinema_verl.data.pipeline import prepare
+
+OVER_PLAIN, OF_LIMIT = 1.5, 0.7
+FILTER = Image.Resampling.LANCZOS  # as cinema_verl.data.images
+SIZES = (800, 1600)  # pixels of the longer side, 4:3
+IMAGES = (2, 4)  # a row
+
+
+def make(folder: Path, rows: int, processes: int) -> list[dict[str, Any]]:
+    """Rows of source ``own`` and their pictures."""
+    random = np.random.default_rng(0)
+    made, names = [], []
+    for number in range(rows):
+        images = [f"{number}-{place}.jpg" for place in range(random.integers(IMAGES[0], IMAGES[1] + 1))]
+        names += images
+        made.append({"id": str(number), "question": "Which is larger?", "images": images, "answer": "yes"})
+    with multiprocessing.Pool(processes, _texture) as pool:
+        pool.starmap(_make_picture, [(folder / name, seed) for seed, name in enumerate(names)], chunksize=16)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    return made
+
+
+def _texture() -> None:
+    """A large picture that each process cuts its pictures out of: smooth shapes, edges and grain, as in photographs."""
+    global texture
+    random = np.random.default_rng(0)
+    side = 3 * SIZES[1] // 2
+    shapes = Image.fromarray(random.integers(0, 255, (side // 24, side // 24, 3), dtype=np.uint8))
+    edges = Image.fromarray(random.integers(0, 2, (side // 60, side // 60), dtype=np.uint8) * 50)
+    smooth = np.asarray(shapes.resize((side, side), Image.Resampling.BICUBIC)).astype(np.int16)
+    sharp = np.asarray(edges.resize((side, side), Image.Resampling.NEAREST))[:, :, None]
+    grain = random.normal(0, 5, (side, side, 1))
+    texture = Image.fromarray((smooth * 0.7 + sharp + grain).clip(0, 255).astype(np.uint8))
+
+
+def _make_picture(path: Path, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    width = int(random.integers(SIZES[0], SIZES[1] + 1))
+    height = width * 3 // 4
+    left, top = (int(random.integers(0, texture.width - side)) for side in (width, height))
+    texture.crop((left, top, left + width, top + height)).save(path, quality=90)
+
+
+def size_of(image: Image.Image) -> tuple[int, int]:
+    scale = min(1.0, math.sqrt(MAX_PIXELS / (image.width * image.height)))
+    return int(image.width * scale), int(image.height * scale)
+
+
+def limit(source: Path, processes: int) -> None:
+    with multiprocessing.Pool(processes) as pool:
+        pool.map(_bare, sorted(source.glob("*.jpg")), chunksize=8)
+
+
+def _bare(path: Path) -> None:
+    image = Image.open(path)
+    image.load()
+    image.resize(size_of(image), FILTER).save(BytesIO(), "JPEG", quality=QUALITY, subsampling=0)
+
+
+def by_hand(source: Path, output: Path, processes: int) -> None:
+    rows = datasets.load_dataset("json", data_files=str(source / "rows.jsonl"), cache_dir=str(output / "cache"))[
+        "train"
+    ]
+    (output / "images").mkdir()
+    done = rows.map(_row_by_hand, num_proc=processes, fn_kwargs={"source": str(source), "output": str(output)})
+    done.to_json(str(output / "questions.jsonl"))
+
+
+def _row_by_hand(row: dict[str, Any], source: str, output: str) -> dict[str, Any]:
+    stored = []
+    for name in row["images"]:
+        image = _shrunk(ImageOps.exif_transpose(Image.open(os.path.join(source, name))))
+        buffer = BytesIO()
+        image.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+        digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+        path = os.path.join(output, "images", f"{digest}.jpg")
+        with open(path, "wb") as file:
+            file.write(buffer.getvalue())
+        width, height = image.size
+        stored.append({"path": path, "width": width, "height": height, "sha256": digest, "phash": _phash(image)})
+    return {"stored": stored}
+
+
+def plain(source: Path, output: Path, processes: int) -> None:
+    rows = datasets.load_dataset("json", data_files=str(source / "rows.jsonl"), cache_dir=str(output / "cache"))[
+        "train"
+    ]
+    rows = rows.map(lambda row: {"images": [str(source / name) for name in row["images"]]})
+    rows = rows.cast_column("images", datasets.List(datasets.Image()))
+    done = rows.map(_plain_row, num_proc=processes)
+    done.to_parquet(str(output / "questions.parquet"))
+
+
+def _plain_row(row: dict[str, Any]) -> dict[str, Any]:
+    images = [_shrunk(ImageOps.exif_transpose(image)) for image in row["images"]]
+    return {
+        "images": images,
+        "sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in images],
+        "phash": [_phash(image) for image in images],
+    }
+
+
+def _shrunk(image: Image.Image) -> Image.Image:
+    image = image.convert("RGB")
+    size = size_of(image)
+    return image if image.size == size else image.resize(size, FILTER)
+
+
+def _phash(image: Image.Image) -> str:
+    grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS), dtype=np.float64)
+    low = dct(dct(grey, axis=0), axis=1)[:8, :8]
+    return np.packbits(low > np.median(low)).tobytes().hex()
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=350, help="of two to four images; %(default)s")
+    parser.add_argument("--processes", type=int, default=2, help="of each; %(default)s")
+    parser.add_argument("--rounds", type=int, default=2, help="the best of so many; %(default)s")
+    arguments = parser.parse_args()
+    processes = arguments.processes
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory() as temporary:
+        source, output = Path(temporary) / "source", Path(temporary) / "output"
+        source.mkdir()
+        make(source, arguments.rows, processes)
+        images = len(list(source.glob("*.jpg")))
+        start = timed(lambda: ray.init(address="local", num_cpus=processes, include_dashboard=False, logging_level=40))
+        settings = Settings(media_root=str(source))
+        work = {
+            "limit": lambda: limit(source, processes),
+            "by hand": lambda: by_hand(source, output / "by hand", processes),
+            "plain": lambda: plain(source, output / "plain", processes),
+            "ours": lambda: prepare(adapter("own"), source, output / "ours", settings, workers=processes),
+        }
+        best = dict.fromkeys(work, math.inf)
+        for _ in range(arguments.rounds):
+            for name in work:
+                (output / name).mkdir(parents=True)
+                os.sync()  # nobody pays for what another has written
+                best[name] = min(best[name], timed(work[name]))
+            for name in ("by hand", "ours"):
+                assert len(list((output / name / "images").rglob("*.jpg"))) == images, name
+            shutil.rmtree(output)
+        ray.shutdown()
+    print(f"\n{arguments.rows} rows, {images} images, {processes} processes; best of {arguments.rounds}")
+    for name, seconds in best.items():
+        print(f"  {name:<8} {arguments.rows / seconds:7.1f} rows/s  {images / seconds:7.1f} images/s")
+    over_plain, of_limit = best["plain"] / best["ours"], best["limit"] / best["ours"]
+    print(f"  ours / plain    {over_plain:.2f}   (target: at least {OVER_PLAIN:g})")
+    print(f"  ours / by hand  {best['by hand'] / best['ours']:.2f}")
+    print(f"  ours / limit    {of_limit:.2f}   (target: at least {OF_LIMIT:g})")
+    print(f"  to start Ray, once a run: {start:.1f} s")
+    return int(over_plain < OVER_PLAIN or of_limit < OF_LIMIT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
