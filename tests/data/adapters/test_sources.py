@@ -7,7 +7,6 @@ import pytest
 from cinema_verl.data.adapters import adapter
 from cinema_verl.data.canonical import Rejected
 from cinema_verl.data.draft import Media
-from cinema_verl.verify import verify
 
 
 def convert(name, **changes):
