@@ -21,6 +21,7 @@ from cinema_verl.data.tokens import (
 from qwen_vl_utils import process_vision_info
 from qwen_vl_utils.vision_process import smart_resize as fetch_resize
 from transformers import Qwen2VLImageProcessor
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize as processor_resize
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
@@ -34,6 +35,12 @@ PROCESSORS = [Qwen2VLImageProcessor(**settings) for settings in (QWEN2_5_VL, QWE
 limits = st.one_of(
     st.none(), st.tuples(st.integers(1, 40_000), st.integers(0, 400_000)).map(lambda p: (p[0], p[0] + p[1]))
 )
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_the_families_share_one_image_processor(family):
+    """What is compared with below is what transformers loads for both."""
+    assert Qwen2VLImageProcessor.__name__ in IMAGE_PROCESSOR_MAPPING_NAMES[family].values()
 
 
 def _cell(size_limits):
