@@ -55,6 +55,8 @@ class CinemaDataset(RLHFDataset):
         TypeError: The processor is not one of the Qwen-VL family.
     """
 
+    dataframe: datasets.Dataset
+
     def __init__(
         self,
         data_files: str | list[str],

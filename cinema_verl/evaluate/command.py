@@ -9,7 +9,7 @@ from cinema_verl.evaluate.files import dump_of, evaluate_dump
 from cinema_verl.evaluate.records import by_question, read_rollouts
 from cinema_verl.evaluate.statistics import difference
 from cinema_verl.evaluate.summary import share
-from cinema_verl.evaluate.tables import Table, beside_the_paper, to_markdown
+from cinema_verl.evaluate.tables import Table, beside_the_paper, estimate, to_markdown
 
 EPILOG = """\
 A PATH is a dump, <step>.jsonl of trainer.validation_data_dir, or a folder of dumps, whose latest step is taken.
@@ -68,12 +68,12 @@ def differences(names: Sequence[str], dumps: Sequence[Path]) -> Table:
                 for side in (runs[0], run)
             ]
             gained = difference([b - a for a, b in zip(*values, strict=True)])
-            rows.append((name, benchmark, str(len(asked)), str(gained)))
+            rows.append((name, benchmark, str(len(asked)), estimate(gained.to_json())))
     return Table(
         f"Accuracy less that of {names[0]}",
         ("policy", "benchmark", "questions", "difference"),
         tuple(rows),
-        "Paired by question, 95 % intervals; questions that only one of the two was asked are left out.",
+        "In percent, paired by question, with 95 % intervals; questions that only one of the two was asked are left out.",
     )
 
 

@@ -75,7 +75,7 @@ def rate(values: Sequence[float], rollouts: int = 1) -> Estimate:
     scale = 1 + t**2 / tries
     center = (p + t**2 / (2 * tries)) / scale
     half = t * math.sqrt(spread / tries + t**2 / (4 * tries**2)) / scale
-    return Estimate(p, max(0.0, center - half), min(1.0, center + half))
+    return Estimate(p, max(0.0, min(p, center - half)), min(1.0, max(p, center + half)))  # rounding must not part them
 
 
 def difference(values: Sequence[float]) -> Estimate:

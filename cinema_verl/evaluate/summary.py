@@ -174,7 +174,7 @@ def mean_metrics(
     for (source, _), rollouts in asked.items():
         total[source] += rollouts
         most[source] = max(most[source], rollouts)
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name in ("acc", "format"):
         found: defaultdict[str, float] = defaultdict(float)
         for source, value in zip(sources, infos.get(name, ()), strict=True):
@@ -207,7 +207,8 @@ def dependence_metrics(
         if row.get("acc") is not None
     ]
     name = "cinema/image_dependence"
-    metrics, drops, warnings = {}, [], []
+    metrics: dict[str, float] = {}
+    drops, warnings = [], []
     for condition in CONDITIONS:
         if (found := image_dependence(rollouts, condition, expected)) is None:
             continue
