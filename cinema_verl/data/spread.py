@@ -31,7 +31,7 @@ def spread(work: Work, items: Sequence[Item], *, workers: int, ray_address: str 
     """The results of `work` on each item, in the order in which they are done.
 
     Args:
-        work: A module's function or a `functools.partial` of one. Should never raise; what it raises ends the iteration.
+        work: A module's function or a `functools.partial` of one. What it raises ends the iteration.
         items: Small mappings, as the results are: numbers, text, lists of them.
         workers: Processes; 0 for this one, in the order of the items. With `ray_address`, 0 means all of the cluster.
         ray_address: Of a running cluster, whose machines see the same files under the same paths.
@@ -95,7 +95,7 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
     except (OSError, ValueError) as error:
-        raise ClusterFailed(f"no Ray at {address} ({error}): give HOST:PORT of the head of a running cluster") from error
+        raise ClusterFailed(f"no Ray at {address} ({error}): give HOST:PORT of a running cluster's head") from error
 
 
 def _processors() -> int:
