@@ -145,12 +145,7 @@ class Converter:
     def _bytes(self, medium: Media) -> bytes:
         if medium.data is not None:
             return medium.data
-        path = self._path(medium)
-        if not path.is_file():
-            raise Rejected("path_missing", f"{medium.path} is not a file")
-        if path.stat().st_size > _MAX_IMAGE_BYTES:
-            raise Rejected("image_too_large", f"{medium.path} has over {_MAX_IMAGE_BYTES} bytes")
-        return path.read_bytes()
+        return _read(self._path(medium))
 
     def _path(self, medium: Media) -> Path:
         if is_url(medium.path):
@@ -169,7 +164,7 @@ class Converter:
         with self._file(medium) as path:
             if path.is_dir():
                 folder = sample_folder(path, folder_fps=settings.folder_fps, **wanted)
-                refs = [self._store.put(frame.read_bytes()) for frame in folder.paths]
+                refs = [self._store.put(_read(frame)) for frame in folder.paths]
                 return refs, VideoRef(medium.path, folder.fps, folder.times)
             frames = sample_frames(path, max_pixels=settings.max_pixels, **wanted)
             refs = [self._store.put_image(frame) for frame in frames.images]
@@ -225,6 +220,14 @@ def load_counter(model: str) -> PromptCounter:
 
     ensure_torchvision_importable()
     return PromptCounter(AutoProcessor.from_pretrained(model))
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise Rejected("path_missing", f"{path.name} is not a file")
+    if path.stat().st_size > _MAX_IMAGE_BYTES:
+        raise Rejected("image_too_large", f"{path.name} has over {_MAX_IMAGE_BYTES} bytes")
+    return path.read_bytes()
 
 
 def _check_draft(draft: Draft, max_images: int | None) -> None:

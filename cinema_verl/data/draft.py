@@ -91,5 +91,5 @@ class Adapter:
         """
         try:
             return self.convert(row)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise Rejected("bad_record", f"{type(error).__name__}: {error}") from error

@@ -291,6 +291,16 @@ def test_what_may_not_be_read_is_the_machines_fault(convert, monkeypatch):
         convert(DRAFT)
 
 
+def test_a_row_that_is_nested_without_end_is_a_bad_record(root, tmp_path):
+    deep = [1]
+    for _ in range(5000):
+        deep = [deep]
+    converter = Converter(adapter("own"), Settings(media_root=str(root)), tmp_path / "out")
+    for field in ("images", "question", "options", "tolerance"):
+        with pytest.raises(Rejected, match="bad_record"):
+            converter.draft({"question": "How many?", "answer": "3", "image": "a.png", field: deep})
+
+
 def test_a_row_over_which_an_adapter_stumbles_is_a_bad_record(root, tmp_path):
     converter = Converter(adapter("rl_parquet"), Settings(media_root=str(root)), tmp_path / "out")
     for row in ({}, {"extra_info": None}, {"extra_info": {}, "prompt": 3}):

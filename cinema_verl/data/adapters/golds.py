@@ -56,10 +56,11 @@ def read(
 
     1. options, given or listed in the question: a letter, an option's text or both is ``mcq``, several ``mcq_multi``;
     2. one capital letter from A to H: ``mcq`` whose choices are in the picture; several with commas: ``mcq_multi``;
-    3. yes, no, true, false and their Chinese forms: ``yesno``;
-    4. a number, with a known unit or none: ``number``;
-    5. digits, operators or LaTeX, with no word of four letters: ``latex`` (also times and ratios);
-    6. at most `max_words` words: ``text``.
+    3. several circled numbers are ``text``: the statements that hold;
+    4. yes, no, true, false and their Chinese forms: ``yesno``;
+    5. a number, with a known unit or none: ``number``;
+    6. digits, operators or LaTeX, with no word of four letters: ``latex`` (also times and ratios);
+    7. at most `max_words` words: ``text``.
 
     ``##`` separates alternatives; they must be of one type, and other words for the first: see `one_of`.
 
@@ -79,8 +80,8 @@ def read(
     if len(text) > MAX_CHARS:
         raise Rejected("free_text", f"{len(text)} characters: {text[:80]!r}")
     text = unwrap(text)
-    if not text:
-        raise Rejected("no_answer", "the answer is empty")
+    if not text or (not options and text.casefold() in _NONE):
+        raise Rejected("no_answer", f"the answer is {text!r}")
     if "##" in text:
         parts = [part.strip() for part in text.split("##") if part.strip()]
         return one_of(
@@ -189,6 +190,9 @@ def boxes(text: str) -> list[str]:
 _YES_NO: Final = frozenset(
     ("yes", "no", "true", "false", "是", "否", "不是", "真", "假", "对", "错", "不对", "正确", "错误", "不正确")
 )
+# What people and pandas write for no answer; not "none", which counts something.
+_NONE: Final = frozenset(("-", "?", "n/a", "nan", "null"))
+_CIRCLED = re.compile(r"[①-⑳][①-⑳\s,，、和]*[①-⑳]")  # statements that hold: ①③ is not 13
 _LETTERS = re.compile(r"[(\[]?[A-H](?:\s?[,&]\s?[A-H])*[)\]]?")
 _YES_NO_REMARK = re.compile(r"(yes|no)\s?[,.;:]\s", re.IGNORECASE)  # "Yes, both do."
 _PARTS = re.compile(r"(?:^|\s)[(（]?[1i①][)）.].*[\s;,；，][(（]?(?:2|ii|②)[)）.]|①.*②|[;；]", re.DOTALL)
@@ -224,6 +228,8 @@ def _open(text: str, max_words: int, tolerance: float | None) -> Gold:
         return Gold("yesno", text)
     if (remark := _YES_NO_REMARK.match(text)) and yesno.read(text) is not None:
         return Gold("yesno", remark[1])
+    if _CIRCLED.fullmatch(text):
+        return Gold("text", text)
     quantity = None if _BRACKETED_LIST.fullmatch(text) else number.read(fold(text))
     if quantity is not None and quantity.is_plain:
         return Gold("number", text, tolerance=tolerance)

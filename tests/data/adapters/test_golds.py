@@ -81,6 +81,9 @@ def test_a_box_that_is_never_closed_holds_nothing():
         ("5 apples", "text"),
         ("东京", "text"),
         ("Alice and Bob", "text"),
+        ("①③", "text"),  # statements, not 13
+        ("①、②、④", "text"),
+        ("none", "text"),
     ],
 )
 def test_the_rules_that_infer_a_type(text, answer_type):
@@ -89,11 +92,18 @@ def test_the_rules_that_infer_a_type(text, answer_type):
     assert verify(gold.answer, gold.answer, gold.answer_type) is True
 
 
+def test_an_option_may_be_a_sign():
+    assert read("-", options=("+", "-")).answer == "B"
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("", "no_answer"),
         (r"\boxed{}", "no_answer"),
+        ("N/A", "no_answer"),
+        ("nan", "no_answer"),
+        ("-", "no_answer"),
         ("A man is riding a bicycle along the river", "free_text"),
         ("two lines\nof text", "free_text"),
         ("x" * 20_000, "free_text"),
