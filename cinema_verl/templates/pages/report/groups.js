@@ -1,6 +1,7 @@
 // The groups one by one: the question with its images, and the rollouts of the group side by side.
 
 const LISTED = 400; // options in the list at once
+let wanted = 0; // counts what was asked to be drawn: unpacking takes a moment, and somebody may go on meanwhile
 const choice = { run: 0, step: -1, groups: [], at: 0 };
 
 function rolloutPasses(run, [name, right]) {
@@ -48,6 +49,8 @@ function drawGroups() {
   list.hidden = !choice.groups.length;
   if (choice.groups.length) select(0, false);
   else {
+    wanted++;
+    $("group").setAttribute("aria-busy", "false");
     $("previous").disabled = $("next").disabled = true;
     $("group").replaceChildren(empty(run.total.groups ? "No group of this page passes the filters." : "This run has no rollouts: set trainer.rollout_data_dir, as the recipes do."));
   }
@@ -76,11 +79,11 @@ async function unpack(text) {
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
 }
 
-let wanted = 0;
 async function drawGroup(run, group) {
   const mine = ++wanted;
+  $("group").setAttribute("aria-busy", "true");
   const rollouts = await unpack(group.packed);
-  if (mine !== wanted) return; // somebody has gone on meanwhile
+  if (mine !== wanted) return;
   const question = run.questions[group.question];
   const distinct = new Set(rollouts.map((rollout) => rollout.pattern)).size;
   const meta = [["source", run.mix.sources[group.source]], ["type", run.mix.types[group.type]],
@@ -95,6 +98,7 @@ async function drawGroup(run, group) {
     question.options.length ? h("ol", { class: "options", "aria-label": "Options" }, question.options.map((option, i) => h("li", {}, h("b", {}, `${String.fromCharCode(65 + i)}. `), option))) : null,
     h("div", { class: "rollouts", role: "region", "aria-label": "Rollouts", tabindex: "0" },
       rollouts.map((rollout, i) => rolloutCard(rollout, i, rolloutPasses(run, group.rollouts[i])))));
+  $("group").setAttribute("aria-busy", "false");
 }
 
 function terms(rollout) {

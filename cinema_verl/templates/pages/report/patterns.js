@@ -57,7 +57,7 @@ function areaChart(run, index, counted, top) {
   function read(step) {
     const i = step === null ? steps.length - 1 : nearest(steps, step);
     reading.replaceChildren(h("span", { class: "at" }, `step ${steps[i]}`), ...names.map((name, place) => h("span", { class: filters.pattern !== null && filters.pattern === name ? "chosen" : undefined },
-      h("i", { class: "swatch block", style: { "--c": color(place, top) } }), name === null ? "others" : pattern(name), h("b", {}, percent(shares[place][i])))));
+      h("i", { class: "swatch block", style: { "--c": color(place, top) } }), name === null ? "others" : pattern(name), " ", h("b", {}, percent(shares[place][i])))));
     announce(svg, steps[i], `step ${steps[i]}: ${names.map((name, place) => `${name === null ? "others" : name.replaceAll(">", " ") || "no action"} ${percent(shares[place][i])}`).join(", ")}`);
     if (!cursorLine) return;
     cursorLine.style.display = step === null ? "none" : "";
