@@ -156,9 +156,9 @@ def test_a_sample_of_each_benchmark_is_asked_again(tmp_path, processor):
 
 
 def test_a_prompt_that_would_become_too_long_is_not_asked(tmp_path, processor):
-    rows = [question(tmp_path, 0, side=28), question(tmp_path, 1, side=28 * 9)]  # the second has 81 tokens an image
+    rows = [question(tmp_path, 0, side=28), question(tmp_path, 1, side=112)]  # the second has 16 tokens an image
     rows[0]["prompt"][0]["content"] += " Look closely." * 10
-    asked = data_set(write(tmp_path, "test", rows), processor, max_prompt_length=200)
+    asked = data_set(write(tmp_path, "test", rows), processor, max_prompt_length=150)
     rows_before = len(asked)
     ask_again(asked, ("shuffled",), None)
     assert [row["extra_info"]["uid"] for row in list(asked.rows())[rows_before:]] == ["digits/same/1"]
