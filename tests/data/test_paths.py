@@ -168,21 +168,33 @@ class Handler(http.server.BaseHTTPRequestHandler):
             except OSError:
                 self.close_connection = True
         elif name == "drops" and tries == 1:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(BODY)))
-            self.send_header("ETag", '"one"')
-            self.end_headers()
-            self.wfile.write(BODY[: len(BODY) // 2])
-            self.wfile.flush()
-            self.close_connection = True
-            self.connection.close()
+            self.give_half()
         elif name == "packed":
             self.answer(200, b"not gzip", {"Content-Encoding": "gzip"})
+        elif name == "forgets" and (tries == 1 or self.headers.get("Range")):
+            if tries == 1:
+                self.give_half()
+            else:
+                self.answer(416)
+        elif name == "drips":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(BODY)))
+            self.end_headers()
+            self.wfile.write(BODY[:-1])
+            self.server.done.wait(5)
         elif wanted := self.headers.get("Range"):
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
             self.answer(206, BODY[start:], {"Content-Range": f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"})
         else:
             self.answer(200, BODY, {"ETag": '"one"'})
+
+    def give_half(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(BODY)))
+        self.send_header("ETag", '"one"')
+        self.end_headers()
+        self.wfile.write(BODY[: len(BODY) // 2])
+        self.close_connection = True
 
     def answer(self, status, body=b"", headers=()):
         self.send_response(status)
@@ -200,11 +212,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     monkeypatch.setattr(paths.time, "sleep", lambda _: None)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked = []
+    server.asked, server.done = [], threading.Event()
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield server
+    server.done.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -257,6 +270,7 @@ def test_without_hosts_nothing_is_fetched(server, tmp_path):
         "http://2130706433/a.jpg",  # 127.0.0.1 as one number
         "http://127.1/a.jpg",
         "http://",
+        "http://127.0.0.1/a\nb",
         "http://a b/",
     ],
 )
@@ -324,6 +338,27 @@ def test_a_dropped_connection_is_continued(server, tmp_path):
     ranges = [wanted for _, wanted, _ in server.asked]
     assert ranges[0] is None
     assert 0 < int(ranges[1].removeprefix("bytes=").rstrip("-")) <= len(BODY) // 2
+
+
+def test_a_server_that_cannot_continue_is_asked_for_all_of_it(server, tmp_path):
+    assert downloads(tmp_path).fetch(f"{server.url}/forgets").read_bytes() == BODY
+    assert [bool(wanted) for _, wanted, _ in server.asked] == [False, True, False]
+
+
+def test_a_file_that_takes_for_ever(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "_DEADLINE", 0)
+    assert refused(downloads(tmp_path), f"{server.url}/file") == "download_failed"
+    assert len(server.asked) == 1, "there is no time for another try"
+    assert refused(downloads(tmp_path, timeout=0.2), f"{server.url}/drips") == "download_failed"
+
+
+def test_a_name_that_nobody_knows(tmp_path, monkeypatch):
+    def getaddrinfo(host, port):
+        raise OSError(-2, "Name or service not known")
+
+    monkeypatch.setattr(paths.time, "sleep", lambda _: None)
+    monkeypatch.setattr(paths.socket, "getaddrinfo", getaddrinfo)
+    assert refused(downloads(tmp_path, "pictures.example"), "http://pictures.example/a.jpg") == "download_failed"
 
 
 def test_a_packed_answer_is_not_what_was_asked_for(server, tmp_path):

@@ -219,6 +219,11 @@ def test_damage_in_the_middle(tmp_path):
     assert reason_of(path, count=30) == "video_broken"
 
 
+def test_frames_above_any_picture(clip, monkeypatch):
+    monkeypatch.setattr("cinema_verl.data.video.MAX_SOURCE_PIXELS", WIDTH * HEIGHT - 1)
+    assert reason_of(clip) == "image_too_large"
+
+
 def test_a_sound_file(tmp_path):
     path = tmp_path / "x.mp4"
     with av.open(str(path), "w") as container:
