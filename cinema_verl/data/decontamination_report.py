@@ -88,7 +88,16 @@ def _shown(question: Question, marked: Any) -> Mapping[str, Any]:
         "text": text if len(text) <= _LETTERS else text[:_LETTERS] + " …",
         "answer": question.answer,
         "images": [
-            {"place": i + 1, "matched": i in matched, "uri": thumbnail(question.images[i].path)} for i in sorted(places)
+            {"place": i + 1, "matched": i in matched, "uri": _thumbnail(question.images[i].path)}
+            for i in sorted(places)
         ],
         "hidden": len(question.images) - len(places),
     }
+
+
+def _thumbnail(path: str) -> str:
+    """ "" for a picture that is gone: words alone made the match, and the page says that it cannot be shown."""
+    try:
+        return thumbnail(path)
+    except OSError:
+        return ""

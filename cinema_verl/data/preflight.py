@@ -268,9 +268,13 @@ def survey(
     total = sum(_rows_used(file, sample) for _, _, file in opened)
     with tqdm(total=total, desc="looking at rows", unit=" rows", delay=1.0) as progress:
         for split, path, file in opened:
-            result.files.append(
-                _survey_file(result, plan, counting, (split, path, file), sample, decode, show, progress)
-            )
+            found = FileSurvey(split, path, int(file.metadata.num_rows))
+            result.files.append(found)
+            try:
+                _survey_file(result, found, plan, counting, file, sample, decode, show, progress)
+            except (OSError, pa.ArrowException) as error:
+                detail = f"{path} cannot be read after {found.seen:,} rows: {error}"
+                result.findings.append(Finding("files", split, False, detail, "write it again"))
     return result
 
 
@@ -312,16 +316,15 @@ def _type(schema: pa.Schema, name: str) -> pa.DataType | None:
 
 def _survey_file(
     result: Survey,
+    found: FileSurvey,
     plan: Plan,
     counting: Counting,
-    opened: tuple[str, str, pq.ParquetFile],
+    file: pq.ParquetFile,
     sample: int | None,
     decode: bool,
     show: gallery.Chosen | None,
     progress: tqdm[Any],
-) -> FileSurvey:
-    split, path, file = opened
-    found = FileSurvey(split, path, int(file.metadata.num_rows))
+) -> None:
     chosen = _chosen(found.rows, sample)
     looked_at = inspect_rows(
         _read(file, chosen),
@@ -332,19 +335,18 @@ def _survey_file(
         decode=decode,
         progress=progress,
     )
-    uids = result.uids.setdefault(split, set())
+    uids = result.uids.setdefault(found.split, set())
     for position, inspected in enumerate(looked_at):
         row = position if chosen is None else chosen[position]
         images = inspected.row.get("images")
         found.add(inspected, len(images) if isinstance(images, list) else 0)
-        result.add(problems_of(inspected, path, row))
+        result.add(problems_of(inspected, found.path, row))
         uids.add(hash(uid_of(inspected.row)))
-        if split == "train":
+        if found.split == "train":
             for column, value in gallery.facts_of(inspected.row).items():
                 result.shares.setdefault(column, Counter())[value] += 1
         if show is not None:
-            show.offer(inspected, f"{path}, row {row}")
-    return found
+            show.offer(inspected, f"{found.path}, row {row}")
 
 
 def _chosen(rows: int, sample: int | None) -> list[int] | None:
@@ -382,6 +384,10 @@ def judge(plan: Plan, config: Any, found: Survey) -> list[Finding]:
     elif found.files:
         findings.append(Finding("rows", "checks", True, "no row that the run could not train on"))
     findings += _batch_findings(plan, config, found)
+    for split, most in plan.max_samples.items():
+        if 0 < most < (rows := sum(file.rows for file in found.of(split))):
+            detail = f"data.{split}_max_samples={most:,}: the run uses some of the {rows:,} rows; all count here"
+            findings.append(Finding("rows", split, None, detail))
     if both := len(found.uids.get("train", set()) & found.uids.get("val", set())):
         findings.append(Finding("rows", "leak", None, f"{both:,} uids are in the training and the validation files"))
     if plan.program == RL_TRAINER and config.data.filter_overlong_prompts:
@@ -475,7 +481,7 @@ def _file_summary(plan: Plan, file: FileSurvey, *, text_counted: bool) -> dict[s
         "rows": file.rows,
         "looked_at": file.seen,
         "with_problems": file.wrong,
-        **{name: _percentiles(values) if name in shown else None for name, values in columns.items()},
+        **{name: _percentiles(values) if name in shown and file.seen else None for name, values in columns.items()},
         "over_limit": {
             name: 0 if limit is None else int((np.asarray(columns[name]) > limit).sum()) for name, limit in over.items()
         },
@@ -498,6 +504,8 @@ def text_report(summary: Mapping[str, Any]) -> str:
     for file in summary["files"]:
         looked = "" if file["looked_at"] == file["rows"] else f", {file['looked_at']:,} looked at"
         lines.append(f"\n{file['split']}: {file['path']}, {file['rows']:,} rows{looked}")
+        if not file["looked_at"]:
+            continue
         lines.append(f"  {'':<15}" + "".join(f"{name:>9}" for name in file["images"]))
         for name in ("images", "text_tokens", "vision_tokens", "tokens"):
             cells = "".join(f"{value:>9,}" for value in file[name].values()) if file[name] else "  not counted"

@@ -240,6 +240,16 @@ def test_a_picture_that_is_gone_stops_the_run(tmp_path, picture):
         run_over(tmp_path, [[question("t/1", [gone])]], [question("b/1", [picture(1)])])
 
 
+def test_a_picture_that_only_the_page_would_show_may_be_gone(tmp_path, picture):
+    gone = picture(1)
+    train, benchmark = [question("t/1", [gone], LONG)], [question("b/1", [picture(2)], LONG)]
+    run = Decontamination([dataset(tmp_path / "t", train)], {"bench": dataset(tmp_path / "b", benchmark)})
+    Path(gone.path).unlink()
+    assert list(run.kept()) == []
+    write_report(tmp_path, run)
+    assert "cannot be shown" in (tmp_path / "decontamination.html").read_text()
+
+
 def test_every_reason_has_a_meaning():
     from cinema_verl.data.decontaminate import REASONS as CODES
 

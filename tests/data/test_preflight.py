@@ -220,16 +220,28 @@ def test_files_that_the_run_could_not_read(tmp_path, write, rows, call, says):
     assert says in wrong(report)["train"]
 
 
+def test_a_file_that_is_damaged_in_the_middle(write, call):
+    path = write("train", [1] * 50)
+    content = bytearray(path.read_bytes())
+    content[4:200] = bytes(196)  # the pages of the first columns; the footer is whole
+    path.write_bytes(content)
+    code, report, _ = call(*files(path, write("val")))
+    assert code == 1
+    assert f"{path} cannot be read after 0 rows" in wrong(report)["train"]
+    assert report["files"][0]["images"] is None
+
+
 def test_what_the_configuration_itself_would_do(write, call):
     train = write("train")
     code, report, _ = call(f"data.train_files={train}", "data.val_files=[]", "data.filter_overlong_prompts=true")
     assert code == 1
     assert set(wrong(report)) == {"val", "filter"}
-    code, report, _ = call(*files(train, train), "data.train_batch_size=8")
+    code, report, _ = call(*files(train, train), "data.train_batch_size=8", "data.val_max_samples=3")
     notes = {finding["what"]: finding["detail"] for finding in report["findings"] if finding["ok"] is None}
     assert code == 0
     assert notes["leak"].startswith("4 uids")
     assert "each batch repeats questions" in notes["train"]
+    assert notes["val"] == "data.val_max_samples=3: the run uses some of the 4 rows; all count here"
 
 
 def test_without_the_model_images_are_estimated_and_the_report_says_so(write, call):
