@@ -168,7 +168,7 @@ def write_outputs(
                 line = {name: record[name] for name in ("uid", "reason", "detail")}
                 left_out.write(json.dumps(line, ensure_ascii=False) + "\n")
             elif record["route"] == RL:
-                rl(_rl_row(question, summary.rl_rows, settings))
+                rl(rl_row(question, summary.rl_rows, settings))
                 summary.rl_rows += 1
             elif record["reason"] != "single" or singles:
                 for row in _sft_rows(question, record, settings):
@@ -185,7 +185,8 @@ def write_outputs(
     return summary
 
 
-def _rl_row(question: Question, index: int, settings: Settings) -> dict[str, Any]:
+def rl_row(question: Question, index: int, settings: Settings) -> dict[str, Any]:
+    """The question's row for reinforcement learning, asked in the words of the settings."""
     row = question.rl_row(index, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
     return row | {"prompt": policy_messages(question, settings.mode)}
 

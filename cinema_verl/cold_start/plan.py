@@ -65,7 +65,7 @@ class Plan:
     @cached_property
     def fingerprint(self) -> str:
         """Names what results depend on: the questions' bytes, the settings, the words, the models, this package."""
-        probe = Question("", "", "", "", "", "multi", "", (), "text", "")
+        probe = Question("probe", "probe", "0", "train", "none", "multi", "", (), "text", "words")
         identity = {
             "questions": [sha256_of(part) for part in parts_of(self.questions)],
             "settings": asdict(self.settings),
