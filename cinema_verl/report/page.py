@@ -16,6 +16,7 @@ from cinema_verl.report.read import Metrics, number, read_metrics, read_rollouts
 from cinema_verl.report.summarise import (
     PANELS,
     Mix,
+    Panel,
     bins,
     complete,
     count,
@@ -107,23 +108,21 @@ def build(runs: Sequence[Run], max_bytes: int) -> tuple[str, list[str]]:
         max_bytes: the page is not larger than this, unless its curves and counts alone are.
     """
     fixed = [_fixed(run) for run in runs]
-    pictures = Pictures()
+    notes = [(run.files.name, note) for run in runs for note in [*run.notes, *_shortened(run)]]
     head = {"actions": ACTIONS, "meanings": MEANINGS, "panels": [_panel(panel) for panel in PANELS]}
-    frame = _html(
-        runs, head | {"runs": fixed, "images": []}, [(run.files.name, note) for run in runs for note in run.notes]
-    )
+    frame = _html(runs, head | {"runs": fixed, "images": []}, notes)
     room = max_bytes - len(frame.encode(errors="replace")) - 4096  # our choice: for notes to come, and commas
+    pictures = Pictures()
     smallest_first = sorted(range(len(runs)), key=lambda i: sum(map(len, runs[i].groups)))  # leaves room for the other
     for place, i in enumerate(smallest_first):
-        run, data = runs[i], fixed[i]
+        run = runs[i]
         logged = run.metrics.series.get("cinema/diversity_coefficient", [None] * len(run.metrics.steps))
         coefficients = {step: c for step, c in zip(run.metrics.steps, logged, strict=True) if c is not None}
         budget = room // (len(runs) - place)
         shown = choose(run.groups, run.files.data, run.mix, run.pattern_mode, coefficients, pictures, budget)
         room -= shown.size
-        data |= {"groups": shown.groups, "questions": shown.questions}
-        run.notes.extend(shown.notes)
-    notes = [(run.files.name, note) for run in runs for note in run.notes]
+        fixed[i] |= {"groups": shown.groups, "questions": shown.questions}
+        notes += [(run.files.name, note) for note in shown.notes]
     if pictures.failed:
         path, why = next(iter(pictures.failed.items()))
         notes.append(("", f"{len(pictures.failed)} pictures cannot be read and are missing, the first {path}: {why}."))
@@ -132,7 +131,7 @@ def build(runs: Sequence[Run], max_bytes: int) -> tuple[str, list[str]]:
     return page, [f"{name}: {note}" if name else note for name, note in notes]
 
 
-def _panel(panel: Any) -> dict[str, Any]:
+def _panel(panel: Panel) -> dict[str, Any]:
     return {
         "title": panel.title,
         "unit": panel.unit,
@@ -147,10 +146,6 @@ def _fixed(run: Run) -> dict[str, Any]:
     groups = bins(steps)
     named = {name for panel in PANELS for line in panel.lines for name in line.metrics}
     names = sorted(run.metrics.series, key=lambda name: (name not in named, name.startswith("val-aux/"), name))
-    if len(names) > MAX_NAMES:
-        run.notes.append(f"{len(names) - MAX_NAMES} of {len(names)} metrics are left out, the last in the alphabet.")
-    if len(groups) < len(steps):
-        run.notes.append(f"Curves show means over {len(groups[0])} neighbouring steps: the run has {len(steps)}.")
     return {
         "name": run.files.name,
         "steps": [steps[group[-1]] for group in groups],
@@ -166,6 +161,17 @@ def _fixed(run: Run) -> dict[str, Any]:
         "groups": [],
         "questions": [],
     }
+
+
+def _shortened(run: Run) -> list[str]:
+    """What a long run has more of than the page."""
+    steps, names = run.metrics.steps, run.metrics.series
+    notes = []
+    if len(names) > MAX_NAMES:
+        notes.append(f"{len(names) - MAX_NAMES} of {len(names)} metrics are left out, the last in the alphabet.")
+    if len(groups := bins(steps)) < len(steps):
+        notes.append(f"Curves show means over {len(groups[0])} neighbouring steps: the run has {len(steps)}.")
+    return notes
 
 
 def _sparse(values: list[float | None]) -> list[Any]:

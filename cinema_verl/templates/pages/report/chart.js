@@ -38,16 +38,13 @@ function nearest(steps, step) {
   return Math.abs(steps[low] - step) <= Math.abs(steps[high] - step) ? low : high;
 }
 
+// A curve that most steps logged is broken where a value is missing; one that few did, as validations, joins its values.
+// Points mark what a line would not show.
 function polyline(steps, values, x, y) {
-  let path = "", pen = "M";
-  const lonely = [];
-  values.forEach((value, i) => {
-    if (value === null) { pen = pen === "M" || values.slice(i + 1).every((one) => one === null) ? pen : "L"; return; }
-    path += `${pen}${x(steps[i]).toFixed(1)},${y(value).toFixed(1)}`;
-    pen = "L";
-    lonely.push(i);
-  });
-  return { path, points: lonely.length <= 60 && lonely.length < values.length / 2 ? lonely : [] };
+  const known = values.flatMap((value, i) => (value === null ? [] : [i])), sparse = known.length < values.length / 2;
+  const joined = (k) => k > 0 && k < known.length && (sparse || known[k - 1] === known[k] - 1);
+  const path = known.map((i, k) => `${joined(k) ? "L" : "M"}${x(steps[i]).toFixed(1)},${y(values[i]).toFixed(1)}`).join("");
+  return { path, points: known.filter((_, k) => (sparse ? known.length <= 60 : !joined(k) && !joined(k + 1))) };
 }
 
 // Axes, and where stage 2 of these runs begins: a band for one run, a line in its colour for each of two.
