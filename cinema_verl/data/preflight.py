@@ -16,11 +16,12 @@ import warnings
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,7 +38,6 @@ from cinema_verl.data.check import (
     Inspected,
     Limits,
     Problem,
-    TokenizerError,
     check_tokenizer,
     inspect_rows,
     problems_of,
@@ -157,17 +157,15 @@ def load_counting(plan: Plan) -> Counting:
         if plan.program == RL_TRAINER:
             check_tokenizer(processor.tokenizer)
     except (OSError, ValueError, TypeError, ImportError) as error:
-        cause = str(error).strip().splitlines()[0]
-        if local.is_dir() or isinstance(error, TokenizerError | TypeError):
-            advice = "give a Qwen-VL model's folder, with its tokenizer and processor"
-            found = Finding("tokens", "model", False, f"{plan.model}: {cause}", advice)
-        else:
+        if isinstance(error, OSError) and not local.is_dir():
             detail = (
                 f"{plan.model} is not on this machine: image tokens are ESTIMATES, as Qwen2.5-VL cuts images, and text "
                 "is NOT counted; give the model's folder for exact counts"
             )
-            found = Finding("tokens", "estimated", None, detail)
-        return Counting(None, QWEN2_5_VL, [found])
+            return Counting(None, QWEN2_5_VL, [Finding("tokens", "estimated", None, detail)])
+        detail = f"{plan.model}: {str(error).strip().splitlines()[0]}"
+        advice = "give a Qwen-VL model's folder, with its tokenizer and processor"
+        return Counting(None, QWEN2_5_VL, [Finding("tokens", "model", False, detail, advice)])
     detail = f"with the tokenizer and the image processor of {plan.model}"
     return Counting(counter, counter.patching, [Finding("tokens", "counted", True, detail)])
 
@@ -252,89 +250,103 @@ def survey(
     """
     result = Survey()
     schemas: dict[str, tuple[str, pa.Schema]] = {}
-    opened: list[tuple[str, str, pq.ParquetFile]] = []
+    opened: list[tuple[str, str, Source]] = []
     for split, files in plan.files.items():
         for path in files:
-            file, finding = _open(split, path)
-            if finding:
-                result.findings.append(finding)
-            if file is None:
+            source = _open(split, path, plan.program)
+            if isinstance(source, Finding):
+                result.findings.append(source)
                 continue
-            schema = file.schema_arrow.remove_metadata()
-            first_path, first = schemas.setdefault(split, (path, schema))
-            if not schema.equals(first):
-                result.findings.append(_differing(split, path, schema, first_path, first))
-            opened.append((split, path, file))
-    total = sum(_rows_used(file, sample) for _, _, file in opened)
+            first_path, first = schemas.setdefault(split, (path, source.schema))
+            if differ := _differing(source.schema, first):
+                detail = f"{path} and {first_path} differ in {', '.join(differ)}: verl cannot read them as one data set"
+                advice = "write both with the same schema (data_preprocess/to_parquet.py)"
+                result.findings.append(Finding("files", split, False, detail, advice))
+            opened.append((split, path, source))
+    total = sum(source.rows if sample is None else min(sample, source.rows) for _, _, source in opened)
     with tqdm(total=total, desc="looking at rows", unit=" rows", delay=1.0) as progress:
-        for split, path, file in opened:
-            found = FileSurvey(split, path, int(file.metadata.num_rows))
+        for split, path, source in opened:
+            found = FileSurvey(split, path, source.rows)
             result.files.append(found)
+            chosen = _chosen(found.rows, sample)
+            looked_at = inspect_rows(
+                _read(source, chosen),
+                form=plan.form,
+                counter=counting.counter,
+                patching=counting.patching,
+                limits=plan.limits,
+                decode=decode,
+                progress=progress,
+            )
             try:
-                _survey_file(result, found, plan, counting, file, sample, decode, show, progress)
+                _collect(result, found, looked_at, chosen, show)
             except (OSError, pa.ArrowException) as error:
                 detail = f"{path} cannot be read after {found.seen:,} rows: {error}"
                 result.findings.append(Finding("files", split, False, detail, "write it again"))
     return result
 
 
-def _rows_used(file: pq.ParquetFile, sample: int | None) -> int:
-    rows = int(file.metadata.num_rows)
-    return rows if sample is None else min(sample, rows)
+class Source(NamedTuple):
+    """A file of rows: how many, their types, and the rows themselves, piece by piece."""
+
+    rows: int
+    schema: pa.Schema
+    batches: Callable[[], Iterator[pa.RecordBatch | pa.Table]]
 
 
-def _open(split: str, path: str) -> tuple[pq.ParquetFile | None, Finding | None]:
-    """A Parquet file, or why the run could not read it."""
+def _open(split: str, path: str, program: str) -> Source | Finding:
+    """A file that the run can read, or why it cannot."""
     where, advice = "files", f"correct data.{split}_files"
     if re.match(r"\w+://", path):
         detail = f"{path} is not a file of this machine; preflight reads local files"
-        return None, Finding(where, split, False, detail, "copy it here, and name the copy")
-    if not path.endswith(".parquet"):
-        detail = f"{path} is not named *.parquet, which is what is written and checked here"
-        return None, Finding(where, split, False, detail, "write it with data_preprocess/to_parquet.py")
+        return Finding(where, split, False, detail, "copy it here, and name the copy")
+    local = Path(path).expanduser()
+    if not local.exists():
+        return Finding(where, split, False, f"{path} does not exist", advice)
     try:
-        file = pq.ParquetFile(Path(path).expanduser())
-    except FileNotFoundError:
-        return None, Finding(where, split, False, f"{path} does not exist", advice)
-    except (OSError, pa.ArrowInvalid) as error:
-        return None, Finding(where, split, False, f"{path} cannot be read: {error}", "write it again")
-    if not file.metadata.num_rows:
-        return None, Finding(where, split, False, f"{path} has no rows", advice)
-    return file, None
+        if path.endswith(".parquet"):
+            source = _parquet(local)
+        elif path.endswith((".json", ".jsonl")) and program == RL_TRAINER:
+            source = _json(local)
+        else:
+            detail = f"{path} is of a kind that {program} does not read"
+            return Finding(where, split, False, detail, "write it with data_preprocess/to_parquet.py")
+    except (OSError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
+        return Finding(where, split, False, f"{path} cannot be read: {error}", "write it again")
+    return source if source.rows else Finding(where, split, False, f"{path} has no rows", advice)
 
 
-def _differing(split: str, path: str, schema: pa.Schema, first_path: str, first: pa.Schema) -> Finding:
-    names = sorted({f.name for f in schema} | {f.name for f in first})
-    differ = [name for name in names if _type(schema, name) != _type(first, name)]
-    detail = f"{path} and {first_path} differ in {', '.join(differ)}: verl cannot read them as one data set"
-    return Finding("files", split, False, detail, "write both with the same schema (data_preprocess/to_parquet.py)")
+def _parquet(path: Path) -> Source:
+    file = pq.ParquetFile(path)
+    schema = file.schema_arrow.remove_metadata()
+    return Source(int(file.metadata.num_rows), schema, lambda: file.iter_batches(batch_size=_ROWS_AT_ONCE))
+
+
+def _json(path: Path) -> Source:
+    """As verl reads it: through the cache of `datasets`."""
+    rows = datasets.load_dataset("json", data_files=str(path))["train"]
+    batches = rows.with_format("arrow")
+    return Source(len(rows), rows.features.arrow_schema.remove_metadata(), lambda: batches.iter(_ROWS_AT_ONCE))
+
+
+def _differing(schema: pa.Schema, first: pa.Schema) -> list[str]:
+    """Columns that one of two files lacks, or that have another type there."""
+    names = sorted({*schema.names, *first.names})
+    return [name for name in names if _type(schema, name) != _type(first, name)]
 
 
 def _type(schema: pa.Schema, name: str) -> pa.DataType | None:
     return schema.field(name).type if name in schema.names else None
 
 
-def _survey_file(
+def _collect(
     result: Survey,
     found: FileSurvey,
-    plan: Plan,
-    counting: Counting,
-    file: pq.ParquetFile,
-    sample: int | None,
-    decode: bool,
+    looked_at: Iterator[Inspected],
+    chosen: Sequence[int] | None,
     show: gallery.Chosen | None,
-    progress: tqdm[Any],
 ) -> None:
-    chosen = _chosen(found.rows, sample)
-    looked_at = inspect_rows(
-        _read(file, chosen),
-        form=plan.form,
-        counter=counting.counter,
-        patching=counting.patching,
-        limits=plan.limits,
-        decode=decode,
-        progress=progress,
-    )
+    """Put what was found in a file's rows, `chosen` of them (None: all), where it belongs."""
     uids = result.uids.setdefault(found.split, set())
     for position, inspected in enumerate(looked_at):
         row = position if chosen is None else chosen[position]
@@ -356,9 +368,9 @@ def _chosen(rows: int, sample: int | None) -> list[int] | None:
     return sorted(random.Random(0).sample(range(rows), sample))
 
 
-def _read(file: pq.ParquetFile, chosen: Sequence[int] | None) -> Iterator[dict[str, Any]]:
+def _read(source: Source, chosen: Sequence[int] | None) -> Iterator[dict[str, Any]]:
     start = 0
-    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
+    for batch in source.batches():
         if chosen is not None:
             end = start + batch.num_rows
             picked = chosen[bisect_left(chosen, start) : bisect_left(chosen, end)]

@@ -21,6 +21,11 @@ TRAJECTORY = "<focus>A is dark.</focus><answer>B</answer>"
 ABSENT = "nobody/no-such-model"
 
 
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def rows(tmp_path):
     """rows(name, images) -> RL rows, one for each number of images; every image is 56x56 pixels, 4 tokens."""
@@ -148,9 +153,8 @@ def test_a_bad_row_is_named_with_file_and_row(write, call, code):
 
 
 @pytest.mark.parametrize("code", [None, *SPOILT])
-def test_the_verdict_is_the_runs(write, call, tiny_model, monkeypatch, tmp_path, code):
+def test_the_verdict_is_the_runs(write, call, tiny_model, code):
     """What passes constructs the run's data set, and what does not, does not."""
-    monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     path = write("train", change=SPOILT[code][0] if code else None)
     returned, _, _ = call(*files(path, path))
     config, _ = compose("cinema_cpu", [])
@@ -206,7 +210,8 @@ FILES = {
     "does not exist": lambda tmp, rows: tmp / "gone.parquet",
     "cannot be read": lambda tmp, rows: _write_text(tmp / "text.parquet"),
     "has no rows": lambda tmp, rows: _empty(tmp / "empty.parquet"),
-    "is not named *.parquet": lambda tmp, rows: _write_text(tmp / "rows.jsonl"),
+    "cannot be read:": lambda tmp, rows: _write_text(tmp / "text.jsonl"),
+    "does not read": lambda tmp, rows: _write_text(tmp / "rows.csv"),
     "not a file of this machine": lambda tmp, rows: "hdfs://x/a.parquet",
     "differ in ability": lambda tmp, rows: _other_schema(tmp / "other.parquet", rows),
 }
@@ -282,6 +287,17 @@ def test_full_decodes_every_image(tmp_path, write, call):
     code, report, _ = call(*files(path, path), "--full")
     assert code == 1
     assert report["problems"]["image_corrupt"]["count"] == 2 * (1 + 2 + 2 + 4)
+
+
+def test_rows_of_json_as_verl_reads_them(tmp_path, rows, call):
+    path = tmp_path / "rows.jsonl"
+    made = rows("json", [1, 2])
+    made[1]["reward_model"]["ground_truth"] = "Z"
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    code, report, _ = call(*files(path, path))
+    assert code == 1
+    assert report["files"][0]["images"]["max"] == 2
+    assert report["problems"]["gold_unreadable"]["first"][0]["row"] == 1
 
 
 @pytest.fixture
