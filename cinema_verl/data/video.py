@@ -24,6 +24,7 @@ from cinema_verl.data.images import MAX_SOURCE_PIXELS
 from cinema_verl.data.paths import resolve
 
 if TYPE_CHECKING:
+    from av.codec import CodecContext
     from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
@@ -194,7 +195,7 @@ def _open(path: Path) -> Iterator[InputContainer]:
     with open(path, "rb"):
         pass  # a file that may not be read is no broken video
     try:
-        container = av.open(str(path), options=_OPTIONS)
+        container = av.open(str(path), options=_OPTIONS, metadata_errors="replace")  # tags of any encoding
     except av.FFmpegError as error:
         raise Rejected("video_format", f"{path.name}: {error.strerror}") from error
     with container:
@@ -210,6 +211,8 @@ def _video_stream(container: InputContainer) -> VideoStream:
     stream = cast("VideoStream | None", container.streams.best("video"))
     if stream is None or stream.disposition & Disposition.attached_pic:  # the cover of an audio file
         raise Rejected("video_format", "there is no video in it")
+    if cast("CodecContext | None", stream.codec_context) is None:
+        raise Rejected("video_format", "nothing here decodes its codec")
     if (
         container.format.name == "avi"
         and stream.codec_context.name in ("h264", "hevc")

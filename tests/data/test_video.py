@@ -1,11 +1,12 @@
 """Videos written here, whose frame i is plain grey of level 8 i: what was sampled can be read off the pictures."""
 
 import struct
+from contextlib import suppress
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -224,6 +225,28 @@ def test_frames_above_any_picture(clip, monkeypatch):
     assert reason_of(clip) == "image_too_large"
 
 
+def test_a_codec_that_nothing_decodes(clip):
+    path = clip.with_name("unknown.mp4")
+    path.write_bytes(clip.read_bytes().replace(b"avc1", b"zzzz"))
+    assert reason_of(path) == "video_format"
+
+
+def test_tags_in_another_encoding_are_no_fault(clip, tmp_path):
+    """Titles in Latin-1 are common."""
+    path = tmp_path / "x.mkv"
+    with av.open(str(path), "w") as container, av.open(str(clip)) as source:
+        container.metadata["title"] = "caf#"
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                container.mux(packet)
+    data = path.read_bytes()
+    assert data.count(b"caf#") == 1
+    path.write_bytes(data.replace(b"caf#", b"caf\xe9"))
+    assert shown(sample(path, count=3)) == [5, 15, 25]
+
+
 def test_a_sound_file(tmp_path):
     path = tmp_path / "x.mp4"
     with av.open(str(path), "w") as container:
@@ -273,6 +296,26 @@ def test_a_part_without_frames(clip, part):
 def test_a_file_that_is_not_there_is_no_broken_video(tmp_path):
     with pytest.raises(FileNotFoundError):
         sample(tmp_path / "none.mp4", count=1)
+
+
+@settings(max_examples=60)
+@given(
+    name=st.sampled_from(["x.mp4", "x.mkv", "x.avi"]),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6),
+    keep=st.floats(0.3, 1),
+)
+def test_damaged_files_are_sampled_or_rejected(tmp_path_factory, name, changes, keep):
+    whole = tmp_path_factory.getbasetemp() / f"whole-{name}"
+    if not whole.exists():
+        write(whole, "mpeg4", frames=12)
+    data = bytearray(whole.read_bytes())
+    for place, value in changes:
+        data[int(place * len(data))] = value
+    path = whole.with_name(f"damaged-{name}")
+    path.write_bytes(data[: int(keep * len(data))])
+    with suppress(Rejected):
+        frames = sample(path, count=3)
+        assert 1 <= len(frames.images) == len(frames.times) <= 3
 
 
 # --- Folders of frames ----------------------------------------------------------------------------------------------
