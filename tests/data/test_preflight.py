@@ -8,6 +8,7 @@ import pytest
 from datasets import config as datasets_config
 from PIL import Image
 from verl.trainer.ppo.utils import create_rl_dataset
+from verl.trainer.sft_trainer import create_sft_dataset
 from verl.utils.tokenizer import hf_processor
 
 from cinema_verl.cpu.tiny_model import build_tokenizer
@@ -333,6 +334,16 @@ def test_cold_start_rows(sft, call):
     code, report, _ = call(*arguments, f"data.max_length={longest - 1}", recipe="cinema_cold_start_cpu")
     assert code == 1
     assert report["problems"]["prompt_too_long"]["count"] == 2
+
+
+def test_lengths_of_cold_start_rows_are_what_verl_builds(sft, call, tiny_model):
+    path = sft("cold")
+    _, report, _ = call(f"data.train_files={path}", "data.train_batch_size=4", recipe="cinema_cold_start_cpu")
+    config, _ = compose("cinema_cold_start_cpu", [])
+    processor = hf_processor(str(tiny_model))
+    data_set = create_sft_dataset([str(path)], config.data, processor.tokenizer, processor)
+    lengths = sorted(len(data_set[i]["input_ids"]) for i in range(4))
+    assert report["files"][0]["tokens"] == {"p50": lengths[1], "p95": lengths[3], "p99": lengths[3], "max": lengths[3]}
 
 
 def test_cold_start_rows_that_teach_nothing(sft, call):
