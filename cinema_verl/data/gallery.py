@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from cinema_verl.data.canonical import LETTERS
+from PIL import Image
+
+from cinema_verl.data.canonical import LETTERS, lists_options
 from cinema_verl.data.check import WARNINGS, Inspected, uid_of
 from cinema_verl.data.sampling import Sample
 from cinema_verl.meta_action import parse
@@ -85,6 +87,10 @@ def _card(inspected: Inspected, place: str) -> dict[str, Any]:
     info, reward, images = row.get("extra_info"), row.get("reward_model"), row.get("images")
     info = info if isinstance(info, Mapping) else {}
     images = images if isinstance(images, list) else []
+    question, options = _cut(info.get("question") or _asked(row)), _options(info, reward)
+    right = [f"{option['letter']}. {option['text']}" for option in options if option["right"]]
+    gold = str(reward.get("ground_truth")) if isinstance(reward, Mapping) else ""
+    listed = options and lists_options(question, tuple(option["text"] for option in options))
     return {
         "uid": uid_of(row) or place,
         "place": place,
@@ -92,9 +98,9 @@ def _card(inspected: Inspected, place: str) -> dict[str, Any]:
         "images": [_picture(number, cell) for number, cell in enumerate(images[:_PICTURES], 1)],
         "hidden": max(0, len(images) - _PICTURES),
         "count": len(images),
-        "question": _cut(info.get("question") or _asked(row)),
-        "options": _options(info, reward),
-        "gold": str(reward.get("ground_truth")) if isinstance(reward, Mapping) else "",
+        "question": question,
+        "options": [] if listed else options,
+        "gold": right[0] if right else gold,
         "aliases": _json_list(info.get("aliases_json")),
         "tolerance": info.get("tolerance"),
         "trajectory": _trajectory(row),
@@ -109,7 +115,7 @@ def _picture(number: int, cell: Any) -> dict[str, Any]:
     path = str(cell.get("image")) if isinstance(cell, Mapping) else ""
     try:
         uri = thumbnail(path.removeprefix("file://"), _SIDE)
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises on files that are no pictures; the findings say why
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # as Pillow says no; the findings say why
         uri = ""
     return {"number": number, "path": path, "uri": uri}
 

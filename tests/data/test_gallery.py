@@ -109,6 +109,14 @@ def test_options_that_cannot_be_read_are_left_to_the_findings(row):
     assert '<ul class="options">' not in html
 
 
+def test_options_that_the_question_lists_are_not_shown_twice(row):
+    text = "<image><image>Which?\nA. this\nB. that"
+    listed = row("x/0", question=text, options=["this", "that"])
+    html = gallery.page(chosen_of([listed]), SUMMARY)
+    assert '<ul class="options">' not in html
+    assert "Gold: <b>B. that</b>" in html
+
+
 def test_many_images_are_cut_off_and_counted(row):
     html = gallery.page(chosen_of([row("x/0", number=15)]), SUMMARY)
     assert html.count("<figure>") == 12
