@@ -214,3 +214,35 @@ def test_the_digits_come_in_as_questions(tmp_path):
             assert again["extra_info"][name] == row["extra_info"][name]
         for new, old in zip(again["images"], row["images"], strict=True):
             assert Path(new["image"]).read_bytes() == Path(old["image"]).read_bytes()
+
+
+# --- One's own ------------------------------------------------------------------------------------------------------
+
+
+def test_own_rows_as_json_lines_csv_and_a_saved_dataset_are_the_same_question(tmp_path, make_picture):
+    import datasets
+
+    for number, name in enumerate(("a.jpg", "b.jpg")):
+        (tmp_path / name).write_bytes(make_picture(number, kind="JPEG"))
+    row = {"id": "q1", "question": "Which was taken later?", "answer": "the second"}
+    lists = {"images": ["a.jpg", "b.jpg"], "options": ["the first", "the second"]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row | lists))
+    (tmp_path / "rows.csv").write_text(
+        "id,question,answer,images,options,tolerance\n"
+        f"q1,{row['question']},{row['answer']},a.jpg;b.jpg,the first; the second,\n"
+    )
+    features = datasets.Features(
+        dict.fromkeys(row, datasets.Value("string"))
+        | {"images": datasets.Sequence(datasets.Image()), "options": datasets.Sequence(datasets.Value("string"))}
+    )
+    embedded = {"images": [{"bytes": (tmp_path / name).read_bytes(), "path": None} for name in lists["images"]]}
+    datasets.Dataset.from_list([row | lists | embedded], features=features).save_to_disk(tmp_path / "saved")
+
+    found = []
+    for number, name in enumerate(("rows.jsonl", "rows.csv", "saved")):
+        out = tmp_path / f"out{number}"
+        assert run("own", "--input", tmp_path / name, "--output", out) == 0
+        found += [question.to_json(out) for question in read_questions(out)]
+    assert len(found) == 3
+    assert found[0] == found[1] == found[2]
+    assert (found[0]["uid"], found[0]["answer"], len(found[0]["images"])) == ("own/q1", "B", 2)
