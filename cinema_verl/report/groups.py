@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from PIL import Image
 
 from cinema_verl.diversity import pattern_counts
+from cinema_verl.evaluate.perturb import TRUE, split_source
 from cinema_verl.meta_action import parse, pattern_in_mode
 from cinema_verl.pages import json_for_script, thumbnail
 from cinema_verl.report.read import Question, Rollout, read_questions, read_rollouts_at
@@ -186,6 +187,7 @@ def _group(
     coefficient: float | None,
 ) -> dict[str, Any]:
     """An entry of the page's list of groups, with the rollouts packed: they are unpacked when somebody looks."""
+    condition = split_source(rollouts[0].data_source)[1]
     patterns = [pattern_in_mode(rollout.pattern, pattern_mode) for rollout in rollouts]
     alike, size = pattern_counts(patterns, [0] * len(patterns))
     packed = [
@@ -196,6 +198,7 @@ def _group(
     return {
         "step": step,
         "question": question,
+        "condition": condition if condition != TRUE else None,
         "source": mix.sources.index.get(rollouts[0].data_source, -1),
         "type": mix.types.index.get(rollouts[0].answer_type, -1),
         "rollouts": [[mix.patterns.index.get(r.pattern, -1), rightness(r.acc)] for r in rollouts],

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from cinema_verl.evaluate.perturb import TRUE, split_source
 from cinema_verl.meta_action import ACTIONS, PATTERN_MODES
 from cinema_verl.pages import json_for_script, render
 from cinema_verl.report.groups import GroupPlace, Pictures, choose, places
@@ -84,7 +85,8 @@ def read_run(files: RunFiles) -> Run:
             cut.append(f"{path.name} ({bad})")
         if rollouts:
             counts[step] = count(rollouts)
-            statistics[step] = rollout_statistics(rollouts, mode)
+            asked_as_they_are = [rollout for rollout in rollouts if split_source(rollout.data_source)[1] == TRUE]
+            statistics[step] = rollout_statistics(asked_as_they_are, mode)
             groups.append(places(step, path, rollouts))
     if cut:
         notes.append(
@@ -95,7 +97,7 @@ def read_run(files: RunFiles) -> Run:
     if added and files.metrics:
         notes.append(f"Not among the metrics, so counted from the rollouts: {', '.join(sorted(added))}.")
     has = {panel.title for panel in PANELS for line in panel.lines if metrics.series.keys() & set(line.metrics)}
-    missing = [panel.title for panel in PANELS if panel.title not in has]
+    missing = [panel.title for panel in PANELS if panel.title not in has and not panel.optional]
     if missing:
         notes.append(f"No metric for: {', '.join(missing)}.")
     return Run(files, metrics, Mix.of(counts), groups, mode, notes)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from cinema_verl.diversity import pattern_statistics
+from cinema_verl.evaluate.perturb import CONDITIONS
 from cinema_verl.meta_action import pattern_in_mode
 from cinema_verl.report.read import Metrics, Rollout
 
@@ -39,6 +40,7 @@ class Panel(NamedTuple):
     unit: str
     lines: tuple[Line, ...]
     share: bool = False  # values are shares: the axis goes from 0 to 1
+    optional: bool = False  # a run is whole without it
 
 
 def _panel(title: str, unit: str, *metrics: str, share: bool = False) -> Panel:
@@ -71,6 +73,12 @@ PANELS: Final = (
             Line((f"{_SAMPLING}/all_wrong",), "all wrong"),
         ),
         share=True,
+    ),
+    Panel(
+        "Image dependence",
+        "accuracy lost in validation over changed images",
+        tuple(Line((f"cinema/image_dependence/{condition}/drop",), condition) for condition in CONDITIONS),
+        optional=True,
     ),
 )
 """The curves that the report opens with; every other metric can be chosen in the page."""

@@ -101,6 +101,11 @@ def test_patterns_are_alike_as_the_run_counted_them(tmp_path, make_run):
     assert [one["alike"] for one in unpack(show(run, mode="collapsed").groups[0])] == [2, 2]
 
 
+def test_a_group_that_was_asked_over_other_images_says_so(tmp_path, make_run):
+    run = make_run(tmp_path / "run", steps=1, sources=("squares@blank", "squares@home"))
+    assert [group["condition"] for group in show(run).groups] == ["blank", None]
+
+
 def test_without_a_coefficient_nothing_is_taken_off(tmp_path, make_run):
     run = make_run(tmp_path / "run", steps=1)
     path = run / "rollouts" / "1.jsonl"

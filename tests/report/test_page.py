@@ -95,6 +95,21 @@ def test_settings_of_another_version_break_nothing(run_dir, key, value):
     assert len(notes) == (key == "pattern_mode"), "said where something is left out for it"
 
 
+def test_questions_over_other_images_do_not_count_as_accuracy(run_dir):
+    """Without a metrics file, accuracy is counted from the rollouts: of the questions as they are."""
+    (run_dir / "metrics.jsonl").unlink()
+    for path in (run_dir / "rollouts").iterdir():
+        rewrite(
+            path,
+            lambda line: (
+                line | ({"data_source": "squares@blank", "acc": 0.0} if line["data_source"] == "circles" else {})
+            ),
+        )
+    _, data, _ = page_of(run_dir)
+    assert data["runs"][0]["series"]["cinema/acc"] == [0.5] * 6
+    assert data["runs"][0]["mix"]["sources"] == ["squares", "squares@blank"]
+
+
 def test_lone_surrogates_become_question_marks(run_dir):
     """JSON may hold them, UTF-8 may not: a page with one could not be written."""
     rewrite(run_dir / "rollouts" / "1.jsonl", lambda line: line | {"data_source": "a\ud800b", "output": "\udfff"})

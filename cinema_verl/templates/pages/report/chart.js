@@ -63,6 +63,7 @@ function frame(svg, box, steps, yTicks, x, y, percentages, runs) {
     svg.append(s("text", { x: near ? box.right : x(step), y: box.bottom + 15, "text-anchor": near ? "end" : "middle" }, step));
   }
   svg.append(s("text", { x: box.right, y: box.bottom + 28, "text-anchor": "end" }, "step"));
+  if (alone && !second.length && runs[0].stages.length) svg.append(s("text", { x: box.left, y: box.top - 4 }, `stage ${runs[0].stages.at(-1).stage}`));
   for (const { from, color } of second) {
     const at = x(from);
     svg.append(s("line", { class: "mark", x1: at, x2: at, y1: box.top, y2: box.bottom, style: alone ? {} : { stroke: color } }));
@@ -150,7 +151,8 @@ function lineChart({ title, unit, share, height = 190, lines }) {
     const all = lines.flatMap((line) => line.values).filter((value) => value !== null);
     let low = share ? 0 : Math.min(...all), high = share ? 1 : Math.max(...all);
     if (!share) {
-      const margin = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
+      if (low === high) low = Math.min(0, low), high = Math.max(0, high); // what never moved is seen against nothing
+      const margin = (high - low) * 0.06 || 1;
       low = low >= 0 && low - margin < 0 ? 0 : low - margin;
       high += margin;
     } else high = Math.max(1, ...all), low = Math.min(0, ...all);

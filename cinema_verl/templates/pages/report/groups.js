@@ -94,6 +94,7 @@ async function drawGroup(run, group) {
     question.images.length ? h("div", { class: "images" }, question.images.map((place, i) => h("figure", {},
       place < 0 ? h("div", { class: "gone" }, "image missing") : h("img", { src: DATA.images[place], alt: `${question.names[i]}, of ${question.images.length + question.more}` }),
       h("figcaption", {}, question.names[i]))), question.more ? h("span", { class: "quiet" }, `and ${question.more} more`) : null) : null,
+    group.condition ? h("p", { class: "quiet" }, `Asked again over ${group.condition} images: the rollouts did not see these.`) : null,
     h("p", { class: "question" }, told(question)),
     question.options.length ? h("ol", { class: "options", "aria-label": "Options" }, question.options.map((option, i) => h("li", {}, h("b", {}, `${String.fromCharCode(65 + i)}. `), option))) : null,
     h("div", { class: "rollouts", role: "region", "aria-label": "Rollouts", tabindex: "0" },
