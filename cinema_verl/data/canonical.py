@@ -54,6 +54,9 @@ REASONS: Final[dict[str, str]] = {
     "benchmark_image": "a benchmark's picture, under another question",
     "benchmark_text": "a benchmark's words, long and particular enough to be that question, over other pictures",
     "duplicate": "the same question over the same pictures as an earlier one",
+    "pass_rate": "a pass rate outside the window of the mix: too easy or too hard to learn from",
+    "pass_rate_unknown": "no pass rate, and the mix takes only questions that have one",
+    "not_in_mix": "of its kind the mix has as many as it asks for",
 }
 """Why a row can be rejected. `Rejected` refuses a reason that is not here."""
 
@@ -230,9 +233,13 @@ class Question:
         )
 
 
+_LABEL = re.compile(r"(?<![A-Za-z])([A-Z])\s*[.):,]\s*")
+
+
 def lists_options(text: str, options: tuple[str, ...]) -> bool:
     """Whether the text shows every option behind its letter: ``A. cat``, ``(A) cat``, ``A: cat``."""
+    labels = [(label[1], label.end()) for label in _LABEL.finditer(text)]
     return all(
-        re.search(rf"(?<![A-Za-z]){LETTERS[i]}\s*[.):,]\s*{re.escape(option.strip())}", text)
+        any(letter == LETTERS[i] and text.startswith(option.strip(), end) for letter, end in labels)
         for i, option in enumerate(options)
     )
