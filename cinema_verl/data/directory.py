@@ -40,7 +40,7 @@ def parts_of(path: str | Path) -> list[Path]:
     """The files of questions of a dataset directory, in order; or the one JSONL file that `path` is.
 
     Raises:
-        FileNotFoundError: there are none; the message says what was looked for.
+        FileNotFoundError: there are none, or the run that writes them has not ended; the message says what is missing.
     """
     path = Path(path)
     if path.is_file():
@@ -48,7 +48,23 @@ def parts_of(path: str | Path) -> list[Path]:
     parts = sorted((path / QUESTIONS).glob("part-*.jsonl"))
     if not parts:
         raise FileNotFoundError(f"{path} is neither a JSONL file nor a dataset directory: no {QUESTIONS}/part-*.jsonl")
+    if not (path / MANIFEST).is_file():
+        raise FileNotFoundError(f"{path} is not complete, it has no {MANIFEST}: run the command that makes it again")
     return parts
+
+
+class Place(NamedTuple):
+    """Where a question stands: `question_at` reads it from there.
+
+    Attributes:
+        root: What its image paths are relative to.
+        part: The file.
+        start: Byte at which its line begins.
+    """
+
+    root: Path
+    part: Path
+    start: int
 
 
 def read_questions(path: str | Path) -> Iterator[Question]:
@@ -58,15 +74,34 @@ def read_questions(path: str | Path) -> Iterator[Question]:
         FileNotFoundError: nothing to read.
         ValueError: naming file and line, for a line that is not a canonical question.
     """
+    for question, _ in locate_questions(path):
+        yield question
+
+
+def locate_questions(path: str | Path) -> Iterator[tuple[Question, Place]]:
+    """As `read_questions`, each with its place.
+
+    Raises:
+        FileNotFoundError, ValueError: as there.
+    """
     path = Path(path).absolute()
     root = path.parent if path.is_file() else path
     for part in parts_of(path):
-        with open(part, encoding="utf-8") as lines:
+        start = 0
+        with open(part, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
-                    yield Question.from_json(json.loads(line), root)
+                    yield Question.from_json(json.loads(line), root), Place(root, part, start)
                 except ValueError as error:
                     raise ValueError(f"{part}, line {number}: {error}") from error
+                start += len(line)
+
+
+def question_at(place: Place) -> Question:
+    """The question that `locate_questions` found there."""
+    with open(place.part, "rb") as file:
+        file.seek(place.start)
+        return Question.from_json(json.loads(file.readline()), place.root)
 
 
 def write_part(directory: Path, number: int, questions: Iterable[Question]) -> dict[str, Any]:

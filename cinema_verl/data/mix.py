@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cinema_verl.data.canonical import Question
-from cinema_verl.data.directory import Rejection, read_questions
+from cinema_verl.data.directory import Place, Rejection, locate_questions, question_at
 from cinema_verl.data.mix_spec import OTHER, MixError, MixSpec, Stratum
 from cinema_verl.data.sampling import rank
 
@@ -227,6 +228,8 @@ def table(rows: Sequence[Line]) -> str:
 class Mix:
     """One run: what there is has been read and planned; `questions` and `rejections` are what to write.
 
+    In memory is where each question stands, some 400 bytes for it, and never more than one question.
+
     Args:
         inputs: Dataset directories or JSONL files.
 
@@ -236,56 +239,44 @@ class Mix:
 
     Raises:
         MixError: the specification cannot be met, or two questions have the same uid. Nothing was written.
+        FileNotFoundError, ValueError: an input is none; see `read_questions`.
     """
 
     def __init__(self, inputs: Sequence[Path], spec: MixSpec) -> None:
-        self.inputs, self.spec = inputs, spec
+        self.spec = spec
         self._outside: list[Rejection] = []
-        self._uids: dict[Cell, list[str]] = defaultdict(list)
+        self._cells: dict[Cell, list[tuple[int, str, Place]]] = defaultdict(list)
         seen: set[str] = set()
-        for question in self._read("reading"):
-            if question.uid in seen:
-                raise MixError(f"two questions have the uid {question.uid!r}: give each input once")
-            seen.add(question.uid)
-            rejection = _outside(question, spec)
-            if rejection is not None:
-                self._outside.append(rejection)
-            else:
-                self._uids[spec.cell_of(question)].append(question.uid)
+        with tqdm(desc="reading", unit=" questions", delay=2) as progress:
+            for question, place in chain.from_iterable(map(locate_questions, inputs)):
+                progress.update()
+                if question.uid in seen:
+                    raise MixError(f"two questions have the uid {question.uid!r}: give each input once")
+                seen.add(question.uid)
+                rejection = _outside(question, spec)
+                if rejection is not None:
+                    self._outside.append(rejection)
+                else:
+                    entry = rank(spec.seed, question.uid), question.uid, place
+                    self._cells[spec.cell_of(question)].append(entry)
         self.read = len(seen)
-        self.available = {cell: len(uids) for cell, uids in sorted(self._uids.items())}
+        self.available = {cell: len(entries) for cell, entries in sorted(self._cells.items())}
         self.taken = plan(spec, self.available)
-        self._taken: set[str] = set()
-        for cell, uids in self._uids.items():
-            uids.sort(key=self._order)
-            self._taken.update(uids[: self.taken[cell]])
-
-    def _order(self, uid: str) -> tuple[int, str]:
-        return rank(self.spec.seed, uid), uid
-
-    def _read(self, doing: str) -> Iterator[Question]:
-        with tqdm(desc=doing, unit=" questions", delay=2) as progress:
-            for path in self.inputs:
-                for question in read_questions(path):
-                    progress.update()
-                    yield question
+        for entries in self._cells.values():
+            entries.sort()
 
     def questions(self) -> Iterator[Question]:
         """The mix, shuffled by the seed: the same for the same questions and seed, whatever their order and files."""
-        chosen = [question for question in self._read("taking") if question.uid in self._taken]
-        yield from sorted(chosen, key=lambda question: self._order(question.uid))
+        chosen = sorted(entry for cell, entries in self._cells.items() for entry in entries[: self.taken[cell]])
+        for _, _, place in tqdm(chosen, desc="taking", unit=" questions", delay=2):
+            yield question_at(place)
 
     def rejections(self) -> Iterator[Rejection]:
         """Everything that was not taken, in the order of uids."""
-        surplus = [
-            Rejection(
-                uid,
-                NOT_IN_MIX,
-                " ".join(f"{name}={stratum}" for name, stratum in zip(self.spec.dimensions, cell, strict=True)),
-            )
-            for cell, uids in self._uids.items()
-            for uid in uids[self.taken[cell] :]
-        ]
+        surplus = []
+        for cell, entries in self._cells.items():
+            strata = " ".join(f"{name}={stratum}" for name, stratum in zip(self.spec.dimensions, cell, strict=True))
+            surplus += [Rejection(uid, NOT_IN_MIX, strata) for _, uid, _ in entries[self.taken[cell] :]]
         yield from sorted(self._outside + surplus)
 
 
