@@ -323,6 +323,18 @@ def test_a_group_with_its_question_and_images(visit, one):
     assert page.evaluate(sizes) == [[40, 30], [40, 30]]
 
 
+def test_a_group_says_nothing_of_what_it_has_not(visit, tmp_path, make_run, report):
+    run = make_run(tmp_path / "run", steps=1, sources=("squares", "squares@blank"))
+    shutil.rmtree(run / "data")  # no images, no options
+    assert report(run) == 0
+    page = visit(run / "report.html")
+    text = page.locator("#group").inner_text()
+    assert not re.search("null|undefined|NaN|object", text)
+    assert "Asked again" not in text
+    click(page, "Next")
+    assert "Asked again over blank images" in page.locator("#group").inner_text()
+
+
 def test_the_terms_of_the_reward_by_hand(visit, one):
     """Right, well formed, and alone but for one of four: 0.5 + 0.5 - 0.1 * 0.5 * 1/3."""
     page = visit(one)

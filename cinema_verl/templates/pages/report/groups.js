@@ -88,7 +88,7 @@ async function drawGroup(run, group) {
   const distinct = new Set(rollouts.map((rollout) => rollout.pattern)).size;
   const meta = [["source", run.mix.sources[group.source]], ["type", run.mix.types[group.type]],
     ["gold", question.gold], ["diversity coefficient", rollouts[0].coefficient === undefined ? null : show(rollouts[0].coefficient)], ["question", question.uid]];
-  $("group").replaceChildren(
+  $("group").replaceChildren(h("div", {},
     h("h3", {}, RUNS.length > 1 ? [runName(choice.run), " "] : null, `Step ${group.step}: `, verdicts(group), `, ${plural(distinct, "pattern")}`),
     h("div", { class: "meta" }, meta.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => h("span", {}, `${name} `, h("b", {}, value)))),
     question.images.length ? h("div", { class: "images" }, question.images.map((place, i) => h("figure", {},
@@ -98,7 +98,7 @@ async function drawGroup(run, group) {
     h("p", { class: "question" }, told(question)),
     question.options.length ? h("ol", { class: "options", "aria-label": "Options" }, question.options.map((option, i) => h("li", {}, h("b", {}, `${String.fromCharCode(65 + i)}. `), option))) : null,
     h("div", { class: "rollouts", role: "region", "aria-label": "Rollouts", tabindex: "0" },
-      rollouts.map((rollout, i) => rolloutCard(rollout, i, rolloutPasses(run, group.rollouts[i])))));
+      rollouts.map((rollout, i) => rolloutCard(rollout, i, rolloutPasses(run, group.rollouts[i]))))));
   $("group").setAttribute("aria-busy", "false");
 }
 
