@@ -33,7 +33,7 @@ def _tiles(width: int, height: int) -> int:
 
 
 VISION: Final = {
-    # Rule: tokens of an image of (width, height) pixels. Limits as published by the families; an endpoint's may be lower.
+    # Rule: tokens of an image of (width, height) pixels. Limits are those published; an endpoint may have lower ones.
     "qwen2.5": _squares(28, 4, 16384),  # Qwen2.5-VL: 14 px patches merged 2 x 2, at most 12.8 M pixels
     "qwen3": _squares(32, 4, 16384),  # Qwen3-VL: 16 px patches merged 2 x 2, at most 16.8 M pixels
     "tiles": _tiles,  # GPT-4o, GPT-4.1

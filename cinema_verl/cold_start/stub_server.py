@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import importlib
 import inspect
@@ -49,6 +50,7 @@ FAULTS: Final[dict[str, str]] = {
     "length": "half the text, finish_reason length",
     "content_filter": "the request is filtered: 400 content_filter",
     "filtered": "the reply is filtered: finish_reason content_filter",
+    "no_usage": "a reply without token counts",
     "413": "the request is too large",
     "400": "the request is not understood",
 }
@@ -268,6 +270,8 @@ class StubServer:
             else [{"index": 0, "message": message, "finish_reason": reason, "logprobs": None}],
             "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion},
         }
+        if fault == "no_usage":
+            del payload["usage"]
         if fault == "html":
             return await self._send(writer, 200, b"<!doctype html><title>Welcome</title>")
         body = json.dumps(payload).encode()
@@ -350,7 +354,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="stub", help="name of its model; stub")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer; 0")
     parser.add_argument("--seed", type=int, default=0, help="of faults and responder; 0")
-    parser.add_argument("--fault", action="append", default=[], metavar="NAME=SHARE", help="share of requests that fail so")
+    parser.add_argument(
+        "--fault", action="append", default=[], metavar="NAME=SHARE", help="share of requests that fail so"
+    )
     parser.add_argument("--retry-after", default="0", help="the header's value with 429 and 503; 0")
     parser.add_argument("--responder", metavar="MODULE:FUNCTION", help="(request, rng) -> text; a letter out of four")
     parser.add_argument("--api-key-env", metavar="NAME", help="environment variable with the one key that is let in")
@@ -379,10 +385,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(server.url, flush=True)
         await asyncio.Event().wait()
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve())
-    except KeyboardInterrupt:
-        pass
     return 0
 
 
