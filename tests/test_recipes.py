@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,21 +15,44 @@ from cinema_verl.schedule import AnnealingSchedule
 from cinema_verl.settings import CinemaSettings
 
 ROOT = Path(__file__).parents[1]
-EXPECTED = {"cinema", "cinema_cpu", "cinema_cold_start", "cinema_cold_start_cpu"}
+TRAINING = {"cinema", "cinema_cpu", "cinema_cold_start", "cinema_cold_start_cpu"}
+EVALUATIONS = {"cinema_evaluate", "cinema_evaluate_cpu"}
+# What each ablation changes of recipe cinema: nothing else, but for the name.
+ABLATIONS = {
+    "cinema_dapo": {"cinema.coefficient": 0.0},
+    "cinema_dps": {"cinema.annealing_shape": "constant"},
+    "cinema_cosine": {"cinema.annealing_shape": "cosine"},
+    "cinema_exponential": {"cinema.annealing_shape": "exponential"},
+    "cinema_pattern_collapsed": {"cinema.pattern_mode": "collapsed"},
+    "cinema_pattern_set": {"cinema.pattern_mode": "set"},
+    **{
+        f"cinema_without_{a}": {"data.cinema_prompt_mode": f"cinema_without_{a}"}
+        for a in ("global", "focus", "hint", "think")
+    },
+}
+FOLLOWS = {  # what is made of the run's name and the prompt mode
+    "trainer.experiment_name",
+    "actor_rollout_ref.rollout.trace.experiment_name",
+    "trainer.default_local_dir",
+    "trainer.rollout_data_dir",
+    "reward.custom_reward_function.reward_kwargs.prompt_mode",
+}
+EXPECTED = {*TRAINING, *EVALUATIONS, "cinema_val_only", *ABLATIONS}
 
 
+@cache
 def composed(recipe: str, *overrides: str):
     with initialize_config_module("verl.trainer.config", version_base=None):
         return compose(PROGRAMS[program_of(recipe)], overrides=[f"+recipe={recipe}", *overrides])
 
 
 def test_all_recipes_are_found():
-    assert set(shipped_recipes()) >= EXPECTED
+    assert set(shipped_recipes()) == EXPECTED
     on_disk = {path.stem for path in (ROOT / "recipes" / "recipe").glob("*.yaml")}
     assert set(shipped_recipes()) == on_disk
 
 
-@pytest.mark.parametrize("recipe", sorted(EXPECTED))
+@pytest.mark.parametrize("recipe", sorted(EXPECTED - {"cinema_val_only"}))
 def test_recipe_composes_and_its_values_win(recipe):
     config = composed(recipe)
     for value in provenance.values(ROOT / "recipes" / "recipe" / f"{recipe}.yaml"):
@@ -41,10 +65,58 @@ def test_the_header_says_how_to_run_it(recipe):
     text = (ROOT / "recipes" / "recipe" / f"{recipe}.yaml").read_text()
     header = text.split("\n\n")[0]
     assert text.startswith("# @package _global_\n")
-    assert f"+recipe={recipe}" in header
+    assert f"+recipe={recipe}" in header or recipe == "cinema_val_only"
 
 
-@pytest.mark.parametrize("recipe", sorted(r for r in EXPECTED if program_of(r) == RL_TRAINER))
+@pytest.mark.parametrize("recipe", sorted(ABLATIONS))
+def test_an_ablation_changes_one_thing(recipe):
+    """Compared value by value with recipe cinema, both composed and resolved."""
+    plain, config = dict(leaves(composed("cinema"))), dict(leaves(composed(recipe)))
+    changed = {key: value for key, value in config.items() if plain.get(key) != value}
+    assert config.keys() == plain.keys()
+    assert {key: value for key, value in changed.items() if key not in FOLLOWS} == ABLATIONS[recipe]
+    assert config["trainer.experiment_name"] == recipe
+    CinemaSettings.from_config(composed(recipe))
+    assert len(provenance.values(ROOT / "recipes" / "recipe" / f"{recipe}.yaml")) == 2  # a few lines over cinema
+
+
+def leaves(config, prefix=""):
+    """(dotted name, value) of everything that resolves; verl has values that wait for others."""
+    for key in config:
+        if OmegaConf.is_missing(config, key):
+            continue
+        value = config[key]
+        if OmegaConf.is_dict(value):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["+recipe=cinema_evaluate"], ["+recipe=cinema_evaluate_cpu"], ["+recipe=[cinema_without_hint,cinema_val_only]"]],
+)
+def test_an_evaluation_trains_nothing_and_asks_everything(overrides):
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose(PROGRAMS[RL_TRAINER], overrides=[*overrides, "data.val_files=[a.parquet,b.parquet]"])
+    settings = CinemaSettings.from_config(config)
+    assert config.trainer.val_only
+    assert config.trainer.val_before_train
+    assert config.trainer.resume_mode == "disable"
+    assert config.trainer.validation_data_dir == f"outputs/evaluation/{config.trainer.experiment_name}"
+    assert settings.image_conditions == ("shuffled", "reordered", "blank")
+    assert config.data.train_files == config.data.val_files == ["a.parquet", "b.parquet"]
+    assert config.actor_rollout_ref.rollout.val_kwargs.n == 16
+    assert not config.reward.reward_kwargs.overlong_buffer_cfg.enable
+
+
+def test_the_reward_follows_the_prompt():
+    config = composed("cinema", "data.cinema_prompt_mode=cot")
+    assert config.reward.custom_reward_function.reward_kwargs.prompt_mode == "cot"
+    assert composed("cinema").reward.custom_reward_function.reward_kwargs.prompt_mode is None
+
+
+@pytest.mark.parametrize("recipe", ["cinema", "cinema_cpu"])
 def test_rl_recipes_are_the_papers(recipe):
     config = composed(recipe)
     settings = CinemaSettings.from_config(config)
