@@ -2,8 +2,9 @@
 
     python data_preprocess/mathvision.py --input /data/mathvision --output outputs/mathvision
 
-Reads test*.parquet with embedded images. Rows that cite several images ship one composite file: the question keeps the
-words "Image 1", is flagged composite and counts as single-image. Choices A to E may be drawn in the picture.
+Reads test-*.parquet with embedded images; the rows of testmini are among these. Rows that cite several images ship one
+composite file: the question keeps the words "Image 1", is flagged composite and counts as single-image. Choices A to E
+may be drawn in the picture.
 """
 
 from cinema_verl.data.prepare import script

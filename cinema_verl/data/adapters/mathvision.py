@@ -28,7 +28,7 @@ ADAPTER = Adapter(
     name="mathvision",
     summary="MathVision, 3,040 questions over one file of one or several images (evaluation only)",
     license="mit",
-    patterns=("**/test*.parquet", "**/test*.jsonl"),
+    patterns=("**/test-*.parquet", "**/test.jsonl"),  # not testmini, whose rows are among these
     example={
         "id": "77",
         "question": "Five tiles are shown. <image1> Which of them completes the wall? <image2>",

@@ -36,7 +36,7 @@ ADAPTER = Adapter(
     name="mathvista",
     summary="MathVista, 1,000 questions of testmini (evaluation only); the test split has no answers",
     license="cc-by-sa-4.0",
-    patterns=("**/testmini*.parquet", "**/*.json"),
+    patterns=("**/testmini*.parquet",),
     example={
         "pid": "12",
         "question": "How long is the shorter side?",
