@@ -6,10 +6,10 @@ from cinema_verl.data.draft import Adapter, Draft
 
 
 def convert(row: fields.Row) -> Draft:
-    """A row has one file. Where it cites two images or more, the file shows them all and the tags become words."""
+    """A row has one file. Where it cites another image than the first, the file shows them all and the tags become words."""
     options = fields.texts(row, "options")
     question = fields.text(row, "question")
-    composite = len(dialects.cited("\n".join([question, *options]))) > 1
+    composite = bool(dialects.cited("\n".join([question, *options])) - {1})
     return build(
         source_id=fields.text(row, "id"),
         source=fields.sub_source("mathvision", fields.text(row, "subject", "")),

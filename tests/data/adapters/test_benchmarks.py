@@ -193,6 +193,11 @@ def test_mathvision_composites_are_one_image_with_words():
     assert (draft.options, draft.answer_type, draft.answer) == ((), "mcq", "D")
 
 
+def test_mathvision_one_file_is_also_the_second_image():
+    draft = convert("mathvision", question="Which fits <image2>?", options=[], answer="12")
+    assert (draft.question, draft.flags, len(draft.media)) == ("<image>\nWhich fits Image 2?", ("composite",), 1)
+
+
 def test_mathvision_other_rows():
     plain = convert("mathvision", question="How many? <image1>", options=[], answer="12")
     assert (plain.question, plain.answer_type, plain.flags) == ("How many? <image>", "number", ())
