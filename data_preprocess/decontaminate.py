@@ -1,6 +1,6 @@
 """Take benchmark questions and duplicates out of training questions.
 
-    python data_preprocess/decontaminate.py --input outputs/virl39k --input outputs/m4_instruct \
+    python data_preprocess/decontaminate.py --input outputs/virl39k --input outputs/m4_instruct \\
         --benchmark muirbench=outputs/muirbench --benchmark mmiu=outputs/mmiu --output outputs/clean
 
 reads dataset directories (of canonical questions) and writes another one, with

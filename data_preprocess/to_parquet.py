@@ -1,6 +1,6 @@
 """Turn dataset directories into the RL parquet that verl reads.
 
-    python data_preprocess/to_parquet.py --input outputs/virl39k --input outputs/own \
+    python data_preprocess/to_parquet.py --input outputs/virl39k --input outputs/own \\
         --output data/rl --val-fraction 0.02
 
 makes the folder data/rl with train-00000.parquet, val-00000.parquet and, where questions are of split test,

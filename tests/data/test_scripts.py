@@ -19,7 +19,7 @@ from cinema_verl.data.prepare import script
 
 FOLDER = Path(__file__).parents[2] / "data_preprocess"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
-NO_SOURCE = ["decontaminate", "digits", "to_parquet"]  # at least: steps after the sources, and a generator
+NO_SOURCE = ["decontaminate", "digits", "mix", "to_parquet"]  # at least: steps after the sources, and a generator
 
 
 def test_every_source_has_its_script():

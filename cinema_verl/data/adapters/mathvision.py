@@ -6,7 +6,7 @@ from cinema_verl.data.draft import Adapter, Draft
 
 
 def convert(row: fields.Row) -> Draft:
-    """A row has one file. Where it cites a later image than the first, the file shows them all and tags become words."""
+    """A row has one file. Where it cites a later image than the first, that shows them all and tags become words."""
     options = fields.texts(row, "options")
     question = fields.text(row, "question")
     composite = bool(dialects.cited("\n".join([question, *options])) - {1})
