@@ -12,7 +12,6 @@ import json
 import random
 import re
 import sys
-import warnings
 from array import array
 from bisect import bisect_left
 from collections import Counter
@@ -551,6 +550,27 @@ def text_report(summary: Mapping[str, Any]) -> str:
 # --- The command ----------------------------------------------------------------------------------------------
 
 
+def examine(
+    config: Any,
+    program: str,
+    *,
+    sample: int | None = None,
+    decode: bool = False,
+    show: gallery.Chosen | None = None,
+) -> dict[str, Any]:
+    """Everything about the data of a composed configuration, as JSON values; ``ok`` is whether the run would go on.
+
+    Args:
+        program: `RL_TRAINER` or `SFT_TRAINER`.
+        sample, decode, show: See `survey`.
+    """
+    plan = Plan.of(config, program)
+    counting = load_counting(plan)
+    found = survey(plan, counting, sample=sample, decode=decode, show=show)
+    findings = [*counting.findings, *judge(plan, config, found)]
+    return summarise(plan, counting, found, findings, project(plan, config, found, counting.patching))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """`cinema-verl preflight`; see `--help`."""
     parser = argparse.ArgumentParser(
@@ -577,13 +597,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     program = program_of(recipe) if recipe in shipped_recipes() else RL_TRAINER
 
-    warnings.filterwarnings("ignore", category=UserWarning, module="transformers")
-    plan = Plan.of(config, program)
-    counting = load_counting(plan)
     show = gallery.Chosen(parsed.show) if parsed.gallery else None
-    found = survey(plan, counting, sample=parsed.sample, decode=parsed.full, show=show)
-    findings = [*counting.findings, *judge(plan, config, found)]
-    summary = summarise(plan, counting, found, findings, project(plan, config, found, counting.patching))
+    summary = examine(config, program, sample=parsed.sample, decode=parsed.full, show=show)
     if parsed.json:
         with atomic_write(parsed.json) as file:
             file.write(json.dumps(summary, ensure_ascii=False, indent=1) + "\n")

@@ -263,7 +263,7 @@ json_like = st.recursive(
 COLUMNS = ("prompt", "images", "reward_model", "extra_info", "videos", "data_source")
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from(COLUMNS), json_like))
 def test_nothing_in_a_row_makes_the_check_raise(counter, row):
     assert check_rows([row], counter=counter), "no such row is sound"

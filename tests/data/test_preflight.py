@@ -1,16 +1,19 @@
 """What `cinema-verl preflight` says of data is what the run would find; what it counts is counted by hand here."""
 
 import json
+from functools import cache
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import config as datasets_config
+from omegaconf import OmegaConf
 from PIL import Image
 from verl.trainer.ppo.utils import create_rl_dataset
 from verl.trainer.sft_trainer import create_sft_dataset
 from verl.utils.tokenizer import hf_processor
 
+from cinema_verl.command_line import RL_TRAINER, SFT_TRAINER
 from cinema_verl.cpu.tiny_model import build_tokenizer
 from cinema_verl.data import host_memory, preflight
 from cinema_verl.data.check import DataError
@@ -72,15 +75,27 @@ def write(tmp_path, rows):
     return write
 
 
-@pytest.fixture
-def call(tmp_path, tiny_model, capsys):
-    """call(*arguments, recipe=, model=) -> (exit code, report as JSON, what was printed)."""
+@cache
+def composed(recipe):
+    config, findings = compose(recipe, [])
+    assert config is not None, findings
+    return config
 
-    def call(*arguments, recipe="cinema_cpu", model=tiny_model):
-        key = "model.path" if "cold_start" in recipe else "actor_rollout_ref.model.path"
-        report = tmp_path / "report.json"
-        code = preflight.main([f"+recipe={recipe}", f"{key}={model}", *map(str, arguments), "--json", str(report)])
-        return code, json.loads(report.read_text()), capsys.readouterr().out
+
+@pytest.fixture
+def call(tiny_model):
+    """call(*overrides, recipe=, model=, …) -> (exit code, report as JSON values, report as text).
+
+    As `preflight.main` does it, but for one composition a recipe: composing takes longer than looking.
+    """
+
+    def call(*overrides, recipe="cinema_cpu", model=tiny_model, **options):
+        rl = "cold_start" not in recipe
+        key = "actor_rollout_ref.model.path" if rl else "model.path"
+        config = OmegaConf.merge(composed(recipe), OmegaConf.from_dotlist([f"{key}={model}", *map(str, overrides)]))
+        summary = preflight.examine(config, RL_TRAINER if rl else SFT_TRAINER, **options)
+        report = json.loads(json.dumps(summary))
+        return int(not report["ok"]), report, preflight.text_report(report)
 
     return call
 
@@ -96,7 +111,7 @@ def wrong(report):
 def test_a_sound_run_is_counted(write, call):
     code, report, out = call(*files(write("train"), write("val", [1])))
     assert code == 0
-    assert out.endswith("The run would get through its data.\n")
+    assert out.endswith("The run would get through its data.")
     train, val = report["files"]
     assert (train["rows"], train["looked_at"], train["with_problems"], val["rows"]) == (4, 4, 0, 1)
     assert train["images"] == {"p50": 2, "p95": 4, "p99": 4, "max": 4}
@@ -158,7 +173,7 @@ def test_the_verdict_is_the_runs(write, call, tiny_model, code):
     """What passes constructs the run's data set, and what does not, does not."""
     path = write("train", change=SPOILT[code][0] if code else None)
     returned, _, _ = call(*files(path, path))
-    config, _ = compose("cinema_cpu", [])
+    config = composed("cinema_cpu")
     processor = hf_processor(str(tiny_model))
     try:
         create_rl_dataset([str(path)], config.data, processor.tokenizer, processor)
@@ -272,12 +287,12 @@ def test_a_sample_is_the_same_each_time_and_names_the_right_rows(write, call):
             row["reward_model"]["ground_truth"] = "Z"
 
     path = write("train", [1, 2] * 30, spoil_all)
-    _, report, out = call(*files(path, write("val")), "--sample", "20")
+    _, report, out = call(*files(path, write("val")), sample=20)
     assert report["files"][0]["looked_at"] == report["files"][0]["with_problems"] == 20
     for first in report["problems"]["gold_unreadable"]["first"]:
         assert first["uid"] == f"train/{first['row']}"
     assert f"{path}, 60 rows, 20 looked at" in out
-    assert call(*files(path, write("val")), "--sample", "20")[1] == report
+    assert call(*files(path, write("val")), sample=20)[1] == report
 
 
 def test_full_decodes_every_image(tmp_path, write, call):
@@ -285,7 +300,7 @@ def test_full_decodes_every_image(tmp_path, write, call):
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(whole[:-600])
     assert call(*files(path, path))[0] == 0
-    code, report, _ = call(*files(path, path), "--full")
+    code, report, _ = call(*files(path, path), decode=True)
     assert code == 1
     assert report["problems"]["image_corrupt"]["count"] == 2 * (1 + 2 + 2 + 4)
 
@@ -339,7 +354,7 @@ def test_cold_start_rows(sft, call):
 def test_lengths_of_cold_start_rows_are_what_verl_builds(sft, call, tiny_model):
     path = sft("cold")
     _, report, _ = call(f"data.train_files={path}", "data.train_batch_size=4", recipe="cinema_cold_start_cpu")
-    config, _ = compose("cinema_cold_start_cpu", [])
+    config = composed("cinema_cold_start_cpu")
     processor = hf_processor(str(tiny_model))
     data_set = create_sft_dataset([str(path)], config.data, processor.tokenizer, processor)
     lengths = sorted(len(data_set[i]["input_ids"]) for i in range(4))
@@ -359,6 +374,19 @@ def test_cold_start_rows_that_teach_nothing(sft, call):
         "trajectory_format": 1,
     }
     assert wrong(report)["train"] == "4 rows, fewer than data.train_batch_size=16: not one batch"
+
+
+def test_the_command(write, tiny_model, tmp_path, capsys):
+    path = write("train")
+    spoilt = write("spoilt", change=_gone)
+    common = ["--json", str(tmp_path / "r.json"), "--gallery", str(tmp_path / "g.html"), "--show", "3"]
+    for train, code in ((path, 0), (spoilt, 1)):
+        overrides = [*files(train, path), f"actor_rollout_ref.model.path={tiny_model}"]
+        assert preflight.main(["+recipe=cinema_cpu", *overrides, *common]) == code
+        report = json.loads((tmp_path / "r.json").read_text())
+        assert report["ok"] == (code == 0)
+        assert capsys.readouterr().out.startswith(preflight.text_report(report))
+        assert (tmp_path / "g.html").read_text().count("<article") == 3
 
 
 @pytest.mark.parametrize(
