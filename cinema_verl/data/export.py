@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -76,15 +75,18 @@ def to_parquet(inputs: Sequence[str | Path], output: str | Path, export: Export)
     shutil.rmtree(partial, ignore_errors=True)
     written: dict[str, int] = {}
     writers: dict[str, _Split] = {}
-    with ExitStack() as stack:
-        for question in tqdm(_unique(inputs), desc="questions", unit=" rows", delay=2):
-            split = export.split(question)
-            if split not in writers:
-                writers[split] = stack.enter_context(_Split(partial, split, export, written))
-            writers[split].add(question)
-    if not written:
-        raise ValueError(f"no questions in {', '.join(map(str, inputs))}: verl cannot train on an empty file")
-    os.replace(partial, output)
+    try:
+        with ExitStack() as stack:
+            for question in tqdm(_unique(inputs), desc="questions", unit=" rows", delay=2):
+                split = export.split(question)
+                if split not in writers:
+                    writers[split] = stack.enter_context(_Split(partial, split, export, written))
+                writers[split].add(question)
+        if not written:
+            raise ValueError(f"no questions in {', '.join(map(str, inputs))}: verl cannot train on an empty file")
+        os.replace(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return {str(output / name): rows for name, rows in sorted(written.items())}
 
 
@@ -103,8 +105,6 @@ class _Split:
     """The files of one split, one after the other; on an error, the one that is open vanishes."""
 
     def __init__(self, output: Path, name: str, export: Export, written: dict[str, int]) -> None:
-        if not re.fullmatch(r"[\w-]+", name):
-            raise ValueError(f"a question is of the split {name!r}, which cannot be the name of a file")
         self._output, self._name, self._export, self._written = output, name, export, written
         self._files = self._in_file = 0
         self._rows: list[dict[str, Any]] = []

@@ -133,7 +133,7 @@ def mixes(draw):
     """A specification of two dimensions, and what there is."""
     cells = {(source, kind): draw(st.integers(0, 60)) for source in SOURCES for kind in KINDS}
     total = sum(cells.values())
-    size = draw(st.integers(1, max(1, total)))
+    size = draw(st.integers(20, max(20, total)))
 
     def stratum():
         kind = draw(st.sampled_from(["target", "at_most", "at_least", "absent"]))
