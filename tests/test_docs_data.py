@@ -22,6 +22,7 @@ from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA
 REPOSITORY = Path(__file__).parents[1]
 PAGE = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
 ROWS = 40  # questions of the user's own; enough that some are held out
+MIXED = 20  # of them in the mix, where the page has the paper's number
 
 
 def blocks(language: str) -> list[str]:
@@ -61,6 +62,7 @@ def followed(tmp_path_factory):
         for number, path in enumerate(shown):
             row = {**adapter("muirbench").example, "idx": number, "question": "Which? <image>", "image_list": [path]}
             file.write(json.dumps({**row, "options": ["this", "that"]}) + "\n")
+    (folder / "mix.yaml").write_text(blocks("yaml")[0].replace("size: 58000", f"size: {MIXED}"))
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     printed = {}
     for command in commands():
@@ -77,10 +79,11 @@ def test_following_the_page(followed):
     assert f"{ROWS + 1} rows = {ROWS} questions + 1 rejected" in printed["own"]
     assert f"{ROWS} questions read, {ROWS - 1} stay" in printed["decontaminate"]
     assert "The run would get through its data." in printed["preflight"]
-    assert (folder / "rows.html").read_text().count("<article") == ROWS - 1
+    assert f"{ROWS - 1} questions read = {MIXED} in the mix" in printed["mix"]
+    assert (folder / "rows.html").read_text().count("<article") == MIXED
     tables = [pq.read_table(path) for path in sorted((folder / "data" / "rl").glob("*.parquet"))]
     assert [table.schema.remove_metadata() for table in tables] == [RL_SCHEMA] * 2
-    assert sum(table.num_rows for table in tables) == ROWS - 1
+    assert sum(table.num_rows for table in tables) == MIXED
 
 
 def test_the_training_command_is_what_preflight_looked_at():
