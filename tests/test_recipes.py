@@ -15,7 +15,8 @@ from cinema_verl.schedule import AnnealingSchedule
 from cinema_verl.settings import CinemaSettings
 
 ROOT = Path(__file__).parents[1]
-TRAINING = {"cinema", "cinema_cpu", "cinema_cold_start", "cinema_cold_start_cpu"}
+COLD_START = {f"cinema_cold_start{variant}" for variant in ("", "_cpu", "_one", "_cot")}
+TRAINING = {"cinema", "cinema_cpu", *COLD_START}
 EVALUATIONS = {"cinema_evaluate", "cinema_evaluate_cpu"}
 # What each ablation changes of recipe cinema: nothing else, but for the name.
 ABLATIONS = {

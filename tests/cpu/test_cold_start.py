@@ -53,7 +53,9 @@ def test_a_short_cold_start_learns_the_format_and_exports(tmp_path):
     assert (tmp_path / "policy" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("name", ["cinema_cold_start", "cinema_cold_start_cpu"])
+@pytest.mark.parametrize(
+    "name", ["cinema_cold_start", "cinema_cold_start_cpu", "cinema_cold_start_one", "cinema_cold_start_cot"]
+)
 def test_recipes_compose_into_what_verl_instantiates(name):
     import verl  # noqa: F401 (loads the plugin, which adds the search path)
     from hydra import compose, initialize_config_module
@@ -69,11 +71,13 @@ def test_recipes_compose_into_what_verl_instantiates(name):
     assert config.model.use_remove_padding is False
 
 
-def test_the_paper_s_facts_are_in_the_recipe():
+@pytest.mark.parametrize("name", ["cinema_cold_start", "cinema_cold_start_one", "cinema_cold_start_cot"])
+def test_the_paper_s_facts_are_in_the_recipe_and_its_ablations(name):
     import verl  # noqa: F401
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("verl.trainer.config", version_base=None):
-        config = compose("sft_trainer_engine", overrides=["+recipe=cinema_cold_start"])
+        config = compose("sft_trainer_engine", overrides=[f"+recipe={name}"])
+    assert config.trainer.experiment_name == name.removeprefix("cinema_")
     assert (config.optim.lr, config.trainer.total_epochs) == (1e-5, 2)
     assert "Qwen2.5-VL-7B" in config.model.path
