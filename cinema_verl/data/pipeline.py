@@ -274,7 +274,8 @@ def summary(manifest: Mapping[str, Any]) -> str:
     lines = [f"{rows:,} rows = {questions:,} questions + {rejected:,} rejected"]
     for name, counts in manifest["counts"].items():
         ordered = sorted(counts.items(), key=lambda item: int(item[0]) if name == "images" else -item[1])
-        lines.append(f"  {name.replace('_', ' '):<12} " + "   ".join(f"{key} {count:,}" for key, count in ordered))
+        if ordered:
+            lines.append(f"  {name.replace('_', ' '):<12} " + "   ".join(f"{key} {count:,}" for key, count in ordered))
     for reason, count in sorted(manifest["rejected_by_reason"].items(), key=lambda item: -item[1]):
         lines.append(f"  rejected {count:>9,}  {reason}: {REASONS[reason]}")
     return "\n".join(lines)
