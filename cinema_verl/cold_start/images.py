@@ -107,6 +107,10 @@ def data_url(image: ImageRef, limits: ImageLimits = ImageLimits()) -> bytes:
 
 
 def _shrunk(image: Image.Image, limits: ImageLimits, path: str) -> tuple[str, bytes]:
+    if image.has_transparency_data:  # on white, as qwen_vl_utils lays it
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("RGBA"))
+        image = white
     image = image.convert("RGB")
     area = min(image.width * image.height, limits.max_pixels or math.inf)
     for _ in range(TRIES):
