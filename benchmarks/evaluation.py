@@ -88,7 +88,7 @@ def main() -> int:
             check_files([file])
         data_set = create_rl_dataset(file, config.data, processor.tokenizer, processor)
         with clock("check questions"):
-            check_questions(data_set.rows(), [])
+            check_questions(data_set.rows(), [], data_set.locate())
         with clock("ask again"):
             ask_again(data_set, CONDITIONS, arguments.again)
         with clock("generation"):

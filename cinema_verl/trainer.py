@@ -91,7 +91,8 @@ class CinemaTrainer(PPOTrainerSync):
                 f"cinema.image_conditions and trainer.val_only need data.custom_cls to be CinemaDataset or a subclass, "
                 f"got {type(self.val_dataset).__name__}: take the recipe's, or set cinema.image_conditions=[] and train"
             )
-        check_questions(self.val_dataset.rows(), self.settings.other_sources if evaluating else None)
+        sources = self.settings.other_sources if evaluating else None
+        check_questions(self.val_dataset.rows(), sources, self.val_dataset.locate())
         # verl has made its loader already: it serves what the data set has by then, in batches of val_batch_size or of
         # as many as there were before.
         ask_again(self.val_dataset, self.settings.image_conditions, self.settings.image_sample)

@@ -98,7 +98,7 @@ class CinemaDataset(RLHFDataset):
             )
         problems = check_rows(
             self.rows(),
-            locate=self._locate(),
+            locate=self.locate(),
             counter=PromptCounter(self.processor, self.apply_chat_template_kwargs, self.mm_processor_kwargs),
             limits=Limits(tokens=self.max_prompt_length, root=self.config.get("cinema_image_root")),
             decode=decode,
@@ -112,7 +112,7 @@ class CinemaDataset(RLHFDataset):
         for table in self.dataframe.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
             yield from table.to_pylist()
 
-    def _locate(self) -> Locate:
+    def locate(self) -> Locate:
         """Where a row came from: the files follow one another, and `max_samples` picks among their rows."""
         files = [str(file) for file in self.original_data_files]
         ends = list(accumulate(_rows_in(file) for file in self.data_files))

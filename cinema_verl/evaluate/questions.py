@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cinema_verl.data.adapters import NAMES
-from cinema_verl.data.check import COLUMNS, PROMPT_TOO_LONG, DataError, Limits, check_rows
+from cinema_verl.data.check import COLUMNS, PROMPT_TOO_LONG, DataError, Limits, Locate, check_rows
 from cinema_verl.data.dataset import CinemaDataset
 from cinema_verl.data.tokens import PromptCounter
 from cinema_verl.evaluate.perturb import SHUFFLED, sample, under
@@ -64,7 +64,7 @@ def check_files(files: Sequence[str]) -> None:
                 )
 
 
-def check_questions(rows: Iterable[Row], other_sources: Collection[str] | None = None) -> None:
+def check_questions(rows: Iterable[Row], other_sources: Collection[str] | None, locate: Locate) -> None:
     """Make sure that every question has a name of its own and comes from a benchmark that is known.
 
     Answers are put together by the question's ``uid``: with two questions of one name, both would be miscounted.
@@ -72,6 +72,7 @@ def check_questions(rows: Iterable[Row], other_sources: Collection[str] | None =
     Args:
         other_sources: Names that are right although `KNOWN_SOURCES` has not got them (``cinema.other_sources``); None
             lets any source pass, as in training.
+        locate: Where a row came from.
 
     Raises:
         DataError: naming the first few rows of each mistake, and what to do.
@@ -79,21 +80,25 @@ def check_questions(rows: Iterable[Row], other_sources: Collection[str] | None =
     known = KNOWN_SOURCES | set(other_sources or ())
     seen: dict[str, int] = {}
     wrong: defaultdict[str, list[str]] = defaultdict(list)
-    for number, row in enumerate(rows):
+
+    def place(position: int) -> str:
+        file, number = locate(position)
+        return f"{file}, row {number}"
+
+    for position, row in enumerate(rows):
         source, uid = str(row["data_source"]), str(row["extra_info"].get("uid") or "")
-        place = f"question {number} ({uid or 'no uid'})"
         if other_sources is not None and source.partition("/")[0] not in known:
-            wrong["unknown data_source"].append(f"{place} is from {source!r}")
+            wrong["unknown data_source"].append(f"{place(position)} ({uid}) is from {source!r}")
         if not uid:
-            wrong["no extra_info.uid"].append(f"{place} of {source}")
+            wrong["no extra_info.uid"].append(f"{place(position)} of {source}")
         elif uid in seen:
-            wrong["the same extra_info.uid twice"].append(f"{place} is question {seen[uid]} again")
+            wrong["the same extra_info.uid twice"].append(f"{place(position)} is {uid}, as {place(seen[uid])}")
         else:
-            seen[uid] = number
+            seen[uid] = position
     if wrong:
         lines = [f"  {kind}: {len(places)}\n    " + "\n    ".join(places[:_EXAMPLES]) for kind, places in wrong.items()]
         raise DataError(
-            "data.val_files, numbered from 0 over all files, cannot be evaluated:\n"
+            "the questions of data.val_files cannot be evaluated:\n"
             + "\n".join(lines)
             + f"\nKnown sources are {', '.join(sorted(known))}, alone or as SOURCE/TASK. Call your own data own/NAME, "
             "or add the name to cinema.other_sources. data_preprocess/to_parquet.py writes uids; give each file once."

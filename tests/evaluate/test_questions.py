@@ -2,12 +2,14 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import config as datasets_config
+from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -23,6 +25,7 @@ from cinema_verl.evaluate.questions import ask_again, check_files, check_questio
 from cinema_verl.evaluate.records import read_rollouts
 from cinema_verl.evaluate.summary import summarise
 from cinema_verl.prompts import system_prompt
+from cinema_verl.settings import CinemaSettings
 
 from .conftest import rollout
 
@@ -50,6 +53,10 @@ def question(folder: Path, number: int, source: str = "digits/same", images: int
     )  # fmt: skip
 
 
+def in_one(position: int) -> tuple[str, int]:
+    return "a.parquet", position
+
+
 def write(folder: Path, name: str, rows: list[dict]) -> str:
     write_parquet(rows, RL_SCHEMA, folder / f"{name}.parquet")
     return str(folder / f"{name}.parquet")
@@ -75,7 +82,7 @@ def test_whole_benchmarks_pass(tmp_path):
     files = [write(tmp_path, "one", [question(tmp_path, 0)]), write(tmp_path, "two", [question(tmp_path, 1)])]
     check_files([*files, "hdfs://elsewhere/x.parquet", "rows.jsonl"])
     rows = [question(tmp_path, 0), question(tmp_path, 1, "own/mine"), question(tmp_path, 2, "muirbench")]
-    check_questions(rows, other_sources=[])
+    check_questions(rows, [], in_one)
 
 
 def test_a_file_that_is_not_there_or_no_parquet_is_named(tmp_path):
@@ -109,13 +116,13 @@ def test_files_that_verl_could_not_put_together_are_named(tmp_path):
 def test_an_unknown_source_is_named_and_can_be_allowed(tmp_path):
     rows = [question(tmp_path, 0), *(question(tmp_path, n, "guesswork") for n in range(1, 6))]
     with pytest.raises(
-        DataError, match=r"unknown data_source: 5\n.*question 1 .guesswork/1. is from 'guesswork'"
+        DataError, match=r"unknown data_source: 5\n.*a.parquet, row 1 .guesswork/1. is from 'guesswork'"
     ) as error:
-        check_questions(rows, other_sources=[])
+        check_questions(rows, [], in_one)
     assert "cinema.other_sources" in str(error.value)
     assert str(error.value).count("is from") == 3
-    check_questions(rows, other_sources=["guesswork"])
-    check_questions(rows, other_sources=None)  # in training, any source
+    check_questions(rows, ["guesswork"], in_one)
+    check_questions(rows, None, in_one)  # in training, any source
 
 
 def test_questions_need_names_of_their_own(tmp_path):
@@ -123,10 +130,10 @@ def test_questions_need_names_of_their_own(tmp_path):
     rows[1]["extra_info"]["uid"] = rows[0]["extra_info"]["uid"]
     rows[2]["extra_info"]["uid"] = None
     with pytest.raises(
-        DataError, match=r"the same extra_info\.uid twice: 1\n.*question 1 .* is question 0 again"
+        DataError, match=r"the same extra_info\.uid twice: 1\n.*a\.parquet, row 1 is .*/0, as a\.parquet, row 0"
     ) as error:
-        check_questions(rows)
-    assert "no extra_info.uid: 1\n    question 2 (no uid) of digits/same" in str(error.value)
+        check_questions(rows, None, in_one)
+    assert "no extra_info.uid: 1\n    a.parquet, row 2 of digits/same" in str(error.value)
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------
@@ -242,6 +249,65 @@ def test_another_reward_function_is_left_alone(tmp_path):
 
 
 # --- the trainer -----------------------------------------------------------------------------------------------
+
+
+def evaluation_of(processor, files, *overrides):
+    """The trainer of `+recipe=cinema_evaluate_cpu` up to its data, without Ray."""
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose(
+            "ppo_trainer", overrides=["+recipe=cinema_evaluate_cpu", f"data.val_files=[{','.join(files)}]", *overrides]
+        )
+    made = object.__new__(get_trainer_cls("cinema"))
+    made.config, made.settings = config, CinemaSettings.from_config(config)
+    made.tokenizer, made.processor, made.parameter_sync_step = processor.tokenizer, processor, 1
+    made._init_dataloader()
+    return made
+
+
+def test_the_recipe_asks_every_question_and_a_sample_of_them_again(tmp_path, processor):
+    files = [write(tmp_path, s, [question(tmp_path, n, s) for n in range(8)]) for s in ("mirb", "mmiu")]
+    made = evaluation_of(processor, files, "cinema.image_sample=4", "data.val_batch_size=6")
+    batches = [[split_source(source)[1] for source in batch["data_source"]] for batch in made.val_dataloader]
+    assert Counter(c for batch in batches for c in batch) == {"true": 16, "shuffled": 8, "reordered": 8, "blank": 8}
+    assert max(map(len, batches)) == 6
+    assert len(made.train_dataset) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda row: row.update(data_source="guesswork"),
+            r"unknown data_source: 1\n.*second\.parquet, row 0 .* 'guesswork'",
+        ),
+        (
+            lambda row: row["images"][0].update(image="/gone.png"),
+            r"image_missing: 1\n.*second.parquet, row 0 .*/gone\.png",
+        ),
+        (lambda row: row["extra_info"].update(answer_type="essay"), r"answer_type: 1\n.*second.parquet, row 0 .*essay"),
+        (
+            lambda row: row["extra_info"].update(uid="digits/same/0"),
+            r"same extra_info.uid twice: 1\n.*second\.parquet, row 0 is digits/same/0, as .*first\.parquet",
+        ),
+    ],
+)
+def test_a_broken_benchmark_stops_before_anything_is_loaded(tmp_path, processor, change, says):
+    row = question(tmp_path, 1)
+    change(row)
+    files = [write(tmp_path, "first", [question(tmp_path, 0)]), write(tmp_path, "second", [row])]
+    with pytest.raises(DataError, match=says):
+        evaluation_of(processor, files)
+
+
+def test_an_own_source_can_be_allowed(tmp_path, processor):
+    files = [write(tmp_path, "own", [question(tmp_path, 1, "guesswork")])]
+    evaluation_of(processor, files, "cinema.other_sources=[guesswork]")
+
+
+def test_another_data_set_class_is_refused(tmp_path, processor):
+    files = [write(tmp_path, "one", [question(tmp_path, 0)])]
+    with pytest.raises(ValueError, match=r"need data\.custom_cls to be CinemaDataset or a subclass, got RLHFDataset"):
+        evaluation_of(processor, files, "data.custom_cls.path=null")
 
 
 @pytest.fixture
