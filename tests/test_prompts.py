@@ -4,7 +4,7 @@ import pytest
 
 from cinema_verl import prompts
 from cinema_verl.meta_action import ACTIONS, TAGS, parse
-from cinema_verl.prompts import MODES, messages, render, system_prompt
+from cinema_verl.prompts import MODES, asked_in_mode, messages, removed_action, render, system_prompt
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -74,3 +74,27 @@ def test_bad_arguments() -> None:
         messages("q", "meta")
     with pytest.raises(TypeError, match="NoneType"):
         messages(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("action", [name for name in ACTIONS if name != "answer"])
+def test_an_action_can_be_taken_out(action: str) -> None:
+    text = system_prompt(f"cinema_without_{action}")
+    assert TAGS[action].open not in text
+    assert all(TAGS[name].open in text for name in ACTIONS if name != action)
+    example = parse(text.split("For example:")[1])
+    assert example.is_well_formed(num_images=2), example.faults
+    assert removed_action(f"cinema_without_{action}") == action
+
+
+@pytest.mark.parametrize("mode", [None, "cinema", "compact", "cot", "direct"])
+def test_other_modes_take_no_action_out(mode: str | None) -> None:
+    assert removed_action(mode) is None
+
+
+def test_a_question_is_asked_in_another_mode() -> None:
+    user = {"role": "user", "content": "<image>What?"}
+    system = {"role": "system", "content": system_prompt("cot")}
+    assert asked_in_mode(messages("<image>What?", "cinema"), "cot") == [system, user]
+    assert asked_in_mode([user], "cot") == [system, user]
+    with pytest.raises(ValueError, match="unknown prompt mode 'socratic'; known: cinema, compact"):
+        asked_in_mode([user], "socratic")

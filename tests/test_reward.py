@@ -152,6 +152,15 @@ def test_pattern_mode() -> None:
         compute_score("muir", solution, "B", row(), pattern_mode="sorted")
 
 
+def test_an_action_that_the_prompt_takes_out_breaks_the_format_rule() -> None:
+    without = compute_score("muir", RIGHT, "B", row(), prompt_mode="cinema_without_focus")
+    assert (without["acc"], without["format"], without["violations"]) == (1.0, 0.0, "removed_action")
+    for mode in (None, "cinema", "cot", "cinema_without_hint"):
+        assert compute_score("muir", RIGHT, "B", row(), prompt_mode=mode)["format"] == 1.0
+    with pytest.raises(ValueError, match="unknown prompt mode 'socratic'"):
+        compute_score("muir", RIGHT, "B", row(), prompt_mode="socratic")
+
+
 def test_as_verl_calls_it() -> None:
     """verl 0.9.1 calls by keyword and adds these two when a reward router runs."""
     result = compute_score(

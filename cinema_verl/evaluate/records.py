@@ -21,8 +21,7 @@ class Rollout:
     """One scored response.
 
     Attributes:
-        question: The row's uid, the same under every condition.
-        group: verl's id of the prompt: tells questions apart whose rows have no uid of their own.
+        question: The row's uid, the same under every condition; verl's id of the prompt where the row has none.
         source: The row's ``data_source`` without the condition; ``benchmark/task`` where it has two parts.
         condition: What images it was asked over, one of `perturb.CONDITIONS` or "true".
         acc, format, abstained, timed_out: 0 or 1.
@@ -31,7 +30,6 @@ class Rollout:
     """
 
     question: str
-    group: str
     source: str
     condition: str
     ability: str
@@ -65,10 +63,8 @@ def rollout_of(record: Mapping[str, Any]) -> Rollout:
     """
     source, condition = split_source(record.get("data_source") or "unknown")
     tokens = record.get("response_tokens")
-    group = str(record["uid"]).rsplit("_", 2)[0]
     return Rollout(
-        question=str(record["question_uid"] or group),
-        group=group,
+        question=str(record["question_uid"] or record["uid"].rsplit("_", 2)[0]),
         source=source,
         condition=condition,
         ability=record.get("ability") or "unknown",
