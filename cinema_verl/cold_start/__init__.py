@@ -1,1 +1,1 @@
-"""Cold start (paper: Retrieval-Based Tree Sampling): two distinct verified trajectories a question, nothing paid twice."""
+"""Cold start (paper: Retrieval-Based Tree Sampling): two distinct verified trajectories a question, none paid twice."""

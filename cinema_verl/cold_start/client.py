@@ -273,11 +273,11 @@ class Client:
 
     async def _attempts(self, call: Call, images: Sequence[ImageRef], body: bytes) -> Reply:
         """Send it until it is answered, or often enough."""
-        tokens = self._prompt_tokens(call, images)[1] + call.sampling["max_tokens"]
-        most = self.estimate(call, images)
+        read_most, written_most = self._prompt_tokens(call, images)[1], call.sampling["max_tokens"]
+        most = self._cost(read_most, written_most)
         why = ""
         for attempt in range(self.endpoint.max_retries + 1):
-            sent = await self._turn(tokens, most)
+            sent = await self._turn(read_most + written_most, most)
             number = self.ledger.begin(call, most)
             try:
                 answer = await self._request("/chat/completions", body, call.key)
@@ -396,13 +396,15 @@ class Client:
     async def _request(self, path: str, body: bytes = b"", key: str = "") -> Answer | Again:
         """GET without a body, POST with one; whatever a server does, it becomes an answer or a reason to try again."""
         try:
+            timeout = self.endpoint.timeout
             if body:
                 headers = {"Content-Type": "application/json", "Idempotency-Key": key}
                 asking = self._openai.post(path, cast_to=httpx.Response, content=body, options={"headers": headers})
             else:
+                timeout = min(CONNECT, timeout)  # a list is no work
                 asking = self._openai.get(path, cast_to=httpx.Response)
             # Of httpx's time-outs, each is for one wait: a server that sends a byte a second would hold us for hours.
-            response = await asyncio.wait_for(asking, self.endpoint.timeout)
+            response = await asyncio.wait_for(asking, timeout)
         except openai.APIStatusError as error:
             response = error.response  # type: ignore[assignment]
         except openai.APIConnectionError as error:
@@ -419,7 +421,7 @@ class Lanes(httpx.AsyncBaseTransport):
     its connections several times for each request, which at 64 takes more time than the request itself."""
 
     def __init__(self, proxy: str = "") -> None:
-        self._context = httpx.create_ssl_context(trust_env=False)
+        self._context = httpx.create_ssl_context()  # made once; certificates of SSL_CERT_FILE count, too
         self._proxy = proxy or None
         self._free: list[httpx.AsyncHTTPTransport] = []
 
