@@ -17,17 +17,20 @@ function ticks(low, high, count) {
 }
 const label = (value) => (Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-3) ? value.toExponential(1) : String(value)).replace("-", "−");
 
-// The mean over a window around each value. What goes one way only, as the coefficient does, has no noise and stays.
-function smooth(values, width) {
-  const known = values.filter((value) => value !== null);
-  const oneWay = (sign) => known.every((value, i) => !i || sign * (value - known[i - 1]) >= 0);
-  if (width < 2 || oneWay(1) || oneWay(-1)) return values;
+// The mean of what is known in a window around each value.
+function average(values, width) {
   const reach = Math.floor(width / 2);
   return values.map((value, i) => {
-    if (value === null) return null;
+    if (value === null || !reach) return value;
     const near = values.slice(Math.max(0, i - reach), i + reach + 1).filter((one) => one !== null);
     return near.reduce((sum, one) => sum + one, 0) / near.length;
   });
+}
+// What goes one way only, as the coefficient does, has no noise and stays.
+function smooth(values, width) {
+  const known = values.filter((value) => value !== null);
+  const oneWay = (sign) => known.every((value, i) => !i || sign * (value - known[i - 1]) >= 0);
+  return oneWay(1) || oneWay(-1) ? values : average(values, width);
 }
 const smoothing = () => Number($("smoothing").value);
 

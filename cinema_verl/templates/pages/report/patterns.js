@@ -35,9 +35,9 @@ function countPatterns(run) {
   return { points, overall, total: points.reduce((sum, point) => sum + point.total, 0) };
 }
 
-// Shares of the coloured patterns and of all the others, summing to 1, smoothed as the curves are.
-function sharesOver(kept, top) {
-  const shares = top.map((name) => smooth(kept.map((point) => (point.counts.get(name) || 0) / point.total), smoothing()));
+// Shares of the coloured patterns and of all the others, summing to 1; means over `window` steps.
+function sharesOver(kept, top, window) {
+  const shares = top.map((name) => average(kept.map((point) => (point.counts.get(name) || 0) / point.total), window));
   return [...shares, kept.map((_, i) => Math.max(0, 1 - shares.reduce((sum, one) => sum + one[i], 0)))];
 }
 const color = (place, top) => (place < 0 || place >= top.length ? "var(--other)" : `var(--p${place})`);
@@ -49,7 +49,7 @@ function areaChart(run, index, counted, top) {
   const svg = s("svg", { height: AREA }), reading = h("div", { class: "reading" });
   const block = h("div", { class: "area" }, title, svg, reading);
   const steps = kept.map((point) => point.step), names = [...top, null]; // null: all the others
-  const shares = sharesOver(kept, top);
+  const exact = sharesOver(kept, top, 1), shares = sharesOver(kept, top, smoothing());
   let x = null, box = null, cursorLine = null;
   followsCursor(svg, `Share of each pattern, ${run.name}. Step`, steps, () => box);
   svg.addEventListener("click", () => { if (cursor.step !== null) showTreesAt(cursor.step); });
@@ -57,8 +57,8 @@ function areaChart(run, index, counted, top) {
   function read(step) {
     const i = step === null ? steps.length - 1 : nearest(steps, step);
     reading.replaceChildren(h("span", { class: "at" }, `step ${steps[i]}`), ...names.map((name, place) => h("span", { class: filters.pattern !== null && filters.pattern === name ? "chosen" : undefined },
-      h("i", { class: "swatch block", style: { "--c": color(place, top) } }), name === null ? "others" : pattern(name), " ", h("b", {}, percent(shares[place][i])))));
-    announce(svg, steps[i], `step ${steps[i]}: ${names.map((name, place) => `${name === null ? "others" : name.replaceAll(">", " ") || "no action"} ${percent(shares[place][i])}`).join(", ")}`);
+      h("i", { class: "swatch block", style: { "--c": color(place, top) } }), name === null ? "others" : pattern(name), " ", h("b", {}, percent(exact[place][i])))));
+    announce(svg, steps[i], `step ${steps[i]}: ${names.map((name, place) => `${name === null ? "others" : name.replaceAll(">", " ") || "no action"} ${percent(exact[place][i])}`).join(", ")}`);
     if (!cursorLine) return;
     cursorLine.style.display = step === null ? "none" : "";
     for (const end of ["x1", "x2"]) cursorLine.setAttribute(end, x(steps[i]));
