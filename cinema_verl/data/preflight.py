@@ -390,7 +390,7 @@ def judge(plan: Plan, config: Any, found: Survey) -> list[Finding]:
             )
     broken = sum(file.wrong for file in found.files)
     if broken:
-        advice = "see the rows named above; the run refuses all of them at once (data.cinema_checks)"
+        advice = "mend them or leave them out; the run refuses them all at once (data.cinema_checks)"
         findings.append(Finding("rows", "checks", False, f"{broken:,} rows that the run cannot train on", advice))
     elif found.files:
         findings.append(Finding("rows", "checks", True, "no row that the run could not train on"))
