@@ -38,7 +38,8 @@ function countPatterns(run) {
 // Shares of the coloured patterns and of all the others, summing to 1; means over `window` steps.
 function sharesOver(kept, top, window) {
   const shares = top.map((name) => average(kept.map((point) => (point.counts.get(name) || 0) / point.total), window));
-  return [...shares, kept.map((_, i) => Math.max(0, 1 - shares.reduce((sum, one) => sum + one[i], 0)))];
+  const rest = (i) => 1 - shares.reduce((sum, one) => sum + one[i], 0);
+  return [...shares, kept.map((_, i) => (rest(i) > 1e-9 ? rest(i) : 0))]; // floats: three thirds are not quite one
 }
 const color = (place, top) => (place < 0 || place >= top.length ? "var(--other)" : `var(--p${place})`);
 
