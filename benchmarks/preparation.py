@@ -8,8 +8,8 @@ twice; the best time of each counts:
     limit    a bare loop in as many processes: decode, shrink, encode; nothing is checked, hashed or written
     by hand  `datasets.map` over paths: decode, EXIF, shrink, encode, SHA-256, perceptual hash, a file named by its
              hash, JSON lines; no check of any kind. The fastest that these libraries do
-    plain    `datasets.map` over a column of images, as verl's own examples are written: the same work on PIL images,
-             which `datasets` decodes and encodes (as PNG, its choice), and parquet
+    plain    `datasets.map` over a column of images, as verl's own examples are written: the same work on PIL images
+             (SHA-256 of their pixels), which `datasets` decodes and encodes (as PNG, its choice), and parquet
     ours     `prepare` with as many workers of Ray
 
 All shrink to the same sizes by the same filter. What it takes to start Ray is paid once a run, and is printed apart.
@@ -41,11 +41,11 @@ from scipy.fft import dct
 
 from cinema_verl.data.adapters import adapter
 from cinema_verl.data.convert import MAX_PIXELS, Settings
-from cinema_verl.data.images import QUALITY
+from cinema_verl.data.images import FILTER, QUALITY, shrunk_size
 from cinema_verl.data.pipeline import prepare
 
 OVER_PLAIN, OF_LIMIT = 1.5, 0.7
-FILTER = Image.Resampling.LANCZOS  # as cinema_verl.data.images
+
 SIZES = (800, 1600)  # pixels of the longer side, 4:3
 IMAGES = (2, 4)  # a row
 
@@ -85,11 +85,6 @@ def _make_picture(path: Path, seed: int) -> None:
     texture.crop((left, top, left + width, top + height)).save(path, quality=90)
 
 
-def size_of(image: Image.Image) -> tuple[int, int]:
-    scale = min(1.0, math.sqrt(MAX_PIXELS / (image.width * image.height)))
-    return int(image.width * scale), int(image.height * scale)
-
-
 def limit(source: Path, processes: int) -> None:
     with multiprocessing.Pool(processes) as pool:
         pool.map(_bare, sorted(source.glob("*.jpg")), chunksize=8)
@@ -98,13 +93,15 @@ def limit(source: Path, processes: int) -> None:
 def _bare(path: Path) -> None:
     image = Image.open(path)
     image.load()
-    image.resize(size_of(image), FILTER).save(BytesIO(), "JPEG", quality=QUALITY, subsampling=0)
+    _shrunk(image).save(BytesIO(), "JPEG", quality=QUALITY, subsampling=0)
+
+
+def _load(source: Path, output: Path) -> datasets.Dataset:
+    return datasets.Dataset.from_json(str(source / "rows.jsonl"), cache_dir=str(output / "cache"))
 
 
 def by_hand(source: Path, output: Path, processes: int) -> None:
-    rows = datasets.load_dataset("json", data_files=str(source / "rows.jsonl"), cache_dir=str(output / "cache"))[
-        "train"
-    ]
+    rows = _load(source, output)
     (output / "images").mkdir()
     done = rows.map(_row_by_hand, num_proc=processes, fn_kwargs={"source": str(source), "output": str(output)})
     done.to_json(str(output / "questions.jsonl"))
@@ -113,7 +110,7 @@ def by_hand(source: Path, output: Path, processes: int) -> None:
 def _row_by_hand(row: dict[str, Any], source: str, output: str) -> dict[str, Any]:
     stored = []
     for name in row["images"]:
-        image = _shrunk(ImageOps.exif_transpose(Image.open(os.path.join(source, name))))
+        image = _shrunk(ImageOps.exif_transpose(Image.open(os.path.join(source, name))).convert("RGB"))
         buffer = BytesIO()
         image.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
         digest = hashlib.sha256(buffer.getvalue()).hexdigest()
@@ -126,9 +123,7 @@ def _row_by_hand(row: dict[str, Any], source: str, output: str) -> dict[str, Any
 
 
 def plain(source: Path, output: Path, processes: int) -> None:
-    rows = datasets.load_dataset("json", data_files=str(source / "rows.jsonl"), cache_dir=str(output / "cache"))[
-        "train"
-    ]
+    rows = _load(source, output)
     rows = rows.map(lambda row: {"images": [str(source / name) for name in row["images"]]})
     rows = rows.cast_column("images", datasets.List(datasets.Image()))
     done = rows.map(_plain_row, num_proc=processes)
@@ -136,7 +131,7 @@ def plain(source: Path, output: Path, processes: int) -> None:
 
 
 def _plain_row(row: dict[str, Any]) -> dict[str, Any]:
-    images = [_shrunk(ImageOps.exif_transpose(image)) for image in row["images"]]
+    images = [_shrunk(ImageOps.exif_transpose(image).convert("RGB")) for image in row["images"]]
     return {
         "images": images,
         "sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in images],
@@ -145,8 +140,7 @@ def _plain_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
-    image = image.convert("RGB")
-    size = size_of(image)
+    size = shrunk_size(*image.size, MAX_PIXELS)
     return image if image.size == size else image.resize(size, FILTER)
 
 

@@ -8,7 +8,6 @@ once whoever stores it, however often, in whatever order.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +20,16 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cinema_verl.data.canonical import ImageRef, Rejected
 from cinema_verl.data.phash import phash
-from cinema_verl.data.tokens import MAX_ASPECT_RATIO, MIN_SIDE
+from cinema_verl.data.tokens import MAX_ASPECT_RATIO, MIN_SIDE, ImageSizeError, smart_resize
 from cinema_verl.files import atomic_write
 
 MAX_SOURCE_PIXELS: Final = 89_478_485
 """Pillow's own limit against decompression bombs (``Image.MAX_IMAGE_PIXELS``): 256 MiB once decoded."""
 QUALITY: Final = 92
 """JPEG quality of what has to be encoded again. Our choice: text in charts stays sharp."""
+FILTER: Final = Image.Resampling.BICUBIC
+"""What qwen_vl_utils shrinks with: the policy sees what it would have seen of the source. Lanczos takes longer by a
+third."""
 
 # Our choice: what datasets ship. Not formats that Pillow hands to other programs (EPS), nor rare ones.
 Image.init()
@@ -129,10 +131,7 @@ class ImageStore:
         width, height = size
         if width * height > MAX_SOURCE_PIXELS:
             raise Rejected("image_too_large", f"{width}x{height} px are over {MAX_SOURCE_PIXELS} pixels")
-        target = size
-        if width * height > self.max_pixels:
-            scale = math.sqrt(self.max_pixels / (width * height))
-            target = int(width * scale), int(height * scale)
+        target = shrunk_size(width, height, self.max_pixels)
         shrunk = "" if target == size else f", {target[0]}x{target[1]} px within {self.max_pixels} pixels,"
         if min(target) < self.min_side:
             raise Rejected("image_too_small", f"{width}x{height} px{shrunk} has a side under {self.min_side} px")
@@ -160,6 +159,26 @@ class ImageStore:
         except OSError as error:
             raise OSError(error.errno, f"the picture cannot be stored: {error.strerror}", str(path)) from error
         return ImageRef(str(path), image.width, image.height, name, phash(image))
+
+
+def shrunk_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
+    """(width, height) within an area: as they are, or what Qwen2.5-VL's processor would shrink them to, sides of whole
+    vision tokens.
+
+    The processor then leaves the stored picture as it is. Any other size, be it one pixel less, it would resample a
+    second time, and small text suffers: measured on made charts of 1600x1200, what the policy sees then has a PSNR of
+    28 dB against the source shrunk once, and 36 dB here. A side of which nothing is left is 0.
+
+    Raises:
+        Rejected: ``image_too_thin``.
+    """
+    if width * height <= max_pixels:
+        return width, height
+    try:
+        rows, columns = smart_resize(height, width, MIN_SIDE, 1, max_pixels)
+    except ImageSizeError as error:
+        raise Rejected("image_too_thin", str(error)) from error
+    return columns, rows
 
 
 @contextmanager
@@ -212,5 +231,5 @@ def _upright(
 ) -> Image.Image:
     """Shrunk to `size`, then turned. Boxed: the part of a drafted image that holds the picture."""
     if image.size != size:
-        image = image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=_DECODE_GAP)
+        image = image.resize(size, FILTER, box=box, reducing_gap=_DECODE_GAP)
     return image if turn is None else image.transpose(turn)

@@ -107,17 +107,17 @@ def vision_tokens(
     high = _DEFAULT_MAX_TOKENS * factor**2 if max_pixels is None else max_pixels
     if low > high:
         raise ImageSizeError(f"min_pixels {low} is over max_pixels {high}. Give both limits in this order")
-    fetched = _smart_resize(height, width, factor, low, high)
+    fetched = smart_resize(height, width, factor, low, high)
     if 0 in fetched:
         raise ImageSizeError(
             f"{width}x{height} px is so thin that {high} pixels leave nothing of a side. Raise max_pixels, or crop"
         )
-    seen = _smart_resize(*fetched, patching.factor, patching.min_pixels, patching.max_pixels)
+    seen = smart_resize(*fetched, patching.factor, patching.min_pixels, patching.max_pixels)
     rows, columns = (max(1, side // patching.factor) for side in seen)
     return rows * columns
 
 
-def _smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """``smart_resize`` of qwen_vl_utils and of transformers' Qwen2-VL: (height, width), multiples of `factor`.
 
     The two differ only where shrinking leaves less than one `factor` of a side. 0 stands for it here;

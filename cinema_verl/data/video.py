@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from cinema_verl.data.canonical import Rejected
-from cinema_verl.data.images import MAX_SOURCE_PIXELS
+from cinema_verl.data.images import MAX_SOURCE_PIXELS, shrunk_size
 from cinema_verl.data.paths import resolve
 
 if TYPE_CHECKING:
@@ -329,9 +329,8 @@ def _to_image(frame: VideoFrame, max_pixels: int | None) -> Image.Image:
     width, height = frame.width, frame.height
     if width * height > MAX_SOURCE_PIXELS:
         raise Rejected("image_too_large", f"a frame of {width}x{height} px is over {MAX_SOURCE_PIXELS} pixels")
-    if max_pixels is not None and width * height > max_pixels:
-        scale = math.sqrt(max_pixels / (width * height))
-        width, height = max(1, int(width * scale)), max(1, int(height * scale))
+    if max_pixels is not None:
+        width, height = (max(1, side) for side in shrunk_size(width, height, max_pixels))
     image = frame.to_image(width=width, height=height, interpolation="LANCZOS")
     turns = round(frame.rotation / 90) % 4  # counter-clockwise
     return image.transpose(_TURNS[turns]) if turns else image

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, features
 
 from cinema_verl.data.canonical import Rejected
-from cinema_verl.data.images import MAX_SOURCE_PIXELS, ImageStore
+from cinema_verl.data.images import MAX_SOURCE_PIXELS, ImageStore, shrunk_size
 from cinema_verl.data.phash import phash
+from cinema_verl.data.tokens import smart_resize
 
 MAX_PIXELS = 100 * 100
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
@@ -240,16 +241,30 @@ def test_a_file_that_needs_no_change_is_stored_byte_for_byte(store, kind, size):
 
 
 @given(width=st.integers(28, 700), height=st.integers(28, 700))
-def test_larger_pictures_are_shrunk_to_the_cap_and_keep_their_shape(tmp_path_factory, width, height):
+def test_larger_pictures_are_shrunk_to_the_cap(tmp_path_factory, width, height):
     store, data = ImageStore(tmp_path_factory.mktemp("shrunk"), MAX_PIXELS), Image.new("L", (width, height), 9)
     scale = min(1, (MAX_PIXELS / (width * height)) ** 0.5)
-    if int(min(width, height) * scale) < 28:
+    if min(width, height) * scale < 28:
         assert outcome(store, encoded(data, "PNG")) == "image_too_small"
         return
     ref = store.put(encoded(data, "PNG"))
     assert ref.width * ref.height <= MAX_PIXELS
-    assert 0 <= width * scale - ref.width < 1
-    assert 0 <= height * scale - ref.height < 1
+
+
+@given(width=st.integers(28, 4000), height=st.integers(28, 4000))
+def test_what_was_shrunk_is_not_resampled_again(width, height):
+    """By qwen_vl_utils and the processor, which `smart_resize` equals (test_tokens)."""
+    size = shrunk_size(width, height, 602_112)
+    if width * height <= 602_112:
+        assert size == (width, height)
+    elif 0 not in size:
+        assert smart_resize(size[1], size[0], 28, 3_136, 602_112) == (size[1], size[0])
+        assert smart_resize(height, width, 28, 3_136, 602_112) == (size[1], size[0])
+
+
+def test_shrinking_a_common_photograph():
+    assert shrunk_size(1600, 1200, 602_112) == (896, 672)
+    assert shrunk_size(4000, 3000, 602_112) == (896, 672)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -258,7 +273,7 @@ def test_shrinking_is_that_of_a_good_filter(store, kind):
     x, y = np.meshgrid(np.linspace(0, 6, 800), np.linspace(0, 6, 600))
     smooth = Image.fromarray((127 + 60 * np.sin(x) + 60 * np.cos(y)).astype(np.uint8))
     ref, image = stored(store, encoded(smooth, kind, **({"quality": 98} if kind == "JPEG" else {})))
-    plain = smooth.resize((ref.width, ref.height), Image.Resampling.LANCZOS)
+    plain = smooth.resize((ref.width, ref.height), Image.Resampling.BICUBIC)
     assert np.abs(np.asarray(image, int) - np.asarray(plain, int)).mean() < 1
 
 
