@@ -68,7 +68,8 @@ def evaluate_dump(dump: Path, settings: Mapping[str, Any] | None = None) -> dict
     if settings is None and target.exists():
         settings = json.loads(target.read_text(encoding="utf-8"))["settings"]
     summary = summarise(read_rollouts(dump), settings)
-    name = str(summary["settings"].get("model") or dump)
+    run = summary["settings"]
+    name = str(run.get("checkpoint") or run.get("model") or dump)
     for suffix, text in (
         (".md", to_markdown(summary, name)),
         (".html", to_html(summary, name)),
