@@ -44,6 +44,9 @@ CONNECT: Final = 10.0
 """Seconds to connect. Our choice: three tries of TCP (at 0, 1 and 3 s) and time for TLS."""
 KEEPALIVE: Final = 4.0
 """Seconds that an idle connection is kept: less than uvicorn's (and vLLM's) 5, or requests would meet its closing."""
+DOUBTFUL: Final = 4
+"""Attempts of a call that may each have been paid for, after which it is left to another run. Our choice: broken
+connections come seldom in a row; replies that take longer than the time-out come every time, and are charged."""
 CHECKS: Final = 4
 """Times that the list of models is asked for. Our choice: some seconds, for a server that is just starting."""
 GIVE_UP: Final = 16
@@ -272,39 +275,46 @@ class Client:
         return reply
 
     async def _attempts(self, call: Call, images: Sequence[ImageRef], body: bytes) -> Reply:
-        """Send it until it is answered, or often enough."""
+        """Ask until there is an answer, or often enough."""
         read_most, written_most = self._prompt_tokens(call, images)[1], call.sampling["max_tokens"]
         most = self._cost(read_most, written_most)
-        why = ""
+        again, doubtful = Again(""), 0
         for attempt in range(self.endpoint.max_retries + 1):
-            sent = await self._turn(read_most + written_most, most)
-            number = self.ledger.begin(call, most)
-            try:
-                answer = await self._request("/chat/completions", body, call.key)
-                read = answer if isinstance(answer, Again) else outcomes.read(*answer, self._key)
-                if isinstance(read, Reply) and read.outcome in LEDGERED:
-                    if read.prompt_tokens + read.completion_tokens > 0:  # or it is not known, and may count
-                        self._limiter.correct(sent, read.prompt_tokens + read.completion_tokens)
-                    reply = self._priced(read, most)
-                    self.ledger.put(call, reply, number)
-                    return reply
-                if not (isinstance(read, Again) and read.maybe_paid):
-                    self.ledger.strike(number)
-            finally:
-                self.ledger.leave(number)
+            if attempt:
+                await self._sleep(self._pause(again, attempt - 1))
+                self._go_on()
+            read = await self._attempt(call, body, read_most + written_most, most)
             if isinstance(read, Reply):
                 return read
-            if isinstance(read, Stop):
-                self._stop = self._error(read.why)
-                raise self._stop
-            why = read.why
-            self._notice(why)
-            if attempt < self.endpoint.max_retries:
-                if read.wait:
-                    self._limiter.pause(min(read.wait, LONGEST_RETRY_AFTER))
-                await self._sleep(self._pause(read, attempt))
-                self._go_on()
-        return Reply(f"{self.endpoint.max_retries + 1} attempts failed, the last one: {why}", "", "unavailable")
+            again = read
+            self._notice(again.why)
+            if again.wait:
+                self._limiter.pause(min(again.wait, LONGEST_RETRY_AFTER))
+            doubtful += again.maybe_paid
+            if doubtful == DOUBTFUL:
+                break
+        return Reply(f"{attempt + 1} attempts failed, the last one by {again.why}", "", "unavailable")
+
+    async def _attempt(self, call: Call, body: bytes, tokens: int, most: float) -> Reply | Again:
+        """One request: in the ledger before it is sent, and what comes back before it is used."""
+        sent = await self._turn(tokens, most)
+        number = self.ledger.begin(call, most)
+        try:
+            answer = await self._request("/chat/completions", body, call.key)
+            read = answer if isinstance(answer, Again) else outcomes.read(*answer, self._key)
+            if isinstance(read, Reply) and read.outcome in LEDGERED:
+                if read.prompt_tokens + read.completion_tokens > 0:  # else nobody has counted
+                    self._limiter.correct(sent, read.prompt_tokens + read.completion_tokens)
+                read = self._priced(read, most)
+                self.ledger.put(call, read, number)
+            elif not (isinstance(read, Again) and read.maybe_paid):
+                self.ledger.strike(number)
+        finally:
+            self.ledger.leave(number)
+        if isinstance(read, Stop):
+            self._stop = self._error(read.why)
+            raise self._stop
+        return read
 
     async def _turn(self, tokens: int, most: float) -> Sent | None:
         """Wait for room under the budget and under the limits at once."""
@@ -395,13 +405,13 @@ class Client:
 
     async def _request(self, path: str, body: bytes = b"", key: str = "") -> Answer | Again:
         """GET without a body, POST with one; whatever a server does, it becomes an answer or a reason to try again."""
+        # A list is no work.
+        timeout = self.endpoint.timeout if body else min(CONNECT, self.endpoint.timeout)
         try:
-            timeout = self.endpoint.timeout
             if body:
                 headers = {"Content-Type": "application/json", "Idempotency-Key": key}
                 asking = self._openai.post(path, cast_to=httpx.Response, content=body, options={"headers": headers})
             else:
-                timeout = min(CONNECT, timeout)  # a list is no work
                 asking = self._openai.get(path, cast_to=httpx.Response)
             # Of httpx's time-outs, each is for one wait: a server that sends a byte a second would hold us for hours.
             response = await asyncio.wait_for(asking, timeout)
@@ -410,9 +420,11 @@ class Client:
         except openai.APIConnectionError as error:
             if isinstance(error.__cause__, UNSENT):
                 return Again("no connection")
-            return Again("a time-out or a broken connection", maybe_paid=True)
+            if not isinstance(error, openai.APITimeoutError):
+                return Again("a broken connection", maybe_paid=True)
+            return Again(f"no whole answer within {timeout:g} s", maybe_paid=True)
         except asyncio.TimeoutError:
-            return Again("a time-out or a broken connection", maybe_paid=True)
+            return Again(f"no whole answer within {timeout:g} s", maybe_paid=True)
         return response.status_code, response.headers, response.content
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from cinema_verl.cold_start import client as client_module
 from cinema_verl.cold_start.client import (
+    DOUBTFUL,
     GIVE_UP,
     LONGEST_RETRY_AFTER,
     LONGEST_WAIT,
@@ -252,7 +253,7 @@ def test_without_token_counts_a_reply_costs_the_most(ledger):
 
 
 def test_all_faults_together_lose_nothing_and_make_no_finished_call_twice(ledger):
-    shares = dict.fromkeys((fault for fault in AGAIN if fault != "hang"), 0.05)
+    shares = dict.fromkeys((fault for fault in AGAIN if fault != "hang"), 0.03)
     calls = [call(number) for number in range(80)]
     with StubServer(faults=shares, burst=5) as server:
         replies = ask(server, ledger, *calls, *calls, concurrency=16)
@@ -278,6 +279,14 @@ def test_the_wait_doubles_up_to_a_minute_and_the_call_is_then_unavailable(ledger
     assert "HTTP 500" in reply.text
     assert ledger.get(call()) is None
     assert server.stats()["requests"] == 9
+
+
+def test_what_may_be_paid_each_time_is_not_tried_as_often(ledger):
+    with StubServer(faults={"hang": 1.0}) as server:
+        (reply,) = ask(server, ledger, call(), timeout=0.2)
+    assert reply.outcome == "unavailable"
+    assert "no whole answer within 0.2 s" in reply.text
+    assert server.stats()["requests"] == ledger.spent().maybe_paid == DOUBTFUL
 
 
 def test_jitter_is_full(ledger):
