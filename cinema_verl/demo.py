@@ -2,8 +2,8 @@
 
 Makes the digits questions, trains both stages through `python -m verl.trainer.main_ppo +recipe=cinema_cpu` from the
 small cold-started policy that ships with the package, and prints accuracy, format rate and pattern entropy on held-out
-questions before RL, after stage 1 and after stage 2. Interrupted, it resumes from the last checkpoint; finished, it
-prints the table again at once.
+questions before RL, after stage 1 and after stage 2; report.html shows the run. Interrupted, it resumes from the last
+checkpoint; finished, it prints the table again at once.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from cinema_verl.data.digits import Sizes, write_dataset
 from cinema_verl.evaluate.validations import Validation, change, read_validation, table
+from cinema_verl.report.command import main as write_report
 from cinema_verl.resolvers import package_path
 
 RECIPE = "cinema_cpu"
@@ -53,8 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{tail}\n\nThe training ended with exit code {code}; the whole log is {log}.", file=sys.stderr)
             print("Run the same command again to go on from the last checkpoint.", file=sys.stderr)
             return code
-    report(output, exploration, total, time.monotonic() - started, peak)
-    return 0
+    seconds = time.monotonic() - started
+    code = write_report([str(output)])
+    report(output, exploration, total, seconds, peak)
+    return code
 
 
 def training_command(output: Path, seed: int, overrides: Sequence[str]) -> list[str]:
