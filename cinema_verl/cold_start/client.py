@@ -215,11 +215,13 @@ class Client:
             if not isinstance(found, Again):
                 break
         if isinstance(found, Again):
-            raise self._error(f"it does not answer ({found.why}): is it up, and is this its address?")
+            raise self._error(f"nobody answers ({found.why}): is it up, and is this its address?")
         if isinstance(found, Stop):
             raise self._error(found.why)
         if self.endpoint.model not in found:
-            raise self._error(f"it has no model {self.endpoint.model!r}; it has: {', '.join(found[:10]) or 'none'}")
+            raise self._error(
+                f"there is no model {self.endpoint.model!r}; there are: {', '.join(found[:10]) or 'none'}"
+            )
 
     def estimate(self, call: Call, images: Sequence[ImageRef] = (), completion_tokens: int | None = None) -> float:
         """What a call costs when the model writes so many tokens; without them, the most that it can cost."""

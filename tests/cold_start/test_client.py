@@ -622,10 +622,10 @@ def test_a_check_says_what_is_wrong(ledger, monkeypatch):
             with pytest.raises(EndpointError, match=said) as error:
                 check(url, ledger, **changes)
             assert KEY not in str(error.value)
-    with pytest.raises(EndpointError, match=r"does not answer \(no connection\): is it up"):
+    with pytest.raises(EndpointError, match=r"nobody answers \(no connection\): is it up"):
         check(url, ledger)
     with StubServer() as server:
-        with pytest.raises(EndpointError, match="it has no model 'gpt-5'; it has: stub"):
+        with pytest.raises(EndpointError, match="there is no model 'gpt-5'; there are: stub"):
             check(server.url, ledger, model="gpt-5")
         with pytest.raises(EndpointError, match="not an OpenAI-compatible endpoint, or its base URL is another"):
             check(server.url.removesuffix("/v1"), ledger)
@@ -672,8 +672,8 @@ def test_servers_that_are_no_endpoints(ledger):
     assert "no list of models" in serving(head % 19 + b'{"data": ["a", "b"]', ledger)
     moved = b"HTTP/1.1 301 Moved\r\nLocation: https://example.org/v1/models\r\nContent-Length: 0\r\n\r\n"
     assert "redirects to https://example.org/v1/models" in serving(moved, ledger)
-    assert "does not answer" in serving(b"SSH-2.0-OpenSSH_9.6\r\n", ledger)
-    assert "does not answer (HTTP 502)" in serving(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", ledger)
+    assert "nobody answers" in serving(b"SSH-2.0-OpenSSH_9.6\r\n", ledger)
+    assert "nobody answers (HTTP 502)" in serving(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", ledger)
 
 
 @pytest.mark.parametrize(
