@@ -1,10 +1,11 @@
 """Host memory of a training step against what `cinema-verl preflight` projects.
 
-    python benchmarks/host_memory.py [--side 280] [--images 4] [--batch 8] [--group 8]
+    python benchmarks/host_memory.py [--side 224] [--images 4] [--batch 8] [--group 8]
 
 One step of recipe cinema_cpu twice, once over images of --side pixels and once over images of one vision token. All
 processes are looked at twice a second (proportional set size, so that shared pages count once); the growth from
-the small images to the large ones is what the images cost, by kind of process, beside the projection. Two minutes.
+the small images to the large ones is what the images cost, by kind of process, beside the projection. On a CPU the model
+and the rollout engine compute in host memory, too. Two minutes on two cores that have nothing else to do.
 """
 
 import argparse
@@ -114,11 +115,8 @@ def look(process: psutil.Process) -> tuple[str, int]:
     """Kind of process, as Ray calls it, and its proportional set size in bytes."""
     try:
         title = process.cmdline()[0] if process.cmdline() else ""
-        kind = (
-            re.sub(r"agent_loop_worker_\w+:", "", title.split("::")[1].split(".")[0])
-            if title.startswith("ray::")
-            else "the rest"
-        )
+        found = re.match(r"ray::(?:\w+:)?(\w+)", title)  # ray::Class.method or ray::name:Class.method
+        kind = found[1] if found else "the rest"
         return kind, process.memory_full_info().pss
     except psutil.Error:
         return "the rest", 0
@@ -126,7 +124,7 @@ def look(process: psutil.Process) -> tuple[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("side", 280), ("images", 4), ("batch", 8), ("group", 8)):
+    for name, default in (("side", 224), ("images", 4), ("batch", 8), ("group", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
