@@ -18,6 +18,9 @@ from cinema_verl.cold_start.ledger import Reply
 
 LONGEST_DETAIL: Final = 300
 """Characters that are kept of an error's text. Our choice."""
+SECRET: Final = 16
+"""Characters from which on a key is blotted out of replies, too. Our choice: "EMPTY" and other words that people give
+to their own servers are no secret, and a trajectory may hold them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,6 @@ class Stop:
     """No call can go well: a key, a model, an address or an account is wrong; `why` says what to do."""
 
     why: str
-
-
-SECRET: Final = 16
-"""Characters from which on a key is blotted out of replies, too. Our choice: "EMPTY" and other words that people give
-to their own servers are no secret, and a trajectory may hold them."""
 
 
 def redact(text: str, key: str) -> str:
@@ -118,7 +116,7 @@ def _error(answer: Any, body: bytes) -> tuple[str, str]:
     """(code and type in lower case, message) of an error's body, whatever its form."""
     error = answer.get("error", answer) if isinstance(answer, Mapping) else None
     if not isinstance(error, Mapping):
-        text = error if isinstance(error, str) else body[: 4 * LONGEST_DETAIL].decode("utf-8", "replace")
+        text = error if isinstance(error, str) else body.decode("utf-8", "replace")
         return "", " ".join(text.split())
     code = f"{error.get('code')} {error.get('type')}".lower()
     return code, " ".join(str(error.get("message") or error.get("detail") or error).split())
