@@ -136,8 +136,8 @@ class Ledger:
 
     One process at a time: the file is locked while it is open, and the lock goes with the process however it ends.
     WAL with ``synchronous=NORMAL``: what `put` returned from survives kill -9. After a power cut the file is whole, but
-    calls since the last checkpoint (every 64 pages, some tens of calls) may be missing and would be paid again; to
-    wait for the disk at each call (``FULL``) would hold up all the other calls for milliseconds.
+    calls since the last checkpoint (every 1000 pages, some 200 calls) may be missing and would be paid again; to wait
+    for the disk more often (at each call, with ``FULL``) would hold up all the other calls for milliseconds.
 
     Raises:
         LedgerError: another process has it open; not a ledger, or of another version; damaged; cannot be written.
@@ -175,7 +175,6 @@ class Ledger:
             )
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
-        db.execute("PRAGMA wal_autocheckpoint = 64")
         db.execute("BEGIN IMMEDIATE")  # takes the lock now, not at the first call
         if not tables:
             for statement in _SCHEMA.split(";"):

@@ -153,7 +153,7 @@ for number in range(10**6):
 """
 
 
-@pytest.mark.parametrize("lines", [1, 2, 83, 500])  # 500: past several checkpoints of the log
+@pytest.mark.parametrize("lines", [1, 2, 83, 800])  # 800: past a checkpoint of the log
 def test_what_is_kept_survives_a_kill(path, lines):
     with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as process:
         said = [process.stdout.readline().split() for _ in range(lines)]
