@@ -4,8 +4,8 @@
 
 One step of recipe cinema_cpu twice, once over images of --side pixels and once over images of one vision token. All
 processes are looked at twice a second (proportional set size, so that shared pages count once); the growth from the
-small images to the large ones is what the images cost, by kind of process, beside the projection. On a CPU the model and
-the rollout engine compute in host memory, too. Two minutes on two cores that have nothing else to do.
+small images to the large ones is what the images cost, by kind of process, beside the projection. On a CPU the model
+and the rollout engine compute in host memory, too. Two minutes on two cores that have nothing else to do.
 """
 
 import argparse

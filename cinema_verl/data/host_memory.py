@@ -3,8 +3,8 @@
 Between rollout and update verl holds every trajectory with the pixel values of its images, as floats and once for each
 trajectory of a group (`cinema_verl.shared_vision` shares the work of making them, not what is stored). They outweigh
 all else that grows with the batch: 18.4 KiB for each image token of Qwen2.5-VL. In a run of recipe cinema_cpu with 64
-trajectories of 256 image tokens (benchmarks/host_memory.py) TransferQueue grew by 1.06 times what is projected here, the
-training worker by 1.56 times, its computing included.
+trajectories of 256 image tokens (benchmarks/host_memory.py) TransferQueue grew by 1.06 times what is projected here,
+the training worker by 1.56 times, its computing included.
 """
 
 from __future__ import annotations
