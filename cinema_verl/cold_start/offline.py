@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
 
-    torch.set_num_threads(1)  # the student's server has the other core
+    torch.set_num_threads(1)  # the student's server has the other core, and models this small gain nothing by two
     drawn = problems("train", options.questions, options.seed)
     questions = list(canonical(drawn, output / "data"))
     pairs = [(question, each.problem) for question, each in zip(questions, drawn, strict=True)]
@@ -256,9 +256,13 @@ def fine_tune(output: Path, steps: int, test: Sequence[Mapping[str, Any]]) -> tu
     shutil.rmtree(output / "sft", ignore_errors=True)  # verl would resume a finished run and train nothing
     overrides = [f"trainer.total_training_steps={steps}", "trainer.total_epochs=1000", f"optim.lr={LEARNING_RATE}",
                  "optim.lr_warmup_steps=5"]  # fmt: skip
-    checkpoint = train(digits_cold_start(), rows, rows, output / "sft", overrides)
+    log = output / "sft.log"
+    print(f"{steps} steps of SFT on {rows}; the trainer's words are in {log}", flush=True)
+    try:
+        checkpoint = train(digits_cold_start(), rows, rows, output / "sft", overrides, log)
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"the SFT failed with exit code {error.returncode}; why is at the end of {log}") from error
     export(checkpoint, output / "policy")
-    torch.set_num_threads(os.cpu_count() or 1)
     before, after = (
         measure(Policy(model), test, SAMPLES, max_tokens=96) for model in (digits_cold_start(), output / "policy")
     )

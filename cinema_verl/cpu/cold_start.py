@@ -57,14 +57,19 @@ def digits_cold_start() -> Path:
     return Path(__file__).parent / "digits_cold_start"
 
 
-def train(model: Path, rows: Path, validation: Path, output: Path, overrides: list[str]) -> Path:
+def train(
+    model: Path, rows: Path, validation: Path, output: Path, overrides: list[str], log: Path | None = None
+) -> Path:
     """Fine-tune `model` on an SFT parquet with verl's SFT trainer, in a process of its own.
+
+    Args:
+        log: File for the trainer's words, of which there are many; the console if None.
 
     Returns:
         verl's last checkpoint, as a Hugging Face directory.
 
     Raises:
-        subprocess.CalledProcessError: The training failed; its own message is above on the console.
+        subprocess.CalledProcessError: The training failed; its own message is in `log`, or above on the console.
     """
     launcher = [
         "torch.distributed.run",
@@ -85,7 +90,12 @@ def train(model: Path, rows: Path, validation: Path, output: Path, overrides: li
     # Threads that wait should sleep: on two cores they would spin in the way of the process that loads images, and
     # of whatever else runs.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", "VERL_PLATFORM": "cpu"} | os.environ
-    subprocess.run([sys.executable, "-m", *launcher, *settings], check=True, env=environment)
+    command = [sys.executable, "-m", *launcher, *settings]
+    if log is None:
+        subprocess.run(command, check=True, env=environment)
+    else:
+        with open(log, "wb") as file:
+            subprocess.run(command, check=True, env=environment, stdout=file, stderr=subprocess.STDOUT)
     step = (output / "latest_checkpointed_iteration.txt").read_text()
     return output / f"global_step_{step}" / "huggingface"
 
