@@ -34,7 +34,8 @@ def spread(work: Work, items: Sequence[Item], *, workers: int, ray_address: str 
         work: A module's function or a `functools.partial` of one. What it raises ends the iteration.
         items: Small mappings, as the results are: numbers, text, lists of them.
         workers: Processes; 0 for this one, in the order of the items. With `ray_address`, 0 means all of the cluster.
-        ray_address: Of a running cluster, whose machines see the same files under the same paths.
+        ray_address: Of a running cluster, whose machines see the same files under the same paths. A process that is
+            connected to Ray already works there, wherever that is.
 
     Raises:
         ClusterFailed: see there.
@@ -65,11 +66,11 @@ def _ray(workers: int, address: str | None) -> Iterator[int]:
     """A connection to Ray for as long as the block lasts, and how many tasks may run at a time."""
     import ray
 
+    if address is not None:
+        _knock(address)
     if ray.is_initialized():
         yield workers or _processors()
         return
-    if address is not None:
-        _knock(address)
     options: dict[str, Any] = {"address": address, "logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
         # Not what RAY_ADDRESS says: nobody's training cluster is used unasked.

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +88,14 @@ def assert_same() -> Callable[[Path, Path], None]:
         assert [name for name in first if first[name] != second[name]] == []
 
     return compare
+
+
+@pytest.fixture(scope="module")
+def ray_here(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ray with two workers, for the tests of a module."""
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(request.module)  # the workers cannot import a test
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=40)
+    yield
+    ray.shutdown()

@@ -45,16 +45,6 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(pipeline, "ROWS_PER_SHARD", 5)
 
 
-@pytest.fixture(scope="module")
-def ray_here():
-    import ray
-
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=40)
-    yield
-    ray.shutdown()
-
-
 def run(source, output, own=OWN, **options):
     return prepare(own, source, output, Settings(media_root=str(source)), **options)
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from functools import partial
 
 import pytest
@@ -27,16 +26,6 @@ def die_once(item, *, trace):
 
 
 ITEMS = [{"number": number} for number in range(12)]
-
-
-@pytest.fixture(scope="module")
-def ray_here():
-    import ray
-
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=40)
-    yield
-    ray.shutdown()
 
 
 def test_without_workers_items_are_done_here_in_their_order():
