@@ -74,8 +74,9 @@ class CinemaDataset(RLHFDataset):
                 "data.filter_overlong_prompts is on: it would drop broken rows as over-long ones, without a word. "
                 "Set it to false; over-long prompts are reported by row (data.cinema_checks)"
             )
+        self.checked = checks != "off"
         super().__init__(data_files, tokenizer, config, processor, max_samples)
-        if checks != "off":
+        if self.checked:
             self._check(decode=checks == "full")
 
     def _read_files_and_tokenize(self) -> None:

@@ -61,15 +61,13 @@ def under(condition: str, rows: Sequence[Row], pool: Sequence[Row], seed: int) -
     """
     if condition not in CONDITIONS:
         raise ValueError(f"unknown image condition {condition!r}; known: {', '.join(CONDITIONS)}")
-    images: Callable[[Row], Cells | None]
-    if condition == SHUFFLED:
-        others = _others(pool, seed)
-        images = lambda row: others.get(_order(row, seed))  # noqa: E731
-    elif condition == REORDERED:
-        images = lambda row: _reordered(row, seed)  # noqa: E731
-    else:
-        images = _blank
-    changed = ((row, images(row)) for row in rows)
+    others = _others(pool, seed) if condition == SHUFFLED else {}
+    images: dict[str, Callable[[Row], Cells | None]] = {
+        SHUFFLED: lambda row: others.get(_order(row, seed)),
+        REORDERED: lambda row: _reordered(row, seed),
+        BLANK: _blank,
+    }
+    changed = ((row, images[condition](row)) for row in rows)
     return [
         {**row, "images": cells, "data_source": source_under(row["data_source"], condition)}
         for row, cells in changed

@@ -119,7 +119,7 @@ def ask_again(data_set: CinemaDataset, conditions: Sequence[str], size: int | No
     again: list[dict[str, Any]] = []
     for condition in conditions:
         asked = under(condition, chosen, rows, _SEED)
-        if condition == SHUFFLED:  # the other conditions keep the number of tokens
+        if condition == SHUFFLED and data_set.checked:  # the other conditions keep the number of tokens
             asked = _that_fit(asked, data_set)
         again += asked
         if len(asked) < len(chosen):

@@ -169,6 +169,9 @@ def test_a_prompt_that_would_become_too_long_is_not_asked(tmp_path, processor):
     rows_before = len(asked)
     ask_again(asked, ("shuffled",), None)
     assert [row["extra_info"]["uid"] for row in list(asked.rows())[rows_before:]] == ["digits/same/1"]
+    unchecked = data_set(str(tmp_path / "test.parquet"), processor, max_prompt_length=150, cinema_checks="off")
+    ask_again(unchecked, ("shuffled",), None)
+    assert len(unchecked) == 4
 
 
 def test_no_condition_asks_nothing_more(tmp_path, processor):
