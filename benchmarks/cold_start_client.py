@@ -149,11 +149,11 @@ async def bare_run(url: str, numbers: range, images: Sequence[ImageRef]) -> floa
     return len(numbers) / seconds
 
 
-def rates(calls: int, rounds: int) -> None:
-    ideal = CONNECTIONS / LATENCY
-    print(f"{CONNECTIONS} connections, {LATENCY * 1e3:.0f} ms: ideal {ideal:.0f} calls/s; {calls} calls a round")
+def rates(calls: int, rounds: int, latency: float) -> None:
+    ideal = CONNECTIONS / latency
+    print(f"{CONNECTIONS} connections, {latency * 1e3:.0f} ms: ideal {ideal:.0f} calls/s; {calls} calls a round")
     print(f"{'':14}{'images':>8}{'calls/s':>9}{'of ideal':>10}{'ms CPU/call':>13}{'of the stub':>13}")
-    with tempfile.TemporaryDirectory() as name, stub(LATENCY) as (url, pid):
+    with tempfile.TemporaryDirectory() as name, stub(latency) as (url, pid):
         folder, count = Path(name), itertools.count()
         noise = pictures(folder, 2 * calls // DRAWS)
         measured: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
@@ -201,11 +201,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=3200, help="of a round; %(default)s")
     parser.add_argument("--rounds", type=int, default=2, help="%(default)s")
+    parser.add_argument("--latency", type=float, default=LATENCY, help="of the stub, in seconds; %(default)s")
     parser.add_argument("--memory-calls", type=int, default=20_000, help="0 for none; %(default)s")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start")
     if options.rounds:
-        rates(options.calls, options.rounds)
+        rates(options.calls, options.rounds, options.latency)
     if options.memory_calls:
         memory(options.memory_calls)
     return 0
