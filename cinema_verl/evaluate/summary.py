@@ -49,7 +49,7 @@ def _benchmark(rollouts: Sequence[Rollout], expected: int) -> dict[str, Any]:
     asked = by_question(rollouts)
     return {
         **_figures(asked, expected),
-        "by_task": _split(asked, expected, lambda rollout: rollout.task),
+        "by_task": _split(asked, expected, lambda rollout: rollout.task, _task),
         "by_ability": _split(asked, expected, lambda rollout: rollout.ability),
         "by_answer_type": _split(asked, expected, lambda rollout: rollout.answer_type),
         "by_images": _split(asked, expected, lambda rollout: rollout.num_images),
@@ -62,6 +62,12 @@ def _benchmark(rollouts: Sequence[Rollout], expected: int) -> dict[str, Any]:
             if (found := image_dependence(rollouts, condition, expected))
         },
     }
+
+
+def _task(groups: Groups, expected: int) -> dict[str, Any]:
+    """A benchmark's tasks differ more than anything else: what is known of the whole is known of each, too."""
+    by_images = _split(groups, expected, lambda rollout: rollout.num_images)
+    return {**_figures(groups, expected), "by_images": by_images, "patterns": _patterns(groups)}
 
 
 def _figures(groups: Groups, expected: int) -> dict[str, Any]:
@@ -97,11 +103,16 @@ def passes(groups: Groups, expected: int) -> dict[int, Estimate | None]:
     }
 
 
-def _split(groups: Groups, expected: int, part: Callable[[Rollout], Hashable]) -> dict[str, Any]:
+def _split(
+    groups: Groups,
+    expected: int,
+    part: Callable[[Rollout], Hashable],
+    describe: Callable[[Groups, int], dict[str, Any]] = _figures,
+) -> dict[str, Any]:
     parts: defaultdict[Any, dict[str, Sequence[Rollout]]] = defaultdict(dict)
     for question, group in groups.items():
         parts[part(group[0])][question] = group
-    return {str(name): _figures(parts[name], expected) for name in sorted(parts)}
+    return {str(name): describe(parts[name], expected) for name in sorted(parts)}
 
 
 def _patterns(groups: Groups) -> list[dict[str, Any]]:

@@ -29,6 +29,9 @@ def test_accuracy_and_its_parts():
     assert muir["response_characters"] == len("<think>so</think><answer>B</answer>")
     assert {name: part["accuracy"]["mean"] for name, part in muir["by_task"].items()} == {"count": 1.0, "order": 0.5}
     assert {name: part["accuracy"]["mean"] for name, part in muir["by_images"].items()} == {"2": 1.0, "4": 0.5}
+    order = muir["by_task"]["order"]
+    assert {name: part["accuracy"]["mean"] for name, part in order["by_images"].items()} == {"2": 1.0, "4": 0.0}
+    assert order["patterns"] == [{"pattern": "think>answer", "share": 1.0, "accuracy": 0.5}]
     assert list(muir["by_answer_type"]) == ["mcq", "number"]
     assert list(mirb["by_task"]) == [""]
     assert (mirb["abstained"], mirb["timed_out"]) == (1.0, 1.0)
