@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -148,8 +148,8 @@ def write_dataset(
     directory = Path(directory).absolute()
     stream = iter(questions)
     parts: list[dict[str, Any]] = []
-    while rows := list(islice(stream, ROWS_PER_PART)):
-        parts.append(write_part(directory, len(parts), rows))
+    for first in stream:
+        parts.append(write_part(directory, len(parts), chain([first], islice(stream, ROWS_PER_PART - 1))))
     reasons: Counter[str] = Counter()
     with atomic_write(directory / REJECTED) as file:
         for rejection in rejections:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -140,9 +141,8 @@ def _outcome(converter: Converter, row: Row | Rejected, name: str, output: Path)
 
 
 def _node() -> str:
-    from ray import get_runtime_context, is_initialized
-
-    return str(get_runtime_context().get_node_id()) if is_initialized() else "here"
+    ray = sys.modules.get("ray")  # a worker of Ray's has it; nobody else needs to load it
+    return str(ray.get_runtime_context().get_node_id()) if ray and ray.is_initialized() else "here"
 
 
 # --- Joining --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cinema_verl.data.canonical import REASONS, ImageRef, Question
@@ -154,6 +154,7 @@ def mixes(draw):
     return spec, there
 
 
+@settings(max_examples=50)
 @given(mixes())
 def test_a_plan_is_exact_possible_and_within_its_bounds_or_there_is_none(mix):
     spec, there = mix
