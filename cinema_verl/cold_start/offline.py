@@ -50,7 +50,7 @@ FAULTS: Final = {  # shares of the teacher's replies; all our choice, each often
     "half_json": 0.01, "hang": 0.002, "refusal": 0.02, "length": 0.01, "content_filter": 0.005,
 }  # fmt: skip
 STEPS: Final = 50  # of SFT. Our choice: with 16 rows each, twice over some 400 rows (paper: 2 epochs)
-LEARNING_RATE: Final = 3e-4  # our choice: the recipe's 2e-3 is for random weights, and this student has learned
+LEARNING_RATE: Final = 1e-4  # our choice: the recipe's 2e-3 is for random weights, and this student has learned
 
 SETTINGS: Final = Settings(mode=NO_SYSTEM, min_pixels=digits.IMAGE_SIZE**2, max_pixels=digits.IMAGE_SIZE**2)
 """How the digits are asked: as the shipped policy was taught."""

@@ -63,7 +63,7 @@ def test_the_chosen_branches_are_open_and_marked(page_path, open_page):
     with open_page(page_path) as page:
         article = page.locator("article[data-reason=two_paths]")
         assert article.locator(".tree > li > details[open]").count() == 2
-        for mark in ("its path was followed", "refined: first trajectory", "second trajectory"):
+        for mark in ("its path was followed", "the refinement", "the second trajectory"):
             assert article.get_by_text(mark).count() >= 1
         assert article.locator("table tbody tr").all_inner_texts() == [
             "student/0: focus › think › answer\t0.250\twrong",
