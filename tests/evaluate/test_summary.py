@@ -1,9 +1,12 @@
 """An evaluation in numbers, each worked out by hand."""
 
 import json
+from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
 
+from cinema_verl.evaluate.files import settings_of
 from cinema_verl.evaluate.records import read_rollouts, rollout_of
 from cinema_verl.evaluate.summary import dependence_metrics, image_dependence, mean_metrics, summarise
 
@@ -155,3 +158,24 @@ def test_a_dump_of_before_lengths_and_sources_is_read(dump):
     assert (read.source, read.condition, read.tokens, read.stop_reason) == ("unknown", "true", None, "unknown")
     nameless = rollout("", uid="5f-1_3_0")
     assert rollout_of(nameless).question == "5f-1"
+
+
+def test_the_docs_name_every_key():
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        settings = settings_of(compose("ppo_trainer", overrides=["+recipe=cinema_evaluate", "data.val_files=x"]), 0)
+    found = summarise([rollout_of(record) for record in both_ways(3, 0.0)], settings)
+    named_by_data = ("benchmarks", "by_", "violations", "stops", "pass_at_k", "questions", "image_dependence")
+
+    def keys(value, inside):
+        if isinstance(value, list):
+            for item in value:
+                yield from keys(item, "")
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if not inside.startswith(named_by_data):
+                    yield key
+                yield from keys(item, "" if inside.startswith(named_by_data) else key)
+
+    unknown = {key for key in keys(found, "") if f"`{key}`" not in page and f'"{key}"' not in page}
+    assert unknown == set()
