@@ -1,6 +1,6 @@
 """From JPEG files to a dataset, in rows a second: ours, a plain `datasets.map` + PIL, and what the machine can do.
 
-python benchmarks/preparation.py [--rows 350] [--processes 2]
+python benchmarks/preparation.py [--rows 400] [--processes 2]
 
 Multi-image rows over made JPEG files of 800x600 to 1600x1200 pixels, the same for all, one after the other in one run,
 twice; the best of each counts:
@@ -160,7 +160,7 @@ def timed(work: Callable[[], object]) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=350, help="of two to four images; %(default)s")
+    parser.add_argument("--rows", type=int, default=400, help="of two to four images; %(default)s")
     parser.add_argument("--processes", type=int, default=2, help="of each; %(default)s")
     parser.add_argument("--rounds", type=int, default=2, help="the best of so many; %(default)s")
     arguments = parser.parse_args()
