@@ -134,9 +134,9 @@ def test_a_real_encoder_picks_the_path_that_says_something_else(encoder):
 
 
 def test_nothing_of_a_long_text_is_cut_off(encoder):
-    words = " ".join(f"word{i} and more of it," for i in range(400))
+    words = " ".join(f"word{i} and more of it," for i in range(200))
     pieces = encoder.pieces(words)
-    assert len(pieces) > 3
+    assert len(pieces) > 2
     assert "".join(pieces) == words
     window = encoder._model.max_seq_length
     assert all(len(encoder._tokenizer(piece)["input_ids"]) <= window for piece in pieces)
