@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,22 @@ def ledger(output: Path) -> tuple[Counter[str], Counter[str]]:
         )
 
 
+@contextmanager
+def nursery(run, output: Path) -> Iterator[tuple[Callable[[], int], Callable[[], int]]]:
+    """(start a run and say its process, wait for its exit code); runs go on where the one before ended."""
+    command = [sys.executable, "-c", NURSERY, str(Path(__file__).with_name("conftest.py"))]
+    with subprocess.Popen(
+        [*command, *run.arguments(output=output)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as process:  # fmt: skip
+
+        def start() -> int:
+            print("go", file=process.stdin, flush=True)
+            return int(process.stdout.readline())
+
+        yield start, lambda: int(process.stdout.readline())
+
+
 @pytest.mark.parametrize(("kills", "questions"), [(3, 40), pytest.param(50, 300, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(endpoints, tmp_path, kills, questions):
     quiet = endpoints(questions, latency=0.01)
@@ -55,19 +73,14 @@ def test_killed_at_random_moments(endpoints, tmp_path, kills, questions):
     output, rng = tmp_path / "killed", random.Random(kills)
     # By progress, so that a fast machine and a slow one see the same number of kills at work.
     moments = sorted(rng.uniform(0, 0.95 * quiet.paid[0]) for _ in range(kills))
-    nursery = subprocess.Popen(
-        [sys.executable, "-c", NURSERY, str(Path(__file__).with_name("conftest.py")), *run.arguments(output=output)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    with nursery:
+    with nursery(run, output) as (start, ended):
         for moment in moments:
-            print("go", file=nursery.stdin, flush=True)
-            child = int(nursery.stdout.readline())
+            child = start()
             while run.paid[1] < moment:
                 time.sleep(0.002)
             time.sleep(rng.uniform(0, 0.05))
             os.kill(child, signal.SIGKILL)
-            assert nursery.stdout.readline().strip() == "-9"  # killed at work, not come to its end
+            assert ended() == -signal.SIGKILL  # killed at work, not come to its end
     assert run.run(output=output) == 0
     assert contents(output) == contents(quiet.output)
     finished, unknown = ledger(output)
@@ -78,3 +91,17 @@ def test_killed_at_random_moments(endpoints, tmp_path, kills, questions):
     # A call was asked again only if it was on its way when the process died, and then the ledger says so.
     assert requests - once <= unknown
     assert unknown.total() <= 32 * kills  # no more than can be on their way at a time
+
+
+def test_interrupted_from_the_keyboard_it_ends_in_order_and_goes_on(endpoints, tmp_path):
+    quiet = endpoints(40, latency=0.01)
+    assert quiet.run() == 0
+    run = endpoints(quiet.questions, latency=0.01)
+    with nursery(run, tmp_path / "b") as (start, ended):
+        child = start()
+        while run.paid[1] < quiet.paid[0] / 2:
+            time.sleep(0.002)
+        os.kill(child, signal.SIGINT)
+        assert ended() == 1
+    assert run.run(output=tmp_path / "b") == 0
+    assert contents(tmp_path / "b") == contents(quiet.output)
