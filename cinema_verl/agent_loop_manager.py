@@ -1,7 +1,7 @@
 """verl's agent-loop manager whose workers process a question's images once (`cinema_verl.shared_vision`).
 
-They also put beside each score what verl's validation dumps would lack: where the question is from, how long the response
-is, and how it ended.
+They also put beside each score what verl's validation dumps would lack: where the question is from, how long the
+response is, and how it ended.
 """
 
 from typing import Any

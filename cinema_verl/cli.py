@@ -14,7 +14,7 @@ COMMANDS = {
     # name: (module, one line of help)
     "cold-start": ("cinema_verl.cold_start.cli", "two verified trajectories a question, by a student and a teacher"),
     "doctor": ("cinema_verl.doctor", "do plugin, recipe, versions and Ray workers fit together on this machine?"),
-    "evaluate": ("cinema_verl.evaluate.command", "accuracy, pass@k and image dependence from validations, beside the paper"),
+    "evaluate": ("cinema_verl.evaluate.command", "tables from validations: accuracy, pass@k, image dependence"),
     "preflight": ("cinema_verl.data.preflight", "will a run get through its data, and what memory will it take?"),
     "report": ("cinema_verl.report.command", "one HTML file from a training run: curves, patterns, every rollout"),
 }
@@ -23,6 +23,9 @@ EXAMPLES = """\
 examples:
   cinema-verl doctor                                     before the first run, and when something is odd
   cinema-verl doctor --recipe cinema trainer.nnodes=2    with the overrides of the run to come
+  cinema-verl preflight +recipe=cinema data.train_files=train.parquet data.val_files=val.parquet
+                                                         before GPUs are paid for
+  cinema-verl report outputs/demo                        a run, finished or going, as one page
   cinema-verl doctor --help                              every subcommand explains itself
 
 to train:

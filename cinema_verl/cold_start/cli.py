@@ -257,7 +257,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def waits(record: Mapping[str, Any]) -> bool:
     """Whether the next run may find something else by asking again, all else being as it is."""
-    return record["reason"] == "verifier_abstained" or any(name.endswith("/unavailable") for name in record["calls"])
+    return any(name.endswith("/unavailable") for name in record["calls"]) or any(
+        sample["correct"] is None for sample in record["samples"]
+    )
 
 
 def finish(plan: Plan, *, singles: bool = False, browse: int = SAMPLED) -> bool:

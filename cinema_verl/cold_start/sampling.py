@@ -73,7 +73,7 @@ class Result:
         visits: The walk of retrieval; indices into `samples`.
         calls: (purpose, outcome) -> number.
         prompt_tokens, completion_tokens, cost: Sums over the calls, as paid whenever they were paid.
-        final: Whether another run would find the same: False where an endpoint could not be asked.
+        final: Whether another run would find the same: False where an endpoint or the judge could not be asked.
     """
 
     uid: str
@@ -172,7 +172,6 @@ class Sampler:
         assert result.refined is not None
         refined = result.samples[result.refined]
         if refined.correct is None:
-            result.final = False
             return result.end(LEFT_OUT, "verifier_abstained")
         if not refined.correct:
             return result.end(RL, "teacher_wrong")
@@ -245,6 +244,7 @@ class Sampler:
             return None
         # In a thread: mathematics is compared in another process, a judge answers over the network.
         sample = await asyncio.to_thread(read, origin, reply.text, question)
+        result.final &= sample.correct is not None  # the gold can be read: it is the judge that could not be asked
         result.samples.append(sample)
         return sample
 

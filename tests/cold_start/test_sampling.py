@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cinema_verl.cold_start.asking import Calls, Settings
+from cinema_verl.cold_start.cli import waits
 from cinema_verl.cold_start.client import BudgetReached
 from cinema_verl.cold_start.ledger import Call, Reply
 from cinema_verl.cold_start.sampling import COLD_START, LEFT_OUT, REASONS, RL, Result, Sampler
@@ -171,6 +172,21 @@ def test_over_one_image_no_path_has_global(make_question, text):
     result = sample(question, models)
     assert result.draft == 1  # Global over one image is off format
     assert "<global>" not in "".join(followed(call) for call in models.asked[2:])
+
+
+def test_where_the_judge_could_not_be_asked_the_next_run_asks_again(make_question, text, monkeypatch):
+    def verify(answer, gold, *_, **__):
+        return None if answer == "unsure" else answer == gold
+
+    monkeypatch.setattr("cinema_verl.cold_start.tree.verify", verify)
+    drafts = [text("focus", "A"), text("hint", "unsure")]
+    result = sample(make_question(), Models(drafts, [text("focus"), text("hint", "A"), text("think", "A")]))
+    assert (result.reason, result.final) == ("single", False)  # the second draft may be the second path
+    assert waits(result.record())
+    result = sample(make_question(), Models([text("focus", "A")] * 2, [text("focus", "unsure")]))
+    assert (result.route, result.reason, result.final) == (LEFT_OUT, "verifier_abstained", False)
+    assert waits(result.record())
+    assert not waits(sample(make_question(), Models(["B", "B"])).record())
 
 
 def test_a_call_that_stops_the_run_waits_for_its_siblings(make_question, text):
