@@ -53,6 +53,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def processor() -> Any:
+    """The tiny model's processor."""
+    from cinema_verl.cpu.tiny_model import build_processor, build_tokenizer
+
+    return build_processor(build_tokenizer())
+
+
+@pytest.fixture
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of the package `datasets` that a test has for itself."""
+    from datasets import config
+
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
 _FLAGS = [

@@ -22,7 +22,7 @@ from cinema_verl.data.draft import Adapter, Draft, Media
 from cinema_verl.data.images import ImageStore
 from cinema_verl.data.paths import Downloads, is_url, resolve
 from cinema_verl.data.readers import Row
-from cinema_verl.data.tokens import ImageSizeError, Patching, PromptCounter, vision_tokens
+from cinema_verl.data.tokens import QWEN2_5_VL, ImageSizeError, PromptCounter, vision_tokens
 from cinema_verl.data.video import sample_folder, sample_frames
 from cinema_verl.prompts import messages
 from cinema_verl.verify import decide
@@ -38,9 +38,6 @@ FRAMES: Final = 8
 MAX_FRAMES: Final = 64  # of a video at a given rate. Our choice: two minutes at one frame in two seconds
 FOLDER_FPS: Final = 3.0  # the rate at which MVBench's folders of frames were cut
 _MAX_IMAGE_BYTES: Final = 1 << 28  # of one image file; our choice: above any photograph, below a worker's memory
-
-_PATCHING: Final = Patching(patch_size=14, merge_size=2, min_pixels=3_136, max_pixels=12_845_056)
-"""Of Qwen2.5-VL, the paper's backbone: its ``preprocessor_config.json``."""
 
 _SPECIAL = re.compile(r"<\|\w+\|>")  # Qwen's control and vision tokens, of which no text may hold one
 _MEDIUM = re.compile(r"<(?:video|audio)>")
@@ -188,7 +185,7 @@ class Converter:
             Rejected: its prompt is too long, or the image processor would refuse an image.
         """
         settings = self._settings
-        patching = self._counter.patching if self._counter else _PATCHING
+        patching = self._counter.patching if self._counter else QWEN2_5_VL
         try:
             vision = sum(
                 vision_tokens(image.width, image.height, patching, settings.min_pixels, settings.max_pixels)

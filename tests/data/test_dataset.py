@@ -4,27 +4,17 @@ import pickle
 from pathlib import Path
 
 import pytest
-from datasets import config as datasets_config
 from omegaconf import OmegaConf
 from PIL import Image
 from torch.utils.data import DataLoader
 from verl.trainer.ppo.utils import create_rl_dataset
 from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn, get_dataset_class
 
-from cinema_verl.cpu.tiny_model import build_processor, build_tokenizer
 from cinema_verl.data.check import DataError
 from cinema_verl.data.dataset import CinemaDataset
 from cinema_verl.data.schema import RL_SCHEMA, image_cell, rl_row, write_parquet
 
-
-@pytest.fixture(scope="module")
-def processor():
-    return build_processor(build_tokenizer())
-
-
-@pytest.fixture(autouse=True)
-def _private_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("private_cache")
 
 
 @pytest.fixture

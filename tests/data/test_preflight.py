@@ -6,7 +6,6 @@ from functools import cache
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import config as datasets_config
 from omegaconf import OmegaConf
 from PIL import Image
 from verl.trainer.ppo.utils import create_rl_dataset
@@ -25,9 +24,7 @@ TRAJECTORY = "<focus>A is dark.</focus><answer>B</answer>"
 ABSENT = "nobody/no-such-model"
 
 
-@pytest.fixture(autouse=True)
-def _private_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("private_cache")
 
 
 @pytest.fixture

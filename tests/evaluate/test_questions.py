@@ -8,7 +8,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import config as datasets_config
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from PIL import Image
@@ -17,7 +16,6 @@ from verl.trainer.ppo.utils import create_rl_dataset
 from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.utils.dataset.rl_dataset import collate_fn
 
-from cinema_verl.cpu.tiny_model import build_processor, build_tokenizer
 from cinema_verl.data.check import DataError
 from cinema_verl.data.schema import RL_SCHEMA, image_cell, rl_row, write_parquet
 from cinema_verl.evaluate.perturb import split_source
@@ -29,15 +27,7 @@ from cinema_verl.settings import CinemaSettings
 
 from .conftest import rollout
 
-
-@pytest.fixture(scope="module")
-def processor():
-    return build_processor(build_tokenizer())
-
-
-@pytest.fixture(autouse=True)
-def _private_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("private_cache")
 
 
 def question(folder: Path, number: int, source: str = "digits/same", images: int = 2, side: int = 28) -> dict:
