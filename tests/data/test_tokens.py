@@ -7,6 +7,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cinema_verl.cpu.tiny_model import build_processor, build_tokenizer  # makes torchvision importable
 from cinema_verl.data.tokens import (
     MAX_ASPECT_RATIO,
     MIN_SIDE,
@@ -120,6 +121,11 @@ def test_another_kind_of_processor_is_refused():
 
 
 # --- Whole prompts ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return build_processor(build_tokenizer())
 
 
 words = st.text(alphabet=st.sampled_from("ab Ωé日\n<>/?,.01"), max_size=30)
