@@ -91,6 +91,9 @@ def test_a_phone_needs_no_sideways_scrolling(page_path, open_page, scheme):
     with open_page(page_path, viewport=PHONE, color_scheme=scheme) as page:
         page.click("#open")
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        totals = page.locator(".totals tr:has(td:nth-child(3):empty)")
+        assert totals.count() == 3
+        assert all(row.bounding_box()["height"] < 45 for row in totals.all())  # one line: no number is broken
         assert page.problems == []
 
 
