@@ -104,7 +104,9 @@ def test_an_evaluation_trains_nothing_and_asks_everything(overrides):
     assert config.trainer.val_only
     assert config.trainer.val_before_train
     assert config.trainer.resume_mode == "disable"
-    assert config.trainer.validation_data_dir == f"outputs/evaluation/{config.trainer.experiment_name}"
+    asked = overrides[0].removeprefix("+recipe=").strip("[]").split(",")[0]  # no two recipes write to one folder
+    assert config.trainer.validation_data_dir == f"outputs/evaluation/{asked}"
+    assert config.trainer.project_name != composed("cinema").trainer.project_name  # nor over a training's metrics
     assert settings.image_conditions == ("shuffled", "reordered", "blank")
     assert config.data.train_files == config.data.val_files == ["a.parquet", "b.parquet"]
     assert config.actor_rollout_ref.rollout.val_kwargs.n == 16

@@ -174,7 +174,9 @@ def image_dependence(rollouts: Sequence[Rollout], condition: str, expected: int)
 def mean_metrics(
     sources: Sequence[str], infos: Mapping[str, Sequence[Any]], asked: Mapping[tuple[str, str], int]
 ) -> dict[str, float]:
-    """Accuracy and format rate of each ``data_source`` under verl's own names, ``val-core/SOURCE/acc/mean@N``.
+    """Accuracy and format rate of each ``data_source`` under verl's own names.
+
+    They are ``val-core/SOURCE/acc/mean@N`` and ``val-aux/SOURCE/format/mean@N``: accuracy alone is verl's core.
 
     Args:
         sources, infos: See `dependence_metrics`; both may be empty.
@@ -186,12 +188,12 @@ def mean_metrics(
         total[source] += rollouts
         most[source] = max(most[source], rollouts)
     metrics: dict[str, float] = {}
-    for name in ("acc", "format"):
+    for section, name in (("val-core", "acc"), ("val-aux", "format")):
         found: defaultdict[str, float] = defaultdict(float)
         for source, value in zip(sources, infos.get(name, ()), strict=True):
             found[source] += value or 0.0
         metrics |= {
-            f"val-core/{source}/{name}/mean@{most[source]}": found[source] / count for source, count in total.items()
+            f"{section}/{source}/{name}/mean@{most[source]}": found[source] / count for source, count in total.items()
         }
     return metrics
 

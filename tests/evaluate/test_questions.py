@@ -339,7 +339,7 @@ def test_true_questions_and_those_asked_again_are_reported_apart(trainer, val_on
     assert metrics["val-core/digits/sum/acc/mean@1"] == 0.75
     assert metrics["cinema/image_dependence"] == 0.75
     assert [name for name in metrics if re.match("val-(core|aux)/.*@blank", name)] == (
-        ["val-core/digits/sum@blank/acc/mean@1", "val-core/digits/sum@blank/format/mean@1"] if val_only else []
+        ["val-core/digits/sum@blank/acc/mean@1", "val-aux/digits/sum@blank/format/mean@1"] if val_only else []
     )
     assert [source for source, _, _ in trainer.logged[0]] == ["digits/sum"] * 4
 

@@ -147,7 +147,7 @@ def test_means_count_what_failed_as_zero():
     asked = {("digits/sum", "a"): 2, ("digits/sum", "b"): 2, ("mirb", "c"): 2}
     metrics = mean_metrics(sources, infos, asked)
     assert metrics["val-core/digits/sum/acc/mean@2"] == 0.5
-    assert metrics["val-core/digits/sum/format/mean@2"] == 0.75
+    assert metrics["val-aux/digits/sum/format/mean@2"] == 0.75
     assert metrics["val-core/mirb/acc/mean@2"] == 0.5
 
 
