@@ -19,6 +19,9 @@ Work = Callable[[dict[str, Any]], dict[str, Any]]
 _MOST_BLOCKS: Final = 4096
 """Tasks that the items are spread over. One each is best, because a task's results come when it ends; Ray needs some
 10 ms of the driver and some kB of memory a task, so not without bound. Our choice."""
+_RESULT_BYTES: Final = 1 << 20
+"""What a task's results may take. Ray Data holds tasks back until the object store has room for theirs, and its own
+guess of 128 MiB makes the first ones run one after the other."""
 _KNOCK_SECONDS: Final = 10  # our choice: a machine of one's own network answers in less
 _OBJECT_STORE_BYTES: Final = 128 << 20  # items and results are small; our choice
 
@@ -49,7 +52,9 @@ def spread(work: Work, items: Sequence[Item], *, workers: int, ray_address: str 
     with _ray(workers, ray_address) as parallel:
         import ray.data
 
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.target_max_block_size = _RESULT_BYTES
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it tells of plans, and of what is raised here
         dataset = ray.data.from_items([dict(item) for item in items], override_num_blocks=min(len(items), _MOST_BLOCKS))
         mapped = dataset.map(work, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=parallel))
