@@ -66,7 +66,7 @@ def evaluate_dump(dump: Path, settings: Mapping[str, Any] | None = None) -> dict
     """
     target = dump.with_suffix(f"{_SUFFIX}.json")
     if settings is None and target.exists():
-        settings = json.loads(target.read_text(encoding="utf-8"))["settings"]
+        settings = _settings_in(target)
     summary = summarise(read_rollouts(dump), settings)
     run = summary["settings"]
     name = str(run.get("checkpoint") or run.get("model") or dump)
@@ -78,3 +78,10 @@ def evaluate_dump(dump: Path, settings: Mapping[str, Any] | None = None) -> dict
         with atomic_write(dump.with_suffix(_SUFFIX + suffix)) as file:
             file.write(text)
     return summary
+
+
+def _settings_in(evaluation: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(evaluation.read_bytes())["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{evaluation} is no evaluation ({error!r}): remove it to make it anew") from error

@@ -96,7 +96,7 @@ def read_rollouts(path: Path) -> list[Rollout]:
 
 
 def _read(path: Path) -> Iterator[Rollout]:
-    with open(path, encoding="utf-8") as lines:
+    with open(path, "rb") as lines:  # decoded line by line, so that what is no text is named by its line, too
         for number, line in enumerate(lines, start=1):
             try:
                 yield rollout_of(json.loads(line))

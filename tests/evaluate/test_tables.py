@@ -128,6 +128,32 @@ def test_a_folder_without_dumps_is_named(tmp_path, capsys):
     assert f"{tmp_path} is no validation dump and holds none" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\xe9\xba\n", "7.jsonl, line 1: not a validation record"),
+        (json.dumps(rollout("a")).encode() + b'\n{"outp', "7.jsonl, line 2: not a validation record"),
+        (b"[1]\n", "7.jsonl, line 1: not a validation record"),
+        (b"", "7.jsonl is empty"),
+    ],
+    ids=["binary", "cut", "list", "empty"],
+)
+def test_what_is_no_dump_is_named_and_nothing_is_written(dump, capsys, content, told):
+    path = dump([])
+    path.write_bytes(content)
+    assert main([str(path)]) == 1
+    assert told in capsys.readouterr().err
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"settings"'])
+def test_a_broken_evaluation_beside_a_dump_is_named(dump, capsys, content):
+    path = dump([rollout("a")])
+    path.with_suffix(".evaluation.json").write_text(content)
+    assert main([str(path)]) == 1
+    assert "7.evaluation.json is no evaluation" in capsys.readouterr().err
+
+
 def test_the_command_prints_and_writes(dump, capsys):
     path = dump([rollout("a"), rollout("b", acc=0.0)])
     assert main([str(path)]) == 0
