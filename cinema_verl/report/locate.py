@@ -68,7 +68,7 @@ def names(directories: Sequence[Path]) -> list[str]:
     """For each directory the end of its path, as short as tells them apart."""
     paths = [directory.resolve().parts for directory in directories]
     for length in range(1, max(map(len, paths)) + 1):
-        found = ["/".join(parts[-length:]) for parts in paths]
+        found = [str(Path(*parts[-length:])) for parts in paths]
         if len(set(found)) == len(found):
             break
     return found
