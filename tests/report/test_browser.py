@@ -122,23 +122,24 @@ def test_curves_have_axes_stages_and_the_last_value(visit, one):
 
 
 def test_gaps_are_gaps_and_lonely_values_are_points(visit, tmp_path, report):
-    """A: 1 2 – 4 5, B: three validations of nine steps, C: one value alone, between two gaps."""
+    """A: 1 2 – 4 5, B: three validations of nine steps, C: one value alone, between two gaps, D: every second step."""
     a = {1: 1.0, 2: 1.0, 4: 2.0, 5: 2.0, 6: 1.0, 7: 1.0, 8: 1.0, 9: 1.0}
     b, c = {1: 0.1, 4: 0.2, 7: 0.3}, {1: 1.0, 2: 1.0, 4: 5.0, 6: 1.0, 7: 1.0, 8: 1.0, 9: 1.0}
+    d = dict.fromkeys(range(1, 10, 2), 0.5)
     lines = [
-        {"step": i, "data": {name: of[i] for name, of in zip("abc", (a, b, c), strict=True) if i in of}}
+        {"step": i, "data": {name: of[i] for name, of in zip("abcd", (a, b, c, d), strict=True) if i in of}}
         for i in range(1, 10)
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert report(tmp_path) == 0
     page = visit(tmp_path / "report.html")
     found = {}
-    for name in "abc":
+    for name in "abcd":
         page.get_by_label("Metric (").select_option(name)
         figure = page.locator("#explore figure")
         path = figure.locator("path.line").get_attribute("d")
         found[name] = (path.count("M"), path.count("L"), figure.locator("circle[r='2.5']").count())
-    assert found == {"a": (2, 6, 0), "b": (1, 2, 3), "c": (3, 4, 1)}
+    assert found == {"a": (2, 6, 0), "b": (1, 2, 3), "c": (3, 4, 1), "d": (1, 4, 5)}
 
 
 def test_one_cursor_for_all_charts(visit, one):

@@ -44,7 +44,8 @@ function nearest(steps, step) {
 // A curve that most steps logged is broken where a value is missing; one that few did, as validations, joins its values.
 // Points mark what a line would not show.
 function polyline(steps, values, x, y) {
-  const known = values.flatMap((value, i) => (value === null ? [] : [i])), sparse = known.length < values.length / 2;
+  const known = values.flatMap((value, i) => (value === null ? [] : [i]));
+  const sparse = known.length <= values.length / 2 + 1; // every second step, both ends among them, is few
   const joined = (k) => k > 0 && k < known.length && (sparse || known[k - 1] === known[k] - 1);
   const path = known.map((i, k) => `${joined(k) ? "L" : "M"}${x(steps[i]).toFixed(1)},${y(values[i]).toFixed(1)}`).join("");
   return { path, points: known.filter((_, k) => (sparse ? known.length <= 60 : !joined(k) && !joined(k + 1))) };
