@@ -211,11 +211,11 @@ def load_counter(model: str) -> PromptCounter:
     Raises:
         OSError: there is no such model. TypeError: it is not one of the Qwen-VL family.
     """
-    from transformers import AutoProcessor
-
     from cinema_verl.cpu.torchvision_ops import ensure_torchvision_importable
 
-    ensure_torchvision_importable()
+    ensure_torchvision_importable()  # before transformers, whose processors import torchvision
+    from transformers import AutoProcessor
+
     return PromptCounter(AutoProcessor.from_pretrained(model))
 
 

@@ -1,6 +1,7 @@
 """The command line that every source's script has."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -88,6 +89,12 @@ def test_prompts_are_counted_with_the_model_that_is_named(make_source, tmp_path,
     assert own(source, tmp_path / "less", "--processor", str(tiny_model), "--max-prompt-tokens", limit) == 0
     manifest = json.loads((tmp_path / "less" / "manifest.json").read_text())
     assert manifest["rejected_by_reason"]["prompt_too_long"] == 1
+
+
+def test_the_model_is_read_where_nothing_else_was_imported(tiny_model):
+    """As in a script's own process: these tests' has made torchvision importable already."""
+    code = "import sys; from cinema_verl.data.convert import load_counter; load_counter(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(tiny_model)], check=True)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ def convert(row: fields.Row) -> Draft:
         source=fields.sub_source("emma", fields.text(row, "subject", "")),
         split="test",
         question="\n".join(filter(None, (context, question))),
-        media=fields.pictures([row.get(f"image_{number}") for number in range(1, 6)], "image_1"),
+        media=fields.pictures([image for n in range(1, 6) if (image := row.get(f"image_{n}")) is not None], "image_1"),
         options=options,
         answer=fields.text(row, "answer"),
         answer_type="mcq" if options else "",

@@ -86,7 +86,9 @@ def pictures(value: Any, name: str = "images") -> tuple[Media, ...]:
     if value is None:
         return ()
     if isinstance(value, (list, tuple)):
-        return tuple(medium for item in value if item is not None for medium in pictures(item, name))
+        if any(item is None for item in value):  # leaving it out would leave the question with fewer than it is about
+            raise bad(name, "an image in each place of the list", None)
+        return tuple(medium for item in value for medium in pictures(item, name))
     if isinstance(value, bytes):
         return (Media("image", data=value),)
     if isinstance(value, str) and value:

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from cinema_verl.data.adapters import fields
 from cinema_verl.data.adapters.build import build
+from cinema_verl.data.adapters.options import letter_of
 from cinema_verl.data.canonical import Rejected
 from cinema_verl.data.draft import Adapter, Draft
 
@@ -27,7 +28,7 @@ def convert(row: fields.Row) -> Draft:
         split="test",
         question=fields.text(row, "question") + (f" (Unit: {unit})" if unit else ""),
         media=fields.pictures(row.get("decoded_image") or row.get("image"), "image"),
-        answer=fields.text(row, "answer", ""),
+        answer=letter_of(fields.text(row, "answer", ""), choices),
         **extra,
     )
 

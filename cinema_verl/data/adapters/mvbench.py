@@ -2,6 +2,7 @@
 
 from cinema_verl.data.adapters import fields
 from cinema_verl.data.adapters.build import build
+from cinema_verl.data.adapters.options import letter_of
 from cinema_verl.data.draft import Adapter, Draft
 
 
@@ -17,7 +18,7 @@ def convert(row: fields.Row) -> Draft:
         question=question,
         media=media,
         options=candidates,
-        answer=answer,
+        answer=letter_of(answer, candidates),
         answer_type="mcq",
     )
 

@@ -39,6 +39,20 @@ def are_letters(options: Sequence[str]) -> bool:
     return len(options) > 1 and [option.strip(" .()") for option in options] == list(LETTERS[: len(options)])
 
 
+def letter_of(text: str, options: Sequence[str]) -> str:
+    """The letter of the one option that is this text; the text as it is where none is.
+
+    For sources whose gold is an option's text, which may itself be a letter: of "v", "b", "a", the gold "a" is C.
+
+    Raises:
+        Rejected: ``not_an_option``: two options are this text.
+    """
+    places = [place for place, option in enumerate(options) if option.strip() == text.strip()]
+    if len(places) > 1:
+        raise Rejected("not_an_option", f"{text[:80]!r} is the text of {len(places)} options")
+    return LETTERS[places[0]] if places and places[0] < len(LETTERS) else text
+
+
 def listed_in(text: str) -> tuple[str, ...]:
     """The choices that a text lists as A, B, C, … on lines of their own or on one line; () if it lists none.
 

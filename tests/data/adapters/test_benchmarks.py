@@ -135,6 +135,8 @@ def test_mvbench_option_text_becomes_its_letter():
     assert whole.media == (Media("video", path="frames/42"),)
     assert whole.source_id != draft.source_id
     assert convert("mvbench", candidates=["2", "3"], answer="3").answer == "B"
+    # "Which letter was written first?": a text that is another option's letter stays a text
+    assert convert("mvbench", candidates=["v", "b", "a"], answer="a").answer == "C"
     assert reason_of("mvbench", answer="none of them") == "not_an_option"
     assert reason_of("mvbench", candidates=["left", "left"], answer="left") == "not_an_option"
 
@@ -176,6 +178,11 @@ def test_mathvista_precision_and_unit():
     assert draft.question == "<image>\nHow long is the shorter side? (Unit: m)"
     for answer, right in (("2.44", True), ("2.36 m", True), ("2.46", False)):
         assert verify(answer, draft.answer, "number", tolerance=draft.tolerance) is right
+
+
+def test_mathvista_choices_that_are_letters_in_another_order():
+    draft = convert("mathvista", choices=["D", "A", "C", "B"], answer="A", answer_type="text")
+    assert (draft.options, draft.answer) == (("D", "A", "C", "B"), "B")
 
 
 def test_mathvista_rejections():

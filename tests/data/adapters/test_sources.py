@@ -231,6 +231,17 @@ def test_own_as_csv_reads_every_column_from_text():
     assert draft.aliases == ("a tabby",)
 
 
+def test_own_letters_and_texts_of_options():
+    assert convert("own", options=["A. C", "B. A", "C. B"], answer="A").options == ("C", "A", "B")
+    assert convert("own", options=["A", "B"], answer="a").answer == "A"
+    assert convert("own", options=[4, 3, 2, 1], answer=2).answer == "C"
+    assert convert("own", options="the first; the second;").answer == "B"
+
+
+def test_own_questions_that_differ_in_their_options_have_ids_of_their_own():
+    assert convert("own").source_id != convert("own", options=["the second", "the third"]).source_id
+
+
 def test_own_videos_and_stated_columns():
     draft = convert("own", images=..., video="x.mp4", id="q1", split="test", source="kitchen", _mine="anything")
     assert draft.media == (Media("video", path="x.mp4"),)
@@ -242,7 +253,11 @@ def test_own_videos_and_stated_columns():
     [
         ({"anwser_type": "mcq"}, "bad_record"),
         ({"answer": "third"}, "not_an_option"),
+        ({"options": ["C", "A", "B"], "answer": "A"}, "not_an_option"),  # the letter, or the text?
+        ({"options": "the first;;the second"}, "options"),  # leaving the empty one out would move the letters
         ({"images": []}, "no_images"),
+        ({"images": ["a.jpg", None, "b.jpg"]}, "bad_record"),
+        ({"images": "a.jpg;;b.jpg"}, "bad_record"),
         ({"images": {"href": "x"}}, "bad_record"),
         ({"tolerance": "much"}, "bad_record"),
         ({"options": ..., "answer": "It was taken in the evening, I think"}, "free_text"),
