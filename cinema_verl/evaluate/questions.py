@@ -17,7 +17,7 @@ from cinema_verl.data.adapters import NAMES
 from cinema_verl.data.check import COLUMNS, PROMPT_TOO_LONG, DataError, Limits, Locate, check_rows
 from cinema_verl.data.dataset import CinemaDataset
 from cinema_verl.data.tokens import PromptCounter
-from cinema_verl.evaluate.perturb import SHUFFLED, sample, under
+from cinema_verl.evaluate.perturb import SHUFFLED, TRUE, sample, split_source, under
 from cinema_verl.evaluate.records import FAILED
 
 logger = logging.getLogger(__name__)
@@ -38,17 +38,20 @@ def check_files(files: Sequence[str]) -> None:
     """Make sure that verl can read each benchmark file, and all of them together.
 
     Raises:
-        DataError: naming the file that is not there, is no parquet, lacks a column of the RL schema, or has a column
-            of another type than the file before it (verl could not concatenate them, and would not say which it was).
+        DataError: naming the file that is not there, is no parquet, is empty, lacks a column of the RL schema, or has a
+            column of another type than the file before it (verl could not concatenate them, and would not say which).
     """
     types: dict[str, tuple[str, Any]] = {}
     for file in files:
         if "://" in file or not file.endswith(".parquet"):
             continue  # verl fetches the one and reads the other as JSON; the rows are checked all the same
         try:
-            schema = pq.read_schema(file)
+            with pq.ParquetFile(file) as parquet:
+                schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"data.val_files: {file} cannot be read as parquet: {error}") from error
+        if not rows:
+            raise DataError(f"data.val_files: {file} holds no questions: leave it out, or prepare it again")
         if missing := [column for column in COLUMNS if column not in schema.names]:
             raise DataError(
                 f"data.val_files: {file} has no column {', '.join(missing)} (it has {', '.join(schema.names)}): it is "
@@ -89,6 +92,10 @@ def check_questions(rows: Iterable[Row], other_sources: Collection[str] | None, 
         source, uid = str(row["data_source"]), str(row["extra_info"].get("uid") or "")
         if other_sources is not None and source.partition("/")[0] not in known:
             wrong["unknown data_source"].append(f"{place(position)} ({uid}) is from {source!r}")
+        if (condition := split_source(source)[1]) != TRUE:
+            wrong["data_source of another condition"].append(
+                f"{place(position)} is as if asked {condition}: {source!r}"
+            )
         if not uid:
             wrong["no extra_info.uid"].append(f"{place(position)} of {source}")
         elif uid in seen:
