@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from cinema_verl.diversity import pattern_statistics
-from cinema_verl.evaluate.perturb import CONDITIONS
+from cinema_verl.evaluate.perturb import CONDITIONS, TRUE, split_source
 from cinema_verl.meta_action import pattern_in_mode
 from cinema_verl.report.read import Metrics, Rollout
 
@@ -23,7 +23,7 @@ MAX_PATTERNS: Final = 200
 RARER: Final = "(rarer)"
 VALIDATION_ACCURACY: Final = "report/validation_acc"
 
-_VALIDATION_ACCURACY = re.compile(r"val-(?:core|aux)/.+/acc/mean@\d+")
+_VALIDATION_ACCURACY = re.compile(r"val-(?:core|aux)/(.+)/acc/mean@\d+")
 
 
 class Line(NamedTuple):
@@ -111,7 +111,11 @@ def complete(metrics: Metrics, counted: Mapping[int, Mapping[str, float]]) -> tu
         if not any(name in line.metrics and series.keys() & set(line.metrics) for line in _LINES):
             series[name] = [counted.get(step, {}).get(name) for step in steps]
             added.append(name)
-    validations = [values for name, values in series.items() if _VALIDATION_ACCURACY.fullmatch(name)]
+    validations = [
+        values
+        for name, values in series.items()
+        if (found := _VALIDATION_ACCURACY.fullmatch(name)) and split_source(found[1])[1] == TRUE
+    ]
     if validations:
         series[VALIDATION_ACCURACY] = [_mean([values[i] for values in validations]) for i in range(len(steps))]
     return Metrics(steps, series, metrics.notes), added

@@ -102,6 +102,7 @@ def test_validation_accuracy_is_the_mean_over_sources():
         "val-core/b/c/acc/mean@4": [1.0, None],
         "val-core/a/acc/std@4": [9.0],
     }
+    series["val-core/a@blank/acc/mean@4"] = [0.0, None]  # an evaluation logs these, too
     completed, _ = complete(Metrics((0, 1), series), {})
     assert completed.series[VALIDATION_ACCURACY] == [0.75, None]
 
