@@ -15,10 +15,11 @@ from cinema_verl.cold_start.client import Endpoint, StopRun
 from cinema_verl.cold_start.estimate import estimate
 from cinema_verl.cold_start.ledger import Ledger, LedgerError
 from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, write_outputs
-from cinema_verl.cold_start.pipeline import Results, work_all
+from cinema_verl.cold_start.pipeline import Results, WorkerFailed, work_all
 from cinema_verl.cold_start.plan import Plan
 from cinema_verl.cold_start.prices import VISION
-from cinema_verl.cold_start.retrieval import DEFAULT_ENCODER, PACKAGED_ENCODER, SIMILARITIES, EncoderError
+from cinema_verl.cold_start.retrieval import DEFAULT_ENCODER, PACKAGED_ENCODER, SIMILARITIES
+from cinema_verl.data.spread import ClusterFailed
 
 DESCRIPTION = """\
 Two distinct, verified trajectories for each question (Retrieval-Based Tree Sampling, the cold start of CINEMA).
@@ -174,7 +175,8 @@ def parser() -> argparse.ArgumentParser:
     scale.add_argument(
         "--ray-address",
         default="",
-        help="a running cluster that sees OUTPUT and has the keys in its environment; without it, this machine",
+        metavar="HOST:PORT",
+        help="head of a running cluster that sees OUTPUT and has the keys in its environment; without it, this machine",
     )
     return main
 
@@ -185,6 +187,8 @@ def plan_of(options: argparse.Namespace) -> Plan:
     Raises:
         ValueError: values that do not fit together.
     """
+    if options.budget is not None and not any((*options.student_price, *options.teacher_price)):
+        raise ValueError("--budget stops nothing where nothing has a price: give --teacher-price (or --student-price)")
     if options.workers < 1 or (options.limit is not None and options.limit < 1):
         raise ValueError("--workers and --limit must be at least 1")
     named = {field.name: getattr(options, field.name) for field in fields(Settings) if hasattr(options, field.name)}
@@ -244,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         stopped = work_all(plan)
         done = finish(plan, singles=options.singles, browse=options.browse)
-    except (StopRun, EncoderError, LedgerError, OSError, ValueError) as error:
+    except (StopRun, WorkerFailed, ClusterFailed, LedgerError, OSError, ValueError) as error:
         print(f"cinema-verl cold-start: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

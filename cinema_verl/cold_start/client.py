@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import random
+import re
 import secrets
 import time
 from collections import Counter
@@ -88,7 +89,8 @@ class Endpoint:
     Attributes:
         base_url: What comes before ``/chat/completions``: it usually ends in ``/v1``.
         model: Name of the model there.
-        api_key_env: Environment variable with the key; "" for an endpoint that wants none.
+        api_key_env: Environment variable with the key; "" for an endpoint that wants none. Capitals, digits and _ only:
+            the name is repeated in errors, and what is no such name may be the key itself.
         prompt_price, completion_price: Of a million tokens.
         requests_per_minute, tokens_per_minute: 0 for no limit. A token that may be written counts until it is known
             that it was not.
@@ -134,6 +136,11 @@ class Endpoint:
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"not the base URL of an endpoint: {self.base_url!r}; one is https://api.openai.com/v1")
+        if not re.fullmatch(r"([A-Z_][A-Z0-9_]*)?", self.api_key_env):  # not repeated: it may be the key itself
+            raise ValueError(
+                f"what is given for the key of model {self.model!r} is no name of an environment variable, such as "
+                "OPENAI_API_KEY (capitals, digits and _); the key itself belongs into that variable"
+            )
         if self.vision not in VISION:
             raise ValueError(f"unknown rule for image tokens {self.vision!r}; known: {', '.join(VISION)}")
         if self.concurrency < 1 or not self.timeout > 0 or self.max_retries < 0:
@@ -361,6 +368,9 @@ class Client:
             self._in_a_row.clear()
             return
         self._in_a_row[reply.outcome] += 1
+        if reply.outcome != "unavailable" and reply.outcome not in self._noticed:  # tries that failed have been said
+            self._noticed.add(reply.outcome)
+            log.warning("%s: %s: %s; saying so once", self.endpoint.base_url, reply.outcome, reply.text)
         if self._in_a_row["unavailable"] >= GIVE_UP:
             self._stop = self._error(f"{GIVE_UP} calls in a row were not answered; {reply.text}")
         if self._in_a_row["bad_request"] >= TURNED_DOWN:

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from cinema_verl.cold_start.client import Client, StopRun
 from cinema_verl.cold_start.journal import Journal
-from cinema_verl.cold_start.ledger import Ledger
+from cinema_verl.cold_start.ledger import Ledger, LedgerError
 from cinema_verl.cold_start.plan import Plan, share
-from cinema_verl.cold_start.retrieval import Encode, Encoder, embed
+from cinema_verl.cold_start.retrieval import Encode, Encoder, EncoderError, embed
 from cinema_verl.cold_start.sampling import ROUTES, Result, Sampler
 from cinema_verl.cold_start.tree import Sample
 from cinema_verl.data.canonical import Question
@@ -129,13 +129,20 @@ class Results:
             journal.close()
 
 
+class WorkerFailed(RuntimeError):
+    """What a worker needs cannot be used; the message says which ledger, encoder or file, and why."""
+
+
 def _worker(item: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
-    """A worker's whole life; why it stopped early is a result, so that one does not take the others with it."""
+    """A worker's whole life; why it ended early is a result, so that one does not take the others with it."""
+    stopped = failed = ""
     try:
         work(plan, item["worker"])
     except StopRun as error:
-        return {"stopped": str(error)}
-    return {"stopped": ""}
+        stopped = str(error)
+    except (EncoderError, LedgerError, OSError) as error:  # through Ray they would come as a traceback
+        failed = str(error)
+    return {"stopped": stopped, "failed": failed}
 
 
 def work_all(plan: Plan) -> list[str]:
@@ -145,13 +152,19 @@ def work_all(plan: Plan) -> list[str]:
         Why workers stopped early, each reason once; empty when all questions are done.
 
     Raises:
-        What `work` raises except `StopRun`; ValueError: the output was begun with another number of workers.
+        WorkerFailed: a ledger, an encoder or a file cannot be used.
+        ClusterFailed: by Ray.
+        ValueError: the output was begun with another number of workers.
     """
     plan.settle_workers()
     with watching(plan):
         items = [{"worker": number} for number in range(plan.workers)]
-        ended = spread(partial(_worker, plan=plan), items, workers=plan.workers, ray_address=plan.ray_address or None)
-        return sorted({item["stopped"] for item in ended} - {""})
+        ended = [
+            *spread(partial(_worker, plan=plan), items, workers=plan.workers, ray_address=plan.ray_address or None)
+        ]
+    if failed := sorted({item["failed"] for item in ended} - {""}):
+        raise WorkerFailed("; ".join(failed))
+    return sorted({item["stopped"] for item in ended} - {""})
 
 
 @contextmanager

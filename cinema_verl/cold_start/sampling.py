@@ -166,9 +166,9 @@ class Sampler:
         if settings.is_cot:
             result.path = COT_PATH
         elif missing := await self._draft(question, result):
-            return result.end(LEFT_OUT, missing)
+            return result.end(LEFT_OUT, *missing)
         if missing := await self._refine(question, result):
-            return result.end(LEFT_OUT, missing)
+            return result.end(LEFT_OUT, *missing)
         assert result.refined is not None
         refined = result.samples[result.refined]
         if refined.correct is None:
@@ -179,8 +179,8 @@ class Sampler:
             return result.end(COLD_START, "one_wanted")
         return await self._second(question, result)
 
-    async def _draft(self, question: Question, result: Result) -> str | None:
-        """Ask the student; returns the reason when no draft shows a path."""
+    async def _draft(self, question: Question, result: Result) -> tuple[str, str] | None:
+        """Ask the student; returns reason and detail when no draft shows a path."""
         calls = [self.calls.draft(question, draw) for draw in range(self.calls.settings.drafts)]
         # One that stops the run does not take the others with it: they are on their way, and will be paid.
         ended = await asyncio.gather(*(self.student(call, question.images) for call in calls), return_exceptions=True)
@@ -189,12 +189,12 @@ class Sampler:
             await self._take(question, result, call, reply, f"student/{call.draw}")
         result.draft = next((i for i, sample in enumerate(result.samples) if sample.usable), None)
         if result.draft is None:
-            return "student_off_format" if result.samples else f"student_{replies[-1].outcome}"
+            return ("student_off_format", "") if result.samples else _missing("student", replies[-1])
         result.path = result.samples[result.draft].path
         return None
 
-    async def _refine(self, question: Question, result: Result) -> str | None:
-        """Ask the teacher along the path until it follows; returns the reason when it never does."""
+    async def _refine(self, question: Question, result: Result) -> tuple[str, str] | None:
+        """Ask the teacher along the path until it follows; returns reason and detail when it never does."""
         written = False
         for draw in range(self.calls.settings.refinements):
             call = self.calls.refine(question, result.path, draw)
@@ -206,7 +206,7 @@ class Sampler:
                 return None
             if reply.outcome not in LEDGERED:
                 break  # the endpoint will say the same again
-        return "teacher_off_path" if written else f"teacher_{reply.outcome}"
+        return ("teacher_off_path", "") if written else _missing("teacher", reply)
 
     async def _second(self, question: Question, result: Result) -> Result:
         """Retrieve a second path; where none was sampled, ask along others, one at a time."""
@@ -247,6 +247,11 @@ class Sampler:
         result.final &= sample.correct is not None  # the gold can be read: it is the judge that could not be asked
         result.samples.append(sample)
         return sample
+
+
+def _missing(who: str, reply: Reply) -> tuple[str, str]:
+    """(reason, detail) of a last reply without a trajectory: where nothing was answered, its text says why."""
+    return f"{who}_{reply.outcome}", "" if reply.outcome in LEDGERED else reply.text
 
 
 def _reply(ended: Reply | BaseException) -> Reply:

@@ -382,6 +382,19 @@ def test_requests_that_are_all_turned_down_stop_the_run(ledger, monkeypatch):
     assert server.stats()["requests"] == 5
 
 
+def test_why_requests_are_turned_down_is_said_once(ledger, caplog):
+    with StubServer(faults={"400": 1.0}) as server:
+        ask(server, ledger, *(call(number) for number in range(5)))
+    assert ["no such parameter" in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("given", [KEY, "gsk_0123456789abcdef", "$OPENAI_API_KEY", "TWO WORDS"])
+def test_a_key_in_place_of_its_variable_s_name_is_not_repeated(given):
+    with pytest.raises(ValueError, match="no name of an environment variable") as error:
+        Endpoint("http://localhost/v1", "stub", api_key_env=given)
+    assert given not in str(error.value)
+
+
 def test_a_server_that_is_restarted_is_asked_on(ledger):
     server = StubServer(latency=0.02)
     server.start()

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cinema_verl.cold_start.browser import PAGE
+from cinema_verl.cold_start.ledger import Ledger
 from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, SUMMARY
 
 FILES = (SFT, RL_POOL, PROVENANCE, LEFT, SUMMARY, PAGE)
@@ -196,7 +197,43 @@ def test_another_number_of_workers_would_pay_again_and_is_refused(endpoints, cap
     assert "go on with --workers 1" in capsys.readouterr().err
 
 
+def test_a_ledger_in_use_is_one_line(endpoints, capsys):
+    run = endpoints(4)
+    with Ledger(run.output / "work" / "0-of-1" / "ledger.sqlite"):
+        assert run.run() == 1
+    said = capsys.readouterr().err
+    assert said.count("another process has this ledger open") == 1
+    assert "Traceback" not in said
+    assert run.paid == (0, 0)
+
+
+@pytest.mark.slow
+def test_a_ledger_in_use_is_one_line_under_ray_too(endpoints, capsys):
+    run = endpoints(4)
+    options = ("--workers", "2", "--encoder", "packaged")
+    with Ledger(run.output / "work" / "0-of-2" / "ledger.sqlite"):
+        assert run.run(*options) == 1
+    said = capsys.readouterr().err
+    assert said.count("another process has this ledger open") == 1
+    assert "Traceback" not in said
+
+
+def test_no_cluster_at_the_address(endpoints, capsys):
+    run = endpoints(4)
+    assert run.run("--ray-address", "127.0.0.1:9") == 1
+    assert "no Ray at 127.0.0.1:9" in capsys.readouterr().err
+    assert run.paid == (0, 0)
+
+
 # --- Bad input ----------------------------------------------------------------------------------------------
+
+
+def test_a_budget_without_prices_would_stop_nothing(endpoints, capsys):
+    run = endpoints(5)
+    with pytest.raises(SystemExit, match="2"):
+        run.run("--budget", "3", "--teacher-price", "0", "0")
+    assert "--budget stops nothing" in capsys.readouterr().err
+    assert run.run("--budget", "3", "--teacher-price", "0", "1", "--dry-run") == 0
 
 
 def test_no_key(endpoints, capsys, monkeypatch):

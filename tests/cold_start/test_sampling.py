@@ -115,6 +115,13 @@ def test_replies_that_are_no_text_have_reasons_of_their_own(make_question, text,
     assert result.calls["refine", outcome] == (3 if kept else 1)  # and not again by this one
 
 
+@pytest.mark.parametrize("outcome", ["bad_image", "bad_request", "unavailable"])
+def test_what_was_not_answered_says_why(make_question, text, outcome):
+    none = Reply("no such parameter: seed", "", outcome)
+    assert sample(make_question(), Models([none, none])).detail == none.text
+    assert sample(make_question(), Models([text("focus")] * 2, [none])).detail == none.text
+
+
 def test_without_a_second_path_the_teacher_is_asked_along_others_one_at_a_time(make_question, text):
     # The student's other path first, then standard ones; the first try is wrong, the second right.
     models = Models([text("focus think"), text("hint", "A")], [text("focus think"), text("hint", "A"), text("think")])
