@@ -84,8 +84,15 @@ def test_broken(text: str, faults: list[tuple[str, int]], pattern: str, answer: 
 
 
 def test_every_code_is_covered_here() -> None:
-    seen = {code for _, faults, _, _ in BROKEN for code, _ in faults} | {meta_action.GLOBAL_ON_SINGLE_IMAGE}
-    assert seen == set(VIOLATIONS)
+    seen = {code for _, faults, _, _ in BROKEN for code, _ in faults}
+    of_the_question = {meta_action.GLOBAL_ON_SINGLE_IMAGE, meta_action.REMOVED_ACTION}  # below
+    assert seen | of_the_question == set(VIOLATIONS)
+
+
+def test_an_action_that_was_taken_out_may_not_be_used() -> None:
+    trajectory = parse("<hint>x</hint><answer>B</answer>")
+    assert trajectory.violations_for(2, removed="hint") == ("removed_action",)
+    assert trajectory.violations_for(2, removed="focus") == ()
 
 
 def test_global_needs_two_images() -> None:

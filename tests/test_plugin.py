@@ -125,6 +125,7 @@ def test_the_sft_patch_is_for_the_sft_trainer_alone(command, patched, monkeypatc
     module.install_sft_patch = calls.append
     monkeypatch.setitem(sys.modules, "cinema_verl.cpu.sft_patch", module)
     monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "-m", command, "+recipe=cinema"])
+    monkeypatch.delitem(sys.modules, "verl.trainer.sft_trainer", raising=False)  # other tests read its code
     distributed = ModuleType("verl.utils.distributed")
     hooks.patch_sft_trainer(distributed)
     assert calls == [distributed] * patched

@@ -80,7 +80,7 @@ class MixSpec:
         """
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise MixError(f"{path} is not YAML: {error}") from error
         if not isinstance(values, Mapping):
             raise MixError(f"{path} is not a mapping of size, seed and dimensions")

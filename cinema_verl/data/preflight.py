@@ -63,11 +63,11 @@ class Counting(NamedTuple):
 
 def load_counting(plan: Plan) -> Counting:
     """The model's own counter where its files are on this machine; never a download."""
-    from transformers import AutoProcessor
-
     from cinema_verl.cpu.torchvision_ops import ensure_torchvision_importable
 
-    ensure_torchvision_importable()
+    ensure_torchvision_importable()  # before transformers, whose processors import torchvision
+    from transformers import AutoProcessor
+
     local = Path(plan.model).expanduser()
     try:
         processor = AutoProcessor.from_pretrained(str(local) if local.is_dir() else plan.model, local_files_only=True)
@@ -311,13 +311,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     show = gallery.Chosen(parsed.show) if parsed.gallery else None
     summary = examine(config, program, sample=parsed.sample, decode=parsed.full, show=show)
-    if parsed.json:
-        with atomic_write(parsed.json) as file:
-            file.write(json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
-    if show is not None:
-        with atomic_write(parsed.gallery) as file:
-            file.write(gallery.page(show, summary))
     print(text_report(summary))
+    try:
+        if parsed.json:
+            with atomic_write(parsed.json) as file:
+                file.write(json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
+        if show is not None:
+            with atomic_write(parsed.gallery) as file:
+                file.write(gallery.page(show, summary))
+    except OSError as error:
+        print(
+            f"cinema-verl preflight: the report is above, a file of it could not be written: {error}", file=sys.stderr
+        )
+        return 2
     if parsed.gallery:
         print(f"look at {parsed.gallery}")
     return int(not summary["ok"])

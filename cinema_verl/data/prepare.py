@@ -15,6 +15,7 @@ from cinema_verl.data.canonical import SourceError
 from cinema_verl.data.convert import Settings, load_counter
 from cinema_verl.data.draft import Adapter
 from cinema_verl.data.pipeline import Stopped, prepare, processors, summary
+from cinema_verl.data.tokens import MIN_SIDE
 from cinema_verl.prompts import MODES
 
 
@@ -34,6 +35,10 @@ def script(adapter_name: str, doc: str | None, arguments: Sequence[str] | None =
     parsed = parser.parse_args(arguments)
     if parsed.max_prompt_tokens is not None and not parsed.processor:
         parser.error("--max-prompt-tokens counts with a model's tokenizer: give --processor MODEL, too")
+    if parsed.max_pixels < MIN_SIDE**2:
+        parser.error(f"--max-pixels {parsed.max_pixels} is under {MIN_SIDE**2}, one vision token")
+    if not parsed.min_pixels <= parsed.max_pixels:
+        parser.error(f"--min-pixels {parsed.min_pixels} is over --max-pixels {parsed.max_pixels}")
     command = ["python", sys.argv[0], *(sys.argv[1:] if arguments is None else arguments)]
     if parsed.processor:
         try:

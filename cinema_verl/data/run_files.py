@@ -249,7 +249,7 @@ def _open(split: str, path: str, program: str) -> Source | Finding:
         else:
             detail = f"{path} is of a kind that {program} does not read"
             return Finding(where, split, False, detail, "write it with data_preprocess/to_parquet.py")
-    except (OSError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
         return Finding(where, split, False, f"{path} cannot be read: {error}", "write it again")
     return source if source.rows else Finding(where, split, False, f"{path} has no rows", advice)
 

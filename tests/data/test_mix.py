@@ -227,9 +227,9 @@ def test_the_example_is_a_specification():
     assert list(spec.dimensions) == ["modality", "source", "num_images", "answer_type", "pass_rate"]
 
 
-@pytest.mark.parametrize("text", ["size: [", "- 1", ""])
-def test_a_file_that_is_no_specification(tmp_path, text):
-    (tmp_path / "mix.yaml").write_text(text)
+@pytest.mark.parametrize("content", [b"size: [", b"- 1", b"", b"\xff\xd8"])
+def test_a_file_that_is_no_specification(tmp_path, content):
+    (tmp_path / "mix.yaml").write_bytes(content)
     with pytest.raises(MixError, match=r"mix\.yaml is not"):
         MixSpec.read(tmp_path / "mix.yaml")
 

@@ -203,8 +203,8 @@ def test_prompts_and_images_over_the_limits(write, call):
     assert report["problems"]["too_many_images"]["count"] == 1
 
 
-def _write_text(path):
-    path.write_text("no parquet")
+def _write_text(path, text="no parquet"):
+    path.write_text(text)
     return path
 
 
@@ -224,6 +224,9 @@ FILES = {
     "cannot be read": lambda tmp, rows: _write_text(tmp / "text.parquet"),
     "has no rows": lambda tmp, rows: _empty(tmp / "empty.parquet"),
     "cannot be read:": lambda tmp, rows: _write_text(tmp / "text.jsonl"),
+    "mixed.jsonl cannot be read": lambda tmp, rows: _write_text(
+        tmp / "mixed.jsonl", '{"q": [null]}\n{"q": "b"}\nno JSON\n'
+    ),
     "does not read": lambda tmp, rows: _write_text(tmp / "rows.csv"),
     "not a file of this machine": lambda tmp, rows: "hdfs://x/a.parquet",
     "differ in ability": lambda tmp, rows: _other_schema(tmp / "other.parquet", rows),
@@ -384,6 +387,16 @@ def test_the_command(write, tiny_model, tmp_path, capsys):
         assert report["ok"] == (code == 0)
         assert capsys.readouterr().out.startswith(preflight.text_report(report))
         assert (tmp_path / "g.html").read_text().count("<article") == 3
+
+
+def test_the_report_is_there_even_if_its_files_cannot_be_written(write, tiny_model, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    path = write("train")
+    overrides = [*files(path, path), f"actor_rollout_ref.model.path={tiny_model}"]
+    assert preflight.main(["+recipe=cinema_cpu", *overrides, "--gallery", str(tmp_path / "file" / "g.html")]) == 2
+    said = capsys.readouterr()
+    assert "The run would get through its data." in said.out
+    assert "could not be written" in said.err
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,8 @@ def test_the_model_is_read_where_nothing_else_was_imported(tiny_model):
     [
         (["--max-prompt-tokens", "9"], "give --processor MODEL, too"),
         (["--processor", "/nowhere"], "--processor /nowhere"),
+        (["--max-pixels", "783"], "under 784, one vision token"),
+        (["--max-pixels", "1000", "--min-pixels", "2000"], "--min-pixels 2000 is over --max-pixels 1000"),
         (["--workers", "-1"], "-1 is negative"),
         (["--limit", "0"], "0 is not positive"),
         (["--fps", "0"], "0 is no rate"),
