@@ -53,6 +53,21 @@ def letter_of(text: str, options: Sequence[str]) -> str:
     return LETTERS[places[0]] if places and places[0] < len(LETTERS) else text
 
 
+def check_one_meaning(answer: str, options: Sequence[str]) -> None:
+    """Of "C", "A", "B", the answer "A" may be the first or the second: it is not guessed which.
+
+    Raises:
+        Rejected: ``not_an_option``: the answer is one option's letter and another's text.
+    """
+    letters = tuple(LETTERS[: len(options)])
+    if answer.upper() in letters and letter_of(answer, options) not in (answer, answer.upper()):
+        raise Rejected(
+            "not_an_option",
+            f"{answer!r} is one option's letter and another's text: write letters before all options, as in "
+            f"'A. {options[0]}', and answer with a letter",
+        )
+
+
 def listed_in(text: str) -> tuple[str, ...]:
     """The choices that a text lists as A, B, C, … on lines of their own or on one line; () if it lists none.
 

@@ -4,8 +4,8 @@ from typing import Any, Final
 
 from cinema_verl.data.adapters import fields
 from cinema_verl.data.adapters.build import build
-from cinema_verl.data.adapters.options import letter_of
-from cinema_verl.data.canonical import LETTERS, Rejected
+from cinema_verl.data.adapters.options import check_one_meaning
+from cinema_verl.data.canonical import Rejected
 from cinema_verl.data.draft import Adapter, Draft
 
 COLUMNS: Final = (
@@ -22,8 +22,9 @@ def convert(row: fields.Row) -> Draft:
     media = fields.pictures(_list(row, "images")) + fields.pictures(row.get("image") or None, "image")
     if path := fields.text(row, "video", ""):
         media += fields.video(path)
-    question, answer, options = fields.text(row, "question"), fields.text(row, "answer"), _texts(row, "options")
-    _check_one_meaning(answer.strip(), options)
+    question, answer = fields.text(row, "question"), fields.text(row, "answer")
+    options, aliases = (fields.texts({name: _list(row, name)}, name) for name in ("options", "aliases"))
+    check_one_meaning(answer.strip(), options)
     return build(
         source_id=fields.text(row, "id", fields.content_id(question, answer, *options, *media)),
         split=fields.text(row, "split", "train"),
@@ -31,22 +32,11 @@ def convert(row: fields.Row) -> Draft:
         question=question,
         media=media,
         options=options,
-        answer=[answer, *_texts(row, "aliases")],
+        answer=[answer, *aliases],
         answer_type=fields.text(row, "answer_type", ""),
         tolerance=fields.number(row, "tolerance"),
         pass_rate=fields.number(row, "pass_rate"),
     )
-
-
-def _check_one_meaning(answer: str, options: list[str]) -> None:
-    """Of "C", "A", "B", the answer "A" may be the first or the second: it is not guessed which."""
-    letters = LETTERS[: len(options)]
-    if answer.upper() in tuple(letters) and letter_of(answer, options) not in (answer, answer.upper()):
-        raise Rejected(
-            "not_an_option",
-            f"{answer!r} is one option's letter and another's text: write letters before all options, as in "
-            f"'A. {options[0]}', and answer with a letter",
-        )
 
 
 def _list(row: fields.Row, name: str) -> list[Any]:
@@ -55,10 +45,6 @@ def _list(row: fields.Row, name: str) -> list[Any]:
         items = [item.strip() for item in value.split(";")]
         return items if items[-1] else items[:-1]  # an empty one between others is a mistake, and is found as one
     return fields.items(row, name)
-
-
-def _texts(row: fields.Row, name: str) -> list[str]:
-    return fields.texts({name: _list(row, name)}, name)
 
 
 ADAPTER = Adapter(
