@@ -79,7 +79,8 @@ def prepare(
             a permission or a worker failed. What is finished stays.
     """
     output = Path(output).absolute()
-    root, files = find_files(source, adapter.patterns)
+    root, found = find_files(source, adapter.patterns)
+    files = [file for file in found if output not in (root / file).absolute().parents]  # an output inside the input
     with _only_one(output / WORK):
         try:
             identity = _identity(adapter, settings, root, files, limit)

@@ -108,7 +108,8 @@ def check_questions(rows: Iterable[Row], other_sources: Collection[str] | None, 
             "the questions of data.val_files cannot be evaluated:\n"
             + "\n".join(lines)
             + f"\nKnown sources are {', '.join(sorted(known))}, alone or as SOURCE/TASK. Call your own data own/NAME, "
-            "or add the name to cinema.other_sources. data_preprocess/to_parquet.py writes uids; give each file once."
+            "or add the name to cinema.other_sources. data_preprocess/to_parquet.py writes uids; give each file once. "
+            "Training needs them only to ask about the images again: cinema.image_conditions=[] does without."
         )
 
 

@@ -183,6 +183,13 @@ def test_a_finished_run_is_not_done_again(make_source, tmp_path, small_shards):
 # --- What is refused ------------------------------------------------------------------------------------------------
 
 
+def test_an_output_inside_the_input_is_no_input(make_source, tmp_path, small_shards):
+    source = make_source(7)
+    anywhere = replace(OWN, patterns=("**/*.jsonl",))
+    first = run(source, source / "out", anywhere)
+    assert run(source, source / "out", anywhere).manifest == first.manifest
+
+
 @pytest.mark.parametrize("state", ["interrupted", "finished"])
 def test_other_settings_are_not_mixed_in(make_source, tmp_path, state):
     source, output = make_source(10), tmp_path / "out"
