@@ -82,6 +82,8 @@ class Settings:
             raise ValueError(f"one or two trajectories a question, not {self.trajectories}")
         if min(self.drafts, self.refinements) < 1 or self.explorations < 0:
             raise ValueError("at least one draft and one refinement, and no negative number of explorations")
+        if min(self.draft_tokens, self.teacher_tokens) < 1:
+            raise ValueError("a draft and a refinement must have at least one token")
         if not 0 < self.min_pixels <= self.max_pixels:
             raise ValueError(f"need 0 < min_pixels <= max_pixels, got {self.min_pixels} and {self.max_pixels}")
 

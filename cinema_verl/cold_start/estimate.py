@@ -40,7 +40,7 @@ def estimate(plan: Plan) -> Estimate:
     """Read all questions once and add up.
 
     Raises:
-        ValueError: two questions share a uid, by which results are kept.
+        ValueError: there is no question; or two share a uid, by which results are kept.
     """
     settings, calls = plan.settings, plan.calls
     drafts = 0 if settings.is_cot else settings.drafts
@@ -62,5 +62,6 @@ def estimate(plan: Plan) -> Estimate:
                 draft = calls.draft(question, 0)
                 least += drafts * student.estimate(draft, images, TYPICAL_TOKENS)
                 most += drafts * student.estimate(draft, images)
-    count = len(uids)
+    if not (count := len(uids)):
+        raise ValueError(f"{plan.questions} has no questions")
     return Estimate(count, drafts * count, (count, tries * count), (least, most))

@@ -95,6 +95,7 @@ def test_seeds_differ_between_questions_and_can_be_left_out(make_question):
         {"similarity": "letters"},
         {"trajectories": 3},
         {"drafts": 0},
+        {"draft_tokens": 0},
         {"refinements": 0},
         {"explorations": -1},
         {"min_pixels": 10, "max_pixels": 9},

@@ -318,12 +318,13 @@ def test_a_student_that_never_follows_the_format(endpoints):
     [
         (lambda lines: [*lines, lines[0]], "two questions are called 'q/0'"),
         (lambda lines: [lines[0], "{half"], "line 2"),
+        (lambda lines: [], "has no questions"),
         (lambda lines: [lines[0], lines[1].replace('"answer_type": "mcq"', '"answer_type": "guess"')], "'guess'"),
     ],
 )
 def test_a_file_that_is_not_one_of_questions_is_refused_before_anything_is_asked(endpoints, capsys, spoil, says):
     run = endpoints(3)
-    run.questions.write_text("\n".join(spoil(run.questions.read_text().splitlines())) + "\n")
+    run.questions.write_text("".join(f"{line}\n" for line in spoil(run.questions.read_text().splitlines())))
     with pytest.raises(SystemExit, match="2"):
         run.run()
     assert says in capsys.readouterr().err
