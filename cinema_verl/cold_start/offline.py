@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from PIL import Image
 
 from cinema_verl.cold_start import cli
 from cinema_verl.cold_start.asking import NO_SYSTEM, Settings
@@ -34,9 +35,10 @@ from cinema_verl.cold_start.stub_server import StubServer
 from cinema_verl.cpu.cold_start import digits_cold_start, export, train
 from cinema_verl.cpu.measure import Policy, measure
 from cinema_verl.data import digits
-from cinema_verl.data.canonical import IMAGE, ImageRef, Question
+from cinema_verl.data.canonical import IMAGE, Question
+from cinema_verl.data.convert import MAX_PIXELS
 from cinema_verl.data.directory import IMAGES, write_dataset
-from cinema_verl.data.phash import phash
+from cinema_verl.data.images import ImageStore
 from cinema_verl.files import atomic_write, sha256_of
 from cinema_verl.meta_action import ANSWER
 
@@ -68,7 +70,7 @@ def problems(split: str, count: int, seed: int) -> list[digits.Question]:
 
 def canonical(drawn: Iterable[digits.Question], directory: Path) -> Iterator[Question]:
     """Canonical questions; their images are stored by content below `directory`."""
-    pools = digits.load_pools()
+    pools, store = digits.load_pools(), ImageStore(directory / IMAGES, MAX_PIXELS)
     for question in drawn:
         yield Question(
             uid=question.uid,
@@ -78,7 +80,7 @@ def canonical(drawn: Iterable[digits.Question], directory: Path) -> Iterator[Que
             license="CC-BY-4.0",
             modality=question.task.modality,
             question=question.prompt,
-            images=tuple(_store(pools, name, directory / IMAGES) for name in question.images),
+            images=tuple(store.put(_png(digits.draw_image(pools, name))) for name in question.images),
             answer_type=question.problem.answer_type,
             answer=question.problem.answer,
             # Not the options: the images' letters are the options, and listing them again is not what the policy knows.
@@ -86,16 +88,10 @@ def canonical(drawn: Iterable[digits.Question], directory: Path) -> Iterator[Que
         )
 
 
-def _store(pools: digits.Pools, name: str, images: Path) -> ImageRef:
-    image = digits.draw_image(pools, name)
+def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()
-    path = images / sha256[:2] / f"{sha256}.png"
-    if not path.exists():
-        with atomic_write(path, "wb", durable=False) as file:
-            file.write(buffer.getvalue())
-    return ImageRef(str(path), image.width, image.height, sha256, phash(image))
+    return buffer.getvalue()
 
 
 # --- The teacher --------------------------------------------------------------------------------------------

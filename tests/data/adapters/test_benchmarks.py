@@ -2,22 +2,12 @@
 
 import pytest
 
-from cinema_verl.data.adapters import BENCHMARKS, adapter
-from cinema_verl.data.canonical import Rejected, lists_options
+from cinema_verl.data.adapters import BENCHMARKS
+from cinema_verl.data.canonical import lists_options
 from cinema_verl.data.draft import Media
 from cinema_verl.verify import verify
 
-
-def convert(name, **changes):
-    """The adapter's example with fields changed; ... takes one away."""
-    row = {**adapter(name).example, **changes}
-    return adapter(name).convert({key: value for key, value in row.items() if value is not ...})
-
-
-def reason_of(name, **changes):
-    with pytest.raises(Rejected) as rejected:
-        convert(name, **changes)
-    return rejected.value.reason
+from .conftest import convert, reason_of
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
