@@ -70,7 +70,7 @@ class Adapter:
         license: As the source's card states it.
         patterns: Globs below the input directory for the files of rows (``*.parquet``); at least one must match.
         example: One made-up row, which ``--help`` shows.
-        required: Fields that every row must have; a first row without one means the file is not this source.
+        required: Fields that every row has, if only as null; a first row without one means the file is not this source.
         convert: Row -> draft. Raises `canonical.Rejected` for a row that cannot become a question; ``bad_record`` for
             one whose fields are missing or of another type.
     """
@@ -87,8 +87,11 @@ class Adapter:
         """What `convert` makes of a row, whatever the row holds.
 
         Raises:
-            Rejected: ``bad_record`` also where `convert` stumbles over a field of a type that nobody foresaw.
+            Rejected: ``bad_record`` also where a required field is missing, and where `convert` stumbles over one of a
+                type that nobody foresaw.
         """
+        if missing := [name for name in self.required if name not in row]:
+            raise Rejected("bad_record", f"no field {', '.join(map(repr, missing))}")
         try:
             return self.convert(row)
         except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:

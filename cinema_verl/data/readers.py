@@ -1,8 +1,11 @@
-"""Files of rows, cut into spans that any worker can read alone, with every row's number known before the first is read.
+"""Files of rows, cut into spans that any worker can read alone, with every row's place known before the first is read.
 
 One pass over the files plans the spans: byte ranges of JSON lines, JSON arrays and CSV, row numbers of parquet and of
 Hugging Face directories. Nothing is held in memory but a span's bounds. A record that cannot be read becomes a
 `Rejected` in the place of its row; a file that is not a file of rows at all is a `SourceError`.
+
+Places are as a person finds them: ``line 7`` of JSON lines and CSV counts from 1, as editors do, with blank lines and
+the header; ``row 6`` of every other format counts from 0, as jq, pandas and `datasets` do.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from cinema_verl.data.canonical import Rejected, SourceError
 from cinema_verl.data.draft import Adapter
 
 Row = Mapping[str, Any]
+Placed = tuple[str, Row | Rejected]  # a row and its place in the file
 
 MAX_RECORD_BYTES: Final = 1 << 26
 """Of one JSON or CSV record. Our choice: 64 MiB is far above a row with embedded images, and bounds what a file that
@@ -40,6 +44,7 @@ class Span(NamedTuple):
         first: Number of its first row in the file, from 0.
         rows: How many rows.
         start, stop: Bytes of a text file; 0 for the formats that find rows by number.
+        line: Where its first row begins, from 1; 0 for the formats that are not lines.
     """
 
     file: str
@@ -47,6 +52,7 @@ class Span(NamedTuple):
     rows: int
     start: int = 0
     stop: int = 0
+    line: int = 0
 
 
 # --- Which files ----------------------------------------------------------------------------------------------------
@@ -106,22 +112,22 @@ def plan(root: Path, file: str, rows_per_span: int) -> list[Span]:
     return [span._replace(file=file) for span in _format(path).plan(path, rows_per_span)]
 
 
-def read(root: Path, span: Span) -> Iterator[tuple[int, Row | Rejected]]:
-    """The rows of a span, each with its number in the file; `Rejected` stands for one that cannot be read.
+def read(root: Path, span: Span) -> Iterator[Placed]:
+    """The rows of a span, each with its place in the file; `Rejected` stands for one that cannot be read.
 
     A span may have been cut short (`Span.rows` lowered): no more than so many rows come.
 
     Raises:
         SourceError: the file is not as it was when it was planned, or is damaged.
     """
-    path, number = root / span.file, span.first
-    for record in islice(_format(path).read(path, span), span.rows):
-        yield number, record
-        number += 1
-    if number != span.first + span.rows:
+    path, found = root / span.file, 0
+    for placed in islice(_format(path).read(path, span), span.rows):
+        yield placed
+        found += 1
+    if found != span.rows:
         raise SourceError(
-            f"{path}: rows {span.first} to {span.first + span.rows - 1} were planned and {number - span.first} are "
-            "there. The file has changed since; start over with another --output"
+            f"{path}: rows {span.first} to {span.first + span.rows - 1} were planned and {found} are there. "
+            "The file has changed since; start over with another --output"
         )
 
 
@@ -133,13 +139,13 @@ def check_fields(root: Path, spans: Sequence[Span], adapter: Adapter) -> None:
         SourceError: the message names the field, and what was found.
     """
     where, problem = f"{root / spans[0].file}", ""
-    for number, row in islice(read(root, spans[0]), _FIRST_ROWS):
+    for place, row in islice(read(root, spans[0]), _FIRST_ROWS):
         try:
             if isinstance(row, Rejected):
                 raise row
             if missing := [name for name in adapter.required if name not in row]:
                 raise SourceError(
-                    f"{where}, row {number}: no field {', '.join(map(repr, missing))}; found "
+                    f"{where}, {place}: no field {', '.join(map(repr, missing))}; found "
                     f"{', '.join(map(repr, sorted(map(str, row))))}. This file is not what the script reads: see --help"
                 )
             adapter.draft(row)
@@ -147,13 +153,13 @@ def check_fields(root: Path, spans: Sequence[Span], adapter: Adapter) -> None:
         except Rejected as rejected:
             if rejected.reason != "bad_record":
                 return
-            problem = problem or f"row {number}: {rejected.detail}"
+            problem = problem or f"{place}: {rejected.detail}"
     raise SourceError(f"{where}: none of the first rows is one of {adapter.name}, see --help; {problem}")
 
 
 class _Format(NamedTuple):
     plan: Callable[[Path, int], Iterator[Span]]
-    read: Callable[[Path, Span], Iterator[Row | Rejected]]
+    read: Callable[[Path, Span], Iterator[Placed]]
 
 
 def _format(path: Path) -> _Format:
@@ -170,18 +176,18 @@ def _record(text: bytes | str, kind: str = "line") -> Row | Rejected:
     return row
 
 
-def _cut(bounds: Iterator[tuple[int, int]], rows_per_span: int) -> Iterator[Span]:
-    """Spans from the (start, stop) bytes of each record."""
-    first = rows = start = stop = 0
-    for begin, end in bounds:
+def _cut(bounds: Iterator[tuple[int, int, int]], rows_per_span: int) -> Iterator[Span]:
+    """Spans from the (start, stop) bytes and the line of each record."""
+    first = rows = start = stop = line = 0
+    for begin, end, at in bounds:
         if rows == rows_per_span:
-            yield Span("", first, rows, start, stop)
+            yield Span("", first, rows, start, stop, line)
             first, rows = first + rows, 0
         if rows == 0:
-            start = begin
+            start, line = begin, at
         stop, rows = end, rows + 1
     if rows:
-        yield Span("", first, rows, start, stop)
+        yield Span("", first, rows, start, stop, line)
 
 
 # --- JSON lines -----------------------------------------------------------------------------------------------------
@@ -200,16 +206,19 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _plan_lines(path: Path, rows_per_span: int) -> Iterator[Span]:
     with open(path, "rb") as file:
-        bounds = ((position, position + len(line)) for position, line in _lines(file, path) if line.strip())
+        lines = enumerate(_lines(file, path), start=1)
+        bounds = ((start, start + len(line), number) for number, (start, line) in lines if line.strip())
         yield from _cut(bounds, rows_per_span)
 
 
-def _read_lines(path: Path, span: Span) -> Iterator[Row | Rejected]:
+def _read_lines(path: Path, span: Span) -> Iterator[Placed]:
     with open(path, "rb") as file:
         file.seek(span.start)
+        number = span.line
         while file.tell() < span.stop and (line := file.readline(span.stop - file.tell())):
             if line.strip():
-                yield _record(line)
+                yield f"line {number}", _record(line)
+            number += 1
 
 
 # --- JSON arrays ----------------------------------------------------------------------------------------------------
@@ -228,8 +237,8 @@ def _plan_json(path: Path, rows_per_span: int) -> Iterator[Span]:
     yield from _plan_lines(path, rows_per_span)
 
 
-def _elements(path: Path) -> Iterator[tuple[int, int]]:
-    """(start, stop) bytes of each element of the array that the file is, holding no more than one of them."""
+def _elements(path: Path) -> Iterator[tuple[int, int, int]]:
+    """(start, stop) bytes of each element of the array that the file is, holding no more than one of them; and 0."""
     decoder = json.JSONDecoder()
     with open(path, encoding="utf-8", newline="") as file:
         text, at, position, rows = "", 0, 0, 0  # text[at] is byte `position` of the file
@@ -265,7 +274,7 @@ def _elements(path: Path) -> Iterator[tuple[int, int]]:
                 text, at = text[at:] + block, 0
                 continue
             length = end - at if text.isascii() else len(text[at:end].encode())
-            yield position, position + length
+            yield position, position + length, 0
             position, at, rows = position + length, end, rows + 1
 
 
@@ -275,7 +284,7 @@ def _skip(text: str, at: int, characters: str) -> int:
     return at
 
 
-def _read_json(path: Path, span: Span) -> Iterator[Row | Rejected]:
+def _read_json(path: Path, span: Span) -> Iterator[Placed]:
     with open(path, "rb") as file:
         is_array = file.read(_BLOCK).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
         if not is_array:
@@ -283,24 +292,24 @@ def _read_json(path: Path, span: Span) -> Iterator[Row | Rejected]:
             return
         file.seek(span.start)
         text = file.read(span.stop - span.start).decode("utf-8")
-    decoder, at = json.JSONDecoder(), 0
+    decoder, at, number = json.JSONDecoder(), 0, span.first
     while at < len(text):
         try:
             row, at = decoder.raw_decode(text, at)
         except ValueError as error:
             raise SourceError(f"{path}: no JSON at byte {span.start} any more: the file has changed") from error
-        yield row if isinstance(row, dict) else _record(json.dumps(row), "element")
-        at = _skip(text, at, " \t\r\n,")
+        yield f"row {number}", row if isinstance(row, dict) else _record(json.dumps(row), "element")
+        at, number = _skip(text, at, " \t\r\n,"), number + 1
 
 
 # --- CSV ------------------------------------------------------------------------------------------------------------
 
 
 class _Records:
-    """`csv.reader` over a binary file that knows where each record ends."""
+    """`csv.reader` over a binary file that knows where each record ends: the byte, and the line that follows."""
 
-    def __init__(self, file: BinaryIO, path: Path, position: int = 0) -> None:
-        self.path, self.end = path, position
+    def __init__(self, file: BinaryIO, path: Path, position: int = 0, line: int = 1) -> None:
+        self.path, self.end, self.line = path, position, line
         self._file = file
         csv.field_size_limit(MAX_RECORD_BYTES)
         file.seek(position)
@@ -309,7 +318,7 @@ class _Records:
     def _text(self) -> Iterator[str]:
         start = self.end
         for position, line in _lines(self._file, self.path):
-            self.end = start + position + len(line)
+            self.end, self.line = start + position + len(line), self.line + 1
             yield line.decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[list[str]]:
@@ -319,43 +328,46 @@ class _Records:
             raise SourceError(f"{self.path}: not CSV near byte {self.end}: {error}") from error
 
 
-def _header(path: Path) -> tuple[list[str], int]:
-    """Field names, and the byte where the rows begin."""
+def _header(path: Path) -> tuple[list[str], int, int]:
+    """Field names, and the byte and the line where the rows begin."""
     with open(path, "rb") as file:
         records = _Records(file, path)
         for names in records:
             if len(set(names)) != len(names) or "" in names:
                 raise SourceError(f"{path}: the first line must name each field once, it is {names}")
-            return names, records.end
+            return names, records.end, records.line
     raise SourceError(f"{path} is empty")
 
 
 def _plan_csv(path: Path, rows_per_span: int) -> Iterator[Span]:
-    _, start = _header(path)
+    _, start, first_line = _header(path)
 
-    def bounds(records: _Records, begin: int) -> Iterator[tuple[int, int]]:
+    def bounds(records: _Records) -> Iterator[tuple[int, int, int]]:
+        begin, line = start, first_line
         for record in records:
             if record:
-                yield begin, records.end
-            begin = records.end
+                yield begin, records.end, line
+            begin, line = records.end, records.line
 
     with open(path, "rb") as file:
-        yield from _cut(bounds(_Records(file, path, start), start), rows_per_span)
+        yield from _cut(bounds(_Records(file, path, start, first_line)), rows_per_span)
 
 
-def _read_csv(path: Path, span: Span) -> Iterator[Row | Rejected]:
-    names, _ = _header(path)
+def _read_csv(path: Path, span: Span) -> Iterator[Placed]:
+    names, *_ = _header(path)
     with open(path, "rb") as file:
-        records = _Records(file, path, span.start)
+        records = _Records(file, path, span.start, span.line)
+        line = span.line
         for record in records:
+            place, line = f"line {line}", records.line
             if not record:
                 continue
             if len(record) != len(names):
-                yield Rejected("bad_record", f"{len(record)} fields where the header has {len(names)}")
+                yield place, Rejected("bad_record", f"{len(record)} fields where the header has {len(names)}")
             elif not all(map(_is_text, record)):
-                yield Rejected("bad_record", "the row is not UTF-8")
+                yield place, Rejected("bad_record", "the row is not UTF-8")
             else:
-                yield dict(zip(names, record, strict=True))
+                yield place, dict(zip(names, record, strict=True))
             if records.end >= span.stop:
                 return
 
@@ -379,7 +391,7 @@ def _plan_parquet(path: Path, rows_per_span: int) -> Iterator[Span]:
         first += rows
 
 
-def _read_parquet(path: Path, span: Span) -> Iterator[Row | Rejected]:
+def _read_parquet(path: Path, span: Span) -> Iterator[Placed]:
     # Neither pre-buffered nor mapped: a column of embedded images is read page by page.
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BLOCK) as file:
         first = group = 0
@@ -389,7 +401,7 @@ def _read_parquet(path: Path, span: Span) -> Iterator[Row | Rejected]:
         try:
             for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], use_threads=False):
                 piece = batch.slice(min(skip, batch.num_rows), left)
-                yield from piece.to_pylist()
+                yield from _numbered(piece, span.first + span.rows - left)
                 skip, left = max(0, skip - batch.num_rows), left - piece.num_rows
                 if not left:
                     return
@@ -401,10 +413,14 @@ def _plan_saved(path: Path, rows_per_span: int) -> Iterator[Span]:
     yield from _by_number(0, len(_load(path)), rows_per_span)
 
 
-def _read_saved(path: Path, span: Span) -> Iterator[Row | Rejected]:
+def _read_saved(path: Path, span: Span) -> Iterator[Placed]:
     rows = _load(path).with_format("arrow")  # as stored: no feature type decodes its images
     for start in range(span.first, span.first + span.rows, _ROWS_AT_ONCE):
-        yield from rows[start : min(start + _ROWS_AT_ONCE, span.first + span.rows)].to_pylist()
+        yield from _numbered(rows[start : min(start + _ROWS_AT_ONCE, span.first + span.rows)], start)
+
+
+def _numbered(rows: pa.RecordBatch | pa.Table, first: int) -> Iterator[Placed]:
+    return ((f"row {number}", row) for number, row in enumerate(rows.to_pylist(), start=first))
 
 
 def _load(path: Path) -> Any:

@@ -1,7 +1,7 @@
 """Source rows to a dataset directory, a shard at a time, so that a run can be killed anywhere and goes on from there.
 
     NAME/.work/plan.json            what is run: input, settings, versions; and the spans of rows
-    NAME/.work/shard-000012.jsonl   what became of each row of span 12: {"question": …} or {"rejected": …}
+    NAME/.work/shard-000012.jsonl   what became of each row of span 12: {"question": …, "place": …} or {"rejected": …}
     NAME/.work/shard-000013.try-0   a worker is at it, or died over it; the row after its last line is where
 
 A shard's file is there whole or not at all, whichever worker wrote it; it is all that a finished shard is. When every
@@ -73,11 +73,12 @@ def make_shard(item: dict[str, Any], *, job: Job) -> dict[str, Any]:
     """
     span = Span(*json.loads(item["span"]))
     result: dict[str, Any] = {"rows": 0, "rejected": 0, "error": "", "worker": f"{_node()}:{os.getpid()}"}
+    place = "before its first row"
     try:
         converter = Converter(job.adapter, job.settings, job.output)
-        with _try(job.shard(item["number"]), span) as file:
-            for number, row in read(job.root, span):
-                record = _outcome(converter, row, f"{job.adapter.name}/{span.file}#{number}", job.output)
+        with _try(job, item["number"], span) as file:
+            for place, row in read(job.root, span):
+                record = _outcome(converter, row, f"{span.file}, {place}", job)
                 file.write(record + b"\n")
                 file.flush()  # to the kernel: if this process dies over the next row, it is known which
                 result["rows"] += 1
@@ -88,25 +89,27 @@ def make_shard(item: dict[str, Any], *, job: Job) -> dict[str, Any]:
     except OSError as error:
         result["error"] = f"{error.strerror or error}: {error.filename or job.output}"
     except Exception as error:  # a defect of ours; of a million rows, which?
-        raise RuntimeError(f"{job.root / span.file}, row {span.first + result['rows']}: {error!r}") from error
+        raise RuntimeError(f"{job.root / span.file}, {place}: {error!r}") from error
     return result
 
 
 @contextmanager
-def _try(shard: Path, span: Span) -> Iterator[IO[bytes]]:
+def _try(job: Job, number: int, span: Span) -> Iterator[IO[bytes]]:
     """A file that becomes the shard's when the block ends well, and vanishes when it does not; only a process that dies
     leaves it, as a trace.
 
     Raises:
         SourceError: workers have died over this shard before, and there are no tries left.
     """
-    names = [shard.with_suffix(f".try-{number}") for number in range(_TRIES)]
+    shard = job.shard(number)
+    names = [shard.with_suffix(f".try-{count}") for count in range(_TRIES)]
     partial = next((name for name in names if not name.exists()), None)
     if partial is None:
-        rows = sorted({span.first + name.read_bytes().count(b"\n") for name in names})
+        done = {name.read_bytes().count(b"\n") for name in names}
+        places = [place for count, (place, _) in enumerate(read(job.root, span)) if count in done]
         raise SourceError(
-            f"{_TRIES} workers died over {span.file}, at row {' or '.join(map(str, rows))} (from 0). Either memory "
-            "ran out: take fewer --workers; or a file that the row names crashes its decoder: mend or remove it"
+            f"{_TRIES} workers died over {span.file}, at {' or '.join(places) or 'its end'}. Either memory ran "
+            "out: take fewer --workers; or a file that the row names crashes its decoder: mend or remove it"
         )
     try:
         with open(partial, "xb") as file:
@@ -121,21 +124,22 @@ def _try(shard: Path, span: Span) -> Iterator[IO[bytes]]:
 _REJECTED: Final = b'{"rejected"'
 
 
-def _outcome(converter: Converter, row: Row | Rejected, name: str, output: Path) -> bytes:
-    """A shard's line. `name` stands for the row's uid where it has none."""
-    uid = name
+def _outcome(converter: Converter, row: Row | Rejected, place: str, job: Job) -> bytes:
+    """A shard's line. `place` is where a person finds the row, and stands for its uid where it has none."""
+    uid = f"{job.adapter.name}/{place}"
     try:
         if isinstance(row, Rejected):
             raise row
         draft = converter.draft(row)
         uid = converter.uid(draft)
-        record = json.dumps({"question": converter.question(draft).to_json(output)}, ensure_ascii=False)
+        question = converter.question(draft).to_json(job.output)
+        record = json.dumps({"question": question, "place": place}, ensure_ascii=False)
         try:
             return record.encode()
         except UnicodeEncodeError as error:
             raise Rejected("bad_record", f"text that is not Unicode: {error.reason}") from error
     except Rejected as rejected:
-        rejection = Rejection(uid, rejected.reason, rejected.detail[:_MAX_DETAIL])
+        rejection = Rejection(uid, rejected.reason, f"{rejected.detail[:_MAX_DETAIL]} ({place})")
         text = json.dumps({"rejected": rejection._asdict()}, ensure_ascii=False)
         return text.encode("utf-8", "backslashreplace")
 
@@ -190,8 +194,9 @@ def join(job: Job, spans: Sequence[Span], made_by: Mapping[str, Any]) -> dict[st
             if line.startswith(_REJECTED):
                 yield Rejection(**json.loads(line)["rejected"])
             elif next(repeated):
-                uid = json.loads(line)["question"]["uid"]
-                yield Rejection(uid, "duplicate_uid", "an earlier row of the input has the same id")
+                row = json.loads(line)
+                detail = f"an earlier row of the input has the same id ({row['place']})"
+                yield Rejection(row["question"]["uid"], "duplicate_uid", detail)
 
     start_anew(job.output)
     # The counts are filled while the questions are written.

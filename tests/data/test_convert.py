@@ -370,7 +370,7 @@ def test_every_row_is_a_question_or_a_rejection_with_a_name(source, tmp_path):
     assert (manifest["input_rows"], manifest["questions"], manifest["rejected"]) == (len(ROWS) + 2, 2, len(ROWS))
     assert manifest["input_rows"] == manifest["questions"] + manifest["rejected"]
     assert all(rejection["detail"] and rejection["reason"] in REASONS for rejection in rejections)
-    assert {"own/gone", "own/dots", "own/rows.jsonl#31"} <= {rejection["uid"] for rejection in rejections}
+    assert {"own/gone", "own/dots", "own/rows.jsonl, line 32"} <= {rejection["uid"] for rejection in rejections}
     assert [question.uid for question in read_questions(out)] == ["own/good", "own/pair"]
     for question in read_questions(out):
         assert question.rl_row(0, min_pixels=3136, max_pixels=MAX_PIXELS)["prompt"]

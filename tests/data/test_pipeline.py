@@ -336,7 +336,7 @@ def test_a_worker_that_is_killed_costs_nothing(make_source, tmp_path, small_shar
 def test_a_row_that_kills_every_worker_is_named(make_source, tmp_path, small_shards, ray_here, assert_same):
     source = make_source(40)
     own = replace(OWN, convert=partial(deadly, number=12))
-    with pytest.raises(Stopped, match=r"3 workers died over .*rows\.jsonl, at row 12 \(.* Finished shards are kept"):
+    with pytest.raises(Stopped, match=r"3 workers died over .*rows\.jsonl, at line 13\. .* Finished shards are kept"):
         run(source, tmp_path / "out", own, workers=2)
     assert "shard-000002.jsonl" not in finished(tmp_path / "out")
     run(source, tmp_path / "out")  # mended

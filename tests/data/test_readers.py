@@ -51,11 +51,13 @@ def all_rows(root, file, rows_per_span=4):
     """What the spans hold, each read alone and the last one first."""
     spans = plan(root, file, rows_per_span)
     assert [span.first for span in spans] == [sum(span.rows for span in spans[:i]) for i in range(len(spans))]
-    found = {}
-    for span in reversed(spans):
-        found |= dict(read(root, span))
-    assert sorted(found) == list(range(len(found)))
-    return [found[number] for number in sorted(found)]
+    found = [[row for _, row in read(root, span)] for span in reversed(spans)]
+    return [row for rows in reversed(found) for row in rows]
+
+
+def places(root, file, rows_per_span=2):
+    """Where the rows are, by the span's own word; each span read alone."""
+    return [place for span in plan(root, file, rows_per_span) for place, _ in read(root, span)]
 
 
 def reasons(rows):
@@ -115,6 +117,23 @@ def test_an_array_without_white_space_and_one_larger_than_what_is_read_at_once(t
 def test_embedded_images_come_as_bytes(tmp_path):
     rows = [{"image": {"bytes": b"\x89PNG", "path": None}}, {"image": {"bytes": None, "path": "a.png"}}]
     assert all_rows(tmp_path, write(tmp_path, ".parquet", as_parquet(rows))) == rows
+
+
+def test_a_line_is_counted_as_editors_count_it(tmp_path):
+    """From 1, blank lines, the header and lines inside a field included."""
+    lines = write(tmp_path, ".jsonl", b'\xef\xbb\xbf\n{"a": 1}\n\n \n{"a": 2}\r\n{\n{"a": 4}\n\n{"a": 5}')
+    assert places(tmp_path, lines) == ["line 2", "line 5", "line 6", "line 7", "line 9"]
+    table = write(tmp_path, ".csv", b'a,b\n1,"two\nlines"\n\n2,x\n3\n\n\n4,"y\n\n"\n5,z\n')
+    assert places(tmp_path, table) == ["line 2", "line 5", "line 6", "line 9", "line 12"]
+    misnamed = write(tmp_path, ".json", b'{"a": 1}\n\n{"a": 2}\n{"a": 3}\n')
+    assert places(tmp_path, misnamed) == ["line 1", "line 3", "line 4"]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".parquet"])
+def test_a_row_of_no_line_is_counted_from_0(tmp_path, suffix):
+    file = write(tmp_path, suffix, FORMATS[suffix](ROWS))
+    assert places(tmp_path, file) == [f"row {number}" for number in range(23)]
+    assert places(tmp_path, file, 20) == [f"row {number}" for number in range(23)]
 
 
 def test_no_rows(tmp_path):
@@ -265,7 +284,7 @@ def example(name, **changes):
 def test_a_field_that_is_missing_is_named(tmp_path):
     row = example("virl39k")
     del row["qid"]
-    with pytest.raises(SourceError, match=r"row 0: no field 'qid'; found .*'answer', .*'question'"):
+    with pytest.raises(SourceError, match=r"line 1: no field 'qid'; found .*'answer', .*'question'"):
         check(tmp_path, "virl39k", [row])
 
 
@@ -289,5 +308,5 @@ def test_unreadable_first_rows(tmp_path):
     (tmp_path / "rows.jsonl").write_bytes(b"{\n" * 2 + as_jsonl([example("virl39k")]))
     check_fields(tmp_path, plan(tmp_path, "rows.jsonl", 50), adapter("virl39k"))
     (tmp_path / "rows.jsonl").write_bytes(b"{\n" * 60)
-    with pytest.raises(SourceError, match=r"none of the first rows is one of virl39k.* row 0: the line is not JSON"):
+    with pytest.raises(SourceError, match=r"none of the first rows is one of virl39k.* line 1: the line is not JSON"):
         check_fields(tmp_path, plan(tmp_path, "rows.jsonl", 50), adapter("virl39k"))

@@ -51,12 +51,10 @@ def test_each_row_leaves_one_line(job):
     assert (result["rows"], result["rejected"], result["error"]) == (10, 2, "")
     kinds = [next(iter(line)) for line in outcomes(job)]
     assert [number for number, kind in enumerate(kinds) if kind == "rejected"] == [3, 7]
-    assert outcomes(job)[3]["rejected"]["reason"] == "path_missing"
-    assert outcomes(job)[7]["rejected"] == {
-        "uid": "own/rows.jsonl#7",
-        "reason": "bad_record",
-        "detail": outcomes(job)[7]["rejected"]["detail"],
-    }
+    missing, no_json = (outcomes(job)[number]["rejected"] for number in (3, 7))
+    assert (missing["uid"], missing["reason"]) == ("own/00003", "path_missing")
+    assert missing["detail"].endswith(" (rows.jsonl, line 4)")
+    assert (no_json["uid"], no_json["reason"]) == ("own/rows.jsonl, line 8", "bad_record")
     assert not list((job.output / WORK).glob("*.try-*"))
 
 
@@ -77,7 +75,7 @@ def test_a_file_that_has_changed_since_it_was_planned_stops_the_run_and_leaves_n
 
 
 def test_a_defect_of_the_package_names_the_row(job):
-    with pytest.raises(RuntimeError, match=r"rows\.jsonl, row 4: ZeroDivisionError"):
+    with pytest.raises(RuntimeError, match=r"rows\.jsonl, line 5: ZeroDivisionError"):
         make(raising(4, ZeroDivisionError(), job))
     assert list((job.output / WORK).iterdir()) == []
 
@@ -88,7 +86,7 @@ def test_a_missing_package_is_said_and_stops_the_run(job):
 
 def test_long_details_are_cut(job):
     make(raising(0, Rejected("bad_record", "x" * 10_000), job))
-    assert len(outcomes(job)[0]["rejected"]["detail"]) == 500
+    assert outcomes(job)[0]["rejected"]["detail"] == "x" * 500 + " (rows.jsonl, line 1)"
 
 
 def test_workers_that_died_over_a_shard_are_counted(job):
@@ -98,9 +96,9 @@ def test_workers_that_died_over_a_shard_are_counted(job):
     assert make(job)["error"] == ""
     path.unlink()
     path.with_suffix(".try-2").write_bytes(b"{}\n{}\n")
-    assert "3 workers died over rows.jsonl, at row 2 (" in make(job)["error"]
+    assert "3 workers died over rows.jsonl, at line 3. " in make(job)["error"]
     path.with_suffix(".try-1").write_bytes(b"")
-    assert "at row 0 or 2 (" in make(job)["error"]
+    assert "at line 1 or line 3. " in make(job)["error"]
     assert not path.exists()
 
 
@@ -117,8 +115,9 @@ def test_joining_keeps_the_order_of_the_input_and_adds_up(job):
     lines = (job.output / "questions" / "part-00000.jsonl").read_text().splitlines()
     assert [json.loads(line)["source_id"] for line in lines] == [f"{number:05d}" for number in (0, 1, 2, 4, 6, 8, 9)]
     assert "in 4?" in lines[3], "of two rows with an id the first stays"
-    rejected = [json.loads(line)["uid"] for line in (job.output / "rejected.jsonl").read_text().splitlines()]
-    assert rejected == ["own/00003", "own/00004", "own/rows.jsonl#7"]
+    rejected = [json.loads(line) for line in (job.output / "rejected.jsonl").read_text().splitlines()]
+    assert [row["uid"] for row in rejected] == ["own/00003", "own/00004", "own/rows.jsonl, line 8"]
+    assert rejected[1]["detail"] == "an earlier row of the input has the same id (rows.jsonl, line 6)"
     assert manifest["counts"]["images"] == {"2": 7}
     assert manifest["counts"]["modality"] == {"multi": 7}
 

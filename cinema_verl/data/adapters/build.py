@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cinema_verl.data.adapters import dialects, golds
 from cinema_verl.data.adapters import options as choices
+from cinema_verl.data.canonical import Rejected
 from cinema_verl.data.draft import Draft, Media
 
 
@@ -39,6 +40,8 @@ def build(
     Raises:
         Rejected: by name, for a row that cannot become a verifiable question.
     """
+    if not source_id.strip():
+        raise Rejected("bad_record", "the row's id is empty")
     if options and choices.are_letters(options):
         named = ", ".join(option.strip(" .()") for option in options)
         question, options = f"{question}\nChoices, shown in the image: {named}", ()

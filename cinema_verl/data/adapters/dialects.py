@@ -47,7 +47,7 @@ def lay_out(
     tags = [(match["number"], match[0]) for text in texts for match in PLACEHOLDER.finditer(text)]
     if sound := next((tag for _, tag in tags if "audio" in tag.lower()), None):
         raise Rejected("placeholders", f"the text holds {sound}, and there is no sound")
-    if not any(character.isalnum() for character in PLACEHOLDER.sub("", " ".join(texts))):
+    if not any(character.isalnum() for character in PLACEHOLDER.sub("", question)):
         raise Rejected("no_question", f"only placeholders: {question[:80]!r}")
     bare = sum(not number for number, _ in tags)
     cited = [int(number) for number, _ in tags if number]

@@ -1,4 +1,7 @@
-"""The fields of a source's row, read so that one of another type is named: what was expected, and what is there."""
+"""The fields of a source's row, read so that one of another type is named: what was expected, and what is there.
+
+NaN is null here: it is what pandas writes for a cell without a value, whatever the column's type.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def text(row: Row, name: str, default: str | None = None) -> str:
     Raises:
         Rejected: ``bad_record``.
     """
-    value = row.get(name)
+    value = _value(row, name)
     if isinstance(value, (int, float)):
         value = str(value)
     if value is None or (value == "" and default is not None):
@@ -41,12 +44,12 @@ def text(row: Row, name: str, default: str | None = None) -> str:
 
 
 def number(row: Row, name: str) -> float | None:
-    """A number, also one that is written as text; None if absent, null, empty or NaN, which is pandas' null.
+    """A number, also one that is written as text; None if absent, null or empty.
 
     Raises:
         Rejected: ``bad_record``, also for an infinite one.
     """
-    value = row.get(name)
+    value = _value(row, name)
     if value is None or value == "":
         return None
     try:
@@ -55,7 +58,7 @@ def number(row: Row, name: str) -> float | None:
         raise bad(name, "a number", value) from None
     if math.isinf(found):
         raise bad(name, "a number", value)
-    return None if math.isnan(found) else found
+    return None if math.isnan(found) else found  # "nan", from a CSV
 
 
 def items(row: Row, name: str) -> list[Any]:
@@ -64,12 +67,26 @@ def items(row: Row, name: str) -> list[Any]:
     Raises:
         Rejected: ``bad_record``.
     """
-    value = row.get(name)
+    value = _value(row, name)
     if value is None:
         return []
     if not isinstance(value, (list, tuple)):
         raise bad(name, "a list", value)
     return list(value)
+
+
+def record(row: Row, name: str) -> Row:
+    """An object; absent or null is empty.
+
+    Raises:
+        Rejected: ``bad_record``.
+    """
+    value = _value(row, name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise bad(name, "an object", value)
+    return value
 
 
 def texts(row: Row, name: str) -> list[str]:
@@ -83,10 +100,10 @@ def pictures(value: Any, name: str = "images") -> tuple[Media, ...]:
     Raises:
         Rejected: ``bad_record``.
     """
-    if value is None:
+    if _is_null(value):
         return ()
     if isinstance(value, (list, tuple)):
-        if any(item is None for item in value):  # leaving it out would leave the question with fewer than it is about
+        if any(map(_is_null, value)):  # leaving it out would leave the question with fewer than it is about
             raise bad(name, "an image in each place of the list", None)
         return tuple(medium for item in value for medium in pictures(item, name))
     if isinstance(value, bytes):
@@ -133,6 +150,15 @@ def sub_source(source: str, name: str) -> str:
     """``source/name`` with a name that is fit for a metric and a path; the source alone if the name is empty."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_.")
     return f"{source}/{name}" if name else source
+
+
+def _value(row: Row, name: str) -> Any:
+    value = row.get(name)
+    return None if _is_null(value) else value
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def bad(name: str, expected: str, value: object) -> Rejected:

@@ -7,8 +7,7 @@ from cinema_verl.data.draft import Adapter, Draft, Media
 
 
 def convert(row: fields.Row) -> Draft:
-    metadata = row.get("metadata") or {}
-    dataset = fields.text(metadata, "dataset", "")
+    dataset = fields.text(fields.record(row, "metadata"), "dataset", "")
     paths = [row["video"]] if row.get("video") else row.get("image")
     turn = first_exchange(fields.items(row, "conversations"), media_of(paths))
     return build(

@@ -10,7 +10,7 @@ def convert(row: fields.Row) -> Draft:
     """The system message goes: training asks in the words of `cinema_verl.prompts`."""
     question = only_request(fields.items(row, "prompt"), "prompt")
     media = fields.pictures(row.get("images"))
-    gold = fields.text(row.get("reward_model") or {}, "ground_truth")
+    gold = fields.text(fields.record(row, "reward_model"), "ground_truth")
     source = fields.text(row, "data_source", "")
     return build(
         source_id=fields.content_id(source, question, gold, *media),

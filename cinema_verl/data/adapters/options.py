@@ -8,11 +8,12 @@ from typing import Final
 
 from cinema_verl.data.canonical import LETTERS, Rejected
 
-_LABEL = re.compile(r"[(\[]?([A-Za-z])(?:[)\]][.:]?|[.:、．：])\s*")
-_LINE = re.compile(r"^[ \t]*[(\[]?([A-Z])(?:[)\]][.:]?|[.:、．：])[ \t]*(\S[^\n]*)$", re.MULTILINE)
+_POINT: Final = r"[.:、．：](?![A-Z]\.)"  # behind a letter; "A.D." and "B.C." are words and not two labels
+_LABEL = re.compile(rf"[(\[]?([A-Za-z])(?:[)\]][.:]?|{_POINT})\s*")
+_LINE = re.compile(rf"^[ \t]*[(\[]?([A-Z])(?:[)\]][.:]?|{_POINT})[ \t]*(\S[^\n]*)$", re.MULTILINE)
 _INLINE: Final = (
     re.compile(r"(?<!\w)[(\[]([A-Z])[)\]][.:]?\s*"),
-    re.compile(r"(?<![\w.])([A-Z])[.:、．：]\s*"),
+    re.compile(rf"(?<![\w.])([A-Z]){_POINT}\s*"),
     re.compile(r"(?<![\w.])([A-Z])\)\s*"),
 )
 

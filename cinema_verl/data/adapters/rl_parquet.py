@@ -15,19 +15,20 @@ def convert(row: fields.Row) -> Draft:
     The prompt is taken as it is. Options that it does not list are left out, because a question shows its options, and
     the policy would be asked in other words.
     """
-    info = row["extra_info"]
+    info = fields.record(row, "extra_info")
     question = fields.text({"prompt": only_request(fields.items(row, "prompt"), "prompt")}, "prompt")
     options = tuple(json.loads(fields.text(info, "options_json", "[]")))
     source, uid = fields.text(row, "data_source"), fields.text(info, "uid")
+    paths = [fields.text(cell, "image") for cell in fields.items(row, "images")]
     return Draft(
         source_id=uid.removeprefix(f"{source}/"),
         split=fields.text(info, "split"),
         source=source,
         modality=fields.text(info, "modality"),
         question=question,
-        media=tuple(Media("image", path=str(PurePosixPath(cell["image"])).lstrip("/")) for cell in row["images"]),
+        media=tuple(Media("image", path=str(PurePosixPath(path)).lstrip("/")) for path in paths),
         options=options if lists_options(question, options) else (),
-        answer=fields.text(row["reward_model"], "ground_truth"),
+        answer=fields.text(fields.record(row, "reward_model"), "ground_truth"),
         aliases=tuple(json.loads(fields.text(info, "aliases_json", "[]"))),
         answer_type=fields.text(info, "answer_type"),
         tolerance=fields.number(info, "tolerance"),

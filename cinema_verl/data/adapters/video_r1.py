@@ -30,15 +30,16 @@ def converter(name: str) -> Callable[[fields.Row], Draft]:
     """For the source of that name. One medium a row, no placeholders; the chain of thought of CoT rows is not read."""
 
     def convert(row: fields.Row) -> Draft:
-        kind = fields.text(row, "problem_type").casefold()
-        if kind not in ANSWER_TYPES:
+        if (kind := fields.text(row, "problem_type").casefold()) not in ANSWER_TYPES:
             raise Rejected("answer_type", f"{kind!r}; known are {', '.join(ANSWER_TYPES)}")
-        is_video, path = fields.text(row, "data_type") == "video", fields.text(row, "path")
+        path = fields.text(row, "path")
+        if (medium := fields.text(row, "data_type")) not in ("image", "video"):
+            raise fields.bad("data_type", "image or video", medium)
         return build(
             source_id=fields.text(row, "problem_id"),
             source=fields.sub_source(name, fields.text(row, "data_source", "")),
             question=fields.text(row, "problem"),
-            media=fields.video(path) if is_video else fields.pictures(path, "path"),
+            media=fields.video(path) if medium == "video" else fields.pictures(path, "path"),
             options=fields.texts(row, "options") if kind == "multiple choice" else (),
             answer=fields.text(row, "solution"),
             answer_type=ANSWER_TYPES[kind],

@@ -106,6 +106,7 @@ def test_video_r1_kinds(kind, solution, answer_type):
         ({"problem_type": "free-form", "solution": "<answer>Because the pan is still hot</answer>"}, "free_text"),
         ({"solution": None}, "bad_record"),
         ({"options": "A. salt"}, "bad_record"),
+        ({"data_type": "film"}, "bad_record"),
         ({"options": ["A. salt"]}, "options"),
         ({"problem": "<image> and <image>?"}, "placeholders"),
     ],
