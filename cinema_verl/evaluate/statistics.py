@@ -2,7 +2,7 @@
 
 Questions are the sample, not rollouts: every function takes one number a question, for instance the share of its
 rollouts that are right. How often the intervals hold the truth is tested by simulation (`tests/evaluate`): 93-97 % of
-the time from 100 questions on. With fewer they err to the wide side, unless nearly all questions are alike.
+the time from 100 questions on. With fewer, or where all are alike, they err to the wide side.
 """
 
 import math
@@ -14,6 +14,7 @@ import numpy as np
 
 CONFIDENCE: Final = 0.95
 _Z: Final = 1.959963984540054  # the normal distribution's 97.5th percentile
+_ANY_DIFFICULTY: Final = 1 / 12  # the variance of a question whose difficulty may be anything from 0 to 1 alike
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,10 @@ def rate(values: Sequence[float], rollouts: int = 1) -> Estimate:
     """The mean of shares in [0, 1], with Wilson's interval for as many independent tries as the questions amount to.
 
     Several rollouts of one question are not independent, so the number of tries follows from how much the questions
-    differ: p (1 - p) over the variance of the mean, and at most the number of rollouts. The variance counts one more
-    question that is all right or all wrong: few questions, alike by chance, would look like many tries otherwise.
-    Unlike a bootstrap or t-interval this one has a width at 0 and 1, and stays inside. Our choice, by simulation.
+    differ: p (1 - p) over the variance of the mean, at least the number of questions and at most that of rollouts. The
+    variance counts one more question, of any difficulty: few questions, alike by chance, would look like many tries
+    otherwise. Unlike a bootstrap or t-interval this one has a width at 0 and 1, and stays inside. Our choice, by
+    simulation: of Korn and Graubard's, Jeffreys', logit and Agresti-Coull intervals none is as near to 95 % throughout.
 
     Args:
         values: (Q,) one share a question.
@@ -69,8 +71,8 @@ def rate(values: Sequence[float], rollouts: int = 1) -> Estimate:
         raise ValueError(f"a share lies outside [0, 1]: {sample.min()}, {sample.max()}")
     size, p = len(sample), float(sample.mean())
     spread = p * (1 - p)
-    variance = (float(np.square(sample - p).sum()) + spread) / size**2
-    tries = min(spread / variance, size * rollouts) if spread > 0 else float(size)
+    squares = float(np.square(sample - p).sum()) + _ANY_DIFFICULTY
+    tries = min(max(size, spread * size**2 / squares), size * rollouts)
     t = student_t(size - 1)
     scale = 1 + t**2 / tries
     center = (p + t**2 / (2 * tries)) / scale

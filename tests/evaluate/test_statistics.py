@@ -42,6 +42,26 @@ def test_intervals_of_rates_hold_the_truth_95_times_in_100(questions, rollouts, 
     assert 0.93 <= coverage(found, p) <= 0.97
 
 
+@pytest.mark.parametrize("p", [0.05, 0.97])
+@pytest.mark.parametrize("rollouts", [4, 16])
+@pytest.mark.parametrize("questions", [10, 30])
+def test_few_questions_leave_more_doubt_rather_than_less(questions, rollouts, p):
+    rng = np.random.default_rng(questions * rollouts)
+    found = [rate(sample, rollouts) for sample in shares(rng, p, questions, rollouts, 1.0)]
+    assert coverage(found, p) >= 0.92  # 0.93, as found with more simulations, less what so few may be off
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("questions", [10, 30, 100, 300])
+@pytest.mark.parametrize("rollouts", [1, 4, 16])
+@pytest.mark.parametrize("alike", [1e-3, 1 / 9, 1.0, 4.0, 19.0, 1e3])  # correlated by 1 / (1 + alike) within a question
+def test_intervals_of_rates_hold_the_truth_whatever_the_questions(questions, rollouts, alike):
+    rng = np.random.default_rng(questions * rollouts)
+    for p in (0.05, 0.2, 0.5, 0.9, 0.97):
+        found = [rate(sample, rollouts) for sample in shares(rng, p, questions, rollouts, alike)]
+        assert 0.92 <= coverage(found, p) <= (0.99 if questions >= 100 else 1), p
+
+
 @pytest.mark.parametrize(
     ("questions", "rollouts", "p", "other"),
     [(64, 1, 0.7, 0.6), (100, 1, 0.9, 0.3), (100, 4, 0.7, 0.5), (400, 1, 0.5, 0.5)],
@@ -81,8 +101,10 @@ def test_all_right_and_all_wrong_leave_a_doubt_that_shrinks(questions, value):
 
 
 def test_known_intervals():
-    # By hand: 100^2 / 101 tries at t(99) = 1.984, and at 0.5 Wilson's half is t / (2 sqrt(tries + t^2)) = 0.0978.
-    assert str(rate([0.0, 1.0] * 50)) == "0.500 [0.402, 0.598]"
+    # By hand: as many tries as questions, t(99) = 1.984, and at 0.5 Wilson's half is t / (2 sqrt(100 + t^2)) = 0.0973.
+    assert str(rate([0.0, 1.0] * 50)) == "0.500 [0.403, 0.597]"
+    # By hand: 100^2 / 4 / (100 / 16 + 1 / 12) = 394.7 tries, t / (2 sqrt(394.7 + t^2)) = 0.0497.
+    assert str(rate([0.25, 0.75] * 50, rollouts=4)) == "0.500 [0.450, 0.550]"
     # By hand, for 7 differences of 0: centre 0, variance (0 + 1) / 9, half = t(6) * sqrt(1 / 81) = 2.447 / 9.
     assert difference([0.0] * 7).high == pytest.approx(2.447 / 9, abs=1e-3)
     # By hand: mean 2, standard deviation 1, half = t(2) / sqrt(3) = 4.303 / 1.732.
