@@ -10,8 +10,10 @@ import hashlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import numpy as np
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.utils import get_vision_placeholder_token_ids
 
 from cinema_verl.meta_action import ANSWER, TAGS
@@ -72,6 +74,16 @@ def trajectory_seed(*parts: Any) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+class _Recalled:
+    """In the place of verl's `LLMServerClient`: says what was said before."""
+
+    def __init__(self, response: np.ndarray):
+        self.response = response
+
+    async def generate(self, **_: Any) -> TokenOutput:
+        return TokenOutput(token_ids=self.response.tolist())
+
+
 @register(NAME)
 class MetaActionAgentLoop(SingleTurnAgentLoop):
     """Roll out one meta-action trajectory.
@@ -105,7 +117,16 @@ class MetaActionAgentLoop(SingleTurnAgentLoop):
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
-    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+    async def run(
+        self, sampling_params: dict[str, Any], answer: tuple[np.ndarray, str] | None = None, **kwargs: Any
+    ) -> AgentLoopOutput:
+        """verl's `SingleTurnAgentLoop.run`.
+
+        Args:
+            answer: (response ids (int32), stop reason) where they are known already: nothing is generated then.
+        """
+        if answer is not None:
+            self.server_manager = _Recalled(answer[0])
         params = dict(sampling_params)
         engine = self.rollout_config.name
         if engine in ENGINES_WITH_STOP:
@@ -124,6 +145,8 @@ class MetaActionAgentLoop(SingleTurnAgentLoop):
         output = await super().run(params, **kwargs)
 
         length, reason = cut(output.response_ids, self._decode, self.placeholders, self.eos)
+        if answer is not None:
+            reason = answer[1]  # what a response was cut short for is not in it any more
         output.response_ids = output.response_ids[:length]
         output.response_mask = output.response_mask[:length]
         if output.response_logprobs is not None:

@@ -35,6 +35,14 @@ class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ig
         # verl takes `mm_token_type_ids` out of the dictionary, and makes it anew from the sequence at hand.
         return dict(images.features)
 
+    async def _run_agent_loop(self, *args: Any, session_id: int, answers: Any = None, **kwargs: Any) -> Any:
+        if answers and session_id in answers:
+            kwargs["answer"] = answers[session_id]
+        return await super()._run_agent_loop(*args, session_id=session_id, **kwargs)
+
+    async def _agent_loop_postprocess(self, *args: Any, answer: Any = None, **kwargs: Any) -> Any:
+        return await super()._agent_loop_postprocess(*args, **kwargs)  # which would store `answer`, too
+
     async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
         await super()._compute_score(outputs, kwargs=kwargs)
         last = outputs[-1]

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,17 +86,26 @@ class BoundedReplayBuffer(ReplayBuffer):
     Args:
         max_num_gen_batches: how many times `train_batch_size` prompts one step may generate at most, the first batch
             included; 0 means no bound (`algorithm.filter_groups.max_num_gen_batches`).
+        on_validated: called with each batch of a validation that has been rolled out.
         when_exhausted: "continue" trains on the groups there are, "stop" ends the run (`cinema.when_exhausted`). With
             no group at all there is nothing to train on and the run ends either way.
         kwargs: verl's own (`ReplayBuffer`).
     """
 
-    def __init__(self, *, max_num_gen_batches: int, when_exhausted: str, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        max_num_gen_batches: int,
+        when_exhausted: str,
+        on_validated: Callable[[KVBatchMeta], None] = lambda _: None,
+        **kwargs: Any,
+    ):
         if when_exhausted not in WHEN_EXHAUSTED:
             raise ValueError(f"cinema.when_exhausted must be one of {WHEN_EXHAUSTED}, got {when_exhausted!r}")
         super().__init__(**kwargs)
         self.max_num_gen_batches = max_num_gen_batches
         self.when_exhausted = when_exhausted
+        self.on_validated = on_validated
         self.drawn: dict[str, int] = {}  # prompt uid -> order in which it was drawn from the data
 
     def note_drawn(self, uids: list[str]) -> None:
@@ -127,7 +137,9 @@ class BoundedReplayBuffer(ReplayBuffer):
             DynamicSamplingExhausted: if the bound was reached with too few groups (see `when_exhausted`).
         """
         if partition_id == "val":
-            return super().sample(global_steps, partition_id, batch_size)
+            batch, metrics = super().sample(global_steps, partition_id, batch_size)
+            self.on_validated(batch)
+            return batch, metrics
         draw = super().sample if self.filter_groups_metric is None else self._sample_in_rounds
         result = draw(global_steps, partition_id, batch_size)
         self.drawn.clear()  # a synchronous step uses up all that it drew

@@ -29,6 +29,7 @@ from cinema_verl.evaluate.perturb import TRUE, split_source
 from cinema_verl.evaluate.questions import ask_again, check_files, check_questions, with_failures
 from cinema_verl.evaluate.summary import dependence_metrics, mean_metrics
 from cinema_verl.evaluate.tables import beside_the_paper
+from cinema_verl.evaluate.unfinished import Unfinished, asked_of
 from cinema_verl.meta_action import pattern_in_mode
 from cinema_verl.metrics import AppendingFileLogger, batch_metrics
 from cinema_verl.settings import CinemaSettings
@@ -56,6 +57,7 @@ class CinemaTrainer(PPOTrainerSync):
     def __init__(self, config: DictConfig):
         self.settings = CinemaSettings.from_config(config)
         self.schedule = self.settings.schedule
+        self._unfinished: Unfinished | None = None
         self._scored: dict[str, dict[str, Any]] = {}  # key of a rollout of this step -> how it was scored
         if config.trainer.total_training_steps is None:
             with open_dict(config):
@@ -96,6 +98,11 @@ class CinemaTrainer(PPOTrainerSync):
         # verl has made its loader already: it serves what the data set has by then, in batches of val_batch_size or of
         # as many as there were before.
         ask_again(self.val_dataset, self.settings.image_conditions, self.settings.image_sample)
+        if evaluating and self.config.trainer.validation_data_dir:
+            self._unfinished = Unfinished(Path(self.config.trainer.validation_data_dir), asked_of(self.config))
+            self.val_dataset.answers = self._unfinished.answers
+            if answers := len(self._unfinished):
+                print(f"going on with an evaluation that did not end: {answers} answers in {self._unfinished.path}")
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -124,6 +131,7 @@ class CinemaTrainer(PPOTrainerSync):
             sync_refill_failed_groups=sampler.sync_refill_failed_groups,
             max_num_gen_batches=filter_groups.max_num_gen_batches,
             when_exhausted=self.settings.when_exhausted,
+            on_validated=self._keep_answers,
         )
 
     def _submit_batch_to_rollout(self, batch: Any) -> int:
@@ -207,8 +215,26 @@ class CinemaTrainer(PPOTrainerSync):
                 logger.warning("step %d: %s", self.global_steps, warning)
         return metrics
 
+    def _keep_answers(self, batch: KVBatchMeta) -> None:
+        """Of an evaluation, so that a kill costs the batches that were under way."""
+        if self._unfinished is None or not batch.keys:
+            return
+        fields = ["responses", "response_mask", "data_source", "extra_info", "extra_fields"]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        columns = [[getattr(value, "data", value) for value in data[name]] for name in fields]
+        self._unfinished.add(
+            (
+                (str(info["uid"]), str(source)),
+                int(key.rsplit("_", 2)[1]),
+                (response[mask.bool()].numpy(), extra.get("stop_reason", "unknown")),
+            )
+            for key, response, mask, source, info, extra in zip(batch.keys, *columns, strict=True)
+        )
+
     def _write_evaluation(self, dump: Path) -> None:
         summary = evaluate_dump(dump, settings_of(self.config, self.global_steps))
+        if self._unfinished is not None:
+            self._unfinished.remove()
         print(beside_the_paper([("this run", summary)]).to_markdown())
         print(f"evaluation written: {dump.with_suffix('.evaluation.json')}, .md, .html")
 

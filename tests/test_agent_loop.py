@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -167,3 +168,28 @@ def test_each_session_of_each_step_draws_from_its_own_seed(roll_out):
     first = {"global_steps": 3, "index": 5, "session_id": 0}
     assert seed(**first) == seed(**first, uid="drawn anew in every run")
     assert len({seed(**first), seed(**(first | {"session_id": 1})), seed(**(first | {"global_steps": 4}))}) == 3
+
+
+def test_what_was_said_before_is_not_generated_again(monkeypatch):
+    """An evaluation that goes on (`cinema_verl.evaluate.unfinished`): the engine is not asked, the reason is kept."""
+
+    async def run(self, sampling_params, **kwargs):
+        assert set(kwargs) == {"index"}
+        said = await self.server_manager.generate(request_id="1", prompt_ids=[A], sampling_params=sampling_params)
+        return verl_agent_loop.AgentLoopOutput(
+            prompt_ids=[A], response_ids=said.token_ids, response_mask=[1] * len(said.token_ids), metrics={}
+        )
+
+    monkeypatch.setattr(SingleTurnAgentLoop, "run", run)
+
+    def roll_out(*ids, reason):
+        loop = object.__new__(MetaActionAgentLoop)
+        loop.rollout_config, loop.server_manager = SimpleNamespace(name="vllm"), None
+        loop.tokenizer, loop.placeholders, loop.eos = Tokenizer(), frozenset({IMAGE}), frozenset({EOS})
+        output = asyncio.run(loop.run({}, answer=(np.array(ids, dtype=np.int32), reason), index=5))
+        assert all(type(token) is int for token in output.response_ids)
+        return output.response_ids, output.response_mask, output.extra_fields["stop_reason"]
+
+    assert roll_out(OPEN, A, CLOSE, reason="answer") == ([OPEN, A, CLOSE], [1, 1, 1], "answer")
+    assert roll_out(A, B, reason="placeholder") == ([A, B], [1, 1], "placeholder")  # which is not in it any more
+    assert roll_out(reason="placeholder") == ([EOS], [0], "placeholder")

@@ -14,8 +14,9 @@ from __future__ import annotations
 import logging
 import time
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Any, Final
 
 import datasets
@@ -56,6 +57,8 @@ class CinemaDataset(RLHFDataset):
     """
 
     dataframe: datasets.Dataset
+    # By (uid, data_source), what an evaluation knows already (`cinema_verl.evaluate.unfinished`): it goes with the row.
+    answers: Mapping[tuple[str, str], Any] = MappingProxyType({})
 
     def __init__(
         self,
@@ -89,6 +92,12 @@ class CinemaDataset(RLHFDataset):
                 keep_in_memory=True,  # a cache on disk would outlive the text of the template
                 desc=f"asking in the mode {mode}",
             )
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        row: dict[str, Any] = super().__getitem__(item)
+        if self.answers:
+            row["answers"] = self.answers.get((row["extra_info"]["uid"], row["data_source"]), {})
+        return row
 
     def _check(self, *, decode: bool) -> None:
         started = time.monotonic()

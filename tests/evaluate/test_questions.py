@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -258,11 +259,10 @@ def test_another_reward_function_is_left_alone(tmp_path):
 
 
 def evaluation_of(processor, files, *overrides):
-    """The trainer of `+recipe=cinema_evaluate_cpu` up to its data, without Ray."""
+    """The trainer of `+recipe=cinema_evaluate_cpu` up to its data, without Ray; it writes beside the first file."""
+    places = [f"data.val_files=[{','.join(files)}]", f"trainer.validation_data_dir={Path(files[0]).parent}/evaluation"]
     with initialize_config_module("verl.trainer.config", version_base=None):
-        config = compose(
-            "ppo_trainer", overrides=["+recipe=cinema_evaluate_cpu", f"data.val_files=[{','.join(files)}]", *overrides]
-        )
+        config = compose("ppo_trainer", overrides=["+recipe=cinema_evaluate_cpu", *places, *overrides])
     made = object.__new__(get_trainer_cls("cinema"))
     made.config, made.settings = config, CinemaSettings.from_config(config)
     made.tokenizer, made.processor, made.parameter_sync_step = processor.tokenizer, processor, 1
@@ -276,6 +276,20 @@ def test_the_recipe_asks_every_question_and_a_sample_of_them_again(tmp_path, pro
     batches = [[split_source(source)[1] for source in batch["data_source"]] for batch in made.val_dataloader]
     assert Counter(c for batch in batches for c in batch) == {"true": 16, "shuffled": 8, "reordered": 8, "blank": 8}
     assert max(map(len, batches)) == 6
+
+
+def test_what_an_earlier_run_was_told_goes_with_the_question(tmp_path, processor):
+    files = [write(tmp_path, "mirb", [question(tmp_path, n, "mirb") for n in range(3)])]
+    first = evaluation_of(processor, files, "cinema.image_conditions=[]")
+    assert all("answers" not in batch for batch in first.val_dataloader)
+    first._unfinished.add([(("mirb/1", "mirb"), 2, (np.array([5, 6]), "answer"))])
+    first._unfinished.close()
+    [batch] = evaluation_of(processor, files, "cinema.image_conditions=[]").val_dataloader
+    told = {
+        info["uid"]: answers for info, answers in zip(batch["extra_info"], batch["answers"], strict=True) if answers
+    }
+    [(response, reason)] = told.pop("mirb/1").values()
+    assert (response.tolist(), reason, told) == ([5, 6], "answer", {})
 
 
 @pytest.mark.parametrize(
