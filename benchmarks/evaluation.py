@@ -1,4 +1,4 @@
-"""What evaluation adds to the time that generation takes: checks, perturbed questions, metrics and the three files.
+"""What evaluation adds to the time that generation takes: checks, perturbed questions, kept answers, metrics, files.
 
 python benchmarks/evaluation.py [--questions 100] [--rollouts 16] [--again 40]
 
@@ -20,6 +20,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the recipe sets it for its workers
 
+import numpy as np
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from verl.trainer.ppo.utils import create_rl_dataset
@@ -30,6 +31,7 @@ from cinema_verl.data.digits import Sizes, write_dataset
 from cinema_verl.evaluate.files import evaluate_dump, settings_of
 from cinema_verl.evaluate.questions import ask_again, check_files, check_questions, with_failures
 from cinema_verl.evaluate.summary import dependence_metrics, mean_metrics
+from cinema_verl.evaluate.unfinished import Unfinished, asked_of
 from cinema_verl.reward import compute_score
 from cinema_verl.rollout import TransformersServer
 
@@ -106,6 +108,12 @@ def main() -> int:
         infos = {name: [record[name] for record in records] for name in records[0]}
         texts = {name: infos["output"] for name in ("inputs", "outputs", "gts")}
         uids = [uid.split("_")[0] for uid in infos["uid"]]
+        with clock("answers kept"):
+            unfinished = Unfinished(folder, asked_of(config))
+            for row, sessions in zip(rows, answers, strict=True):
+                question = row["extra_info"]["uid"], row["data_source"]
+                unfinished.add((question, i, (np.array(ids), "answer")) for i, ids in enumerate(sessions))
+            unfinished.remove()
         with clock("metrics"):
             asked = {(row["data_source"], str(number)): arguments.rollouts for number, row in enumerate(rows)}
             mean_metrics(infos["data_source"], infos, asked)
