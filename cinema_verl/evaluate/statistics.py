@@ -12,7 +12,6 @@ from typing import Final
 
 import numpy as np
 
-CONFIDENCE: Final = 0.95
 _Z: Final = 1.959963984540054  # the normal distribution's 97.5th percentile
 _ANY_DIFFICULTY: Final = 1 / 12  # the variance of a question whose difficulty may be anything from 0 to 1 alike
 

@@ -24,14 +24,16 @@ class Table:
         """Whether a column holds numbers, which are aligned to the right."""
         return column > 0 and all(row[column][:1] in "–-0123456789" for row in self.rows)
 
-    @staticmethod
-    def interval(cell: str) -> tuple[float, float, float] | None:
-        """Mean, low and high of a cell that `estimate` has made, to be drawn from 0 to 100; None for any other."""
-        found = _ESTIMATE.fullmatch(cell)
-        if found is None:
+    def bar(self, column: int, cell: str) -> dict[str, float] | None:
+        """Where mean, low, high and zero of a cell that `estimate` has made are drawn, in percent of the bar's width.
+
+        A bar goes from 0 to 100, or from -100 where an interval of its column begins below 0; None for any other cell.
+        """
+        if (ends := _ends(cell)) is None:
             return None
-        mean, low, high = (min(100.0, max(0.0, float(number))) for number in found.groups())
-        return mean, low, high
+        below = any(others[1] < 0 for row in self.rows if (others := _ends(row[column])))
+        mean, low, high, zero = ((end + 100) / 2 if below else end for end in (*ends, 0.0))
+        return {"mean": mean, "low": low, "high": high, "zero": zero}
 
     def to_markdown(self) -> str:
         """With the text of cells escaped: names of tasks and patterns come from data."""
@@ -42,6 +44,12 @@ class Table:
 
 
 _ESTIMATE: Final = re.compile(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]")
+
+
+def _ends(cell: str) -> tuple[float, ...] | None:
+    """Mean, low and high of a cell that `estimate` has made; None for any other."""
+    found = _ESTIMATE.fullmatch(cell)
+    return tuple(map(float, found.groups())) if found else None
 
 
 def _escaped(text: str) -> str:

@@ -61,17 +61,13 @@ def test_an_estimate_as_text(value, text):
     assert estimate(value) == text
 
 
-@pytest.mark.parametrize(
-    ("cell", "ends"),
-    [
-        ("64.1 [61.0, 67.1]", (64.1, 61.0, 67.1)),
-        ("-3.0 [-9.0, 2.0]", (0.0, 0.0, 2.0)),
-        ("50.0", None),
-        ("x [1, 2]", None),
-    ],
-)
-def test_an_estimate_can_be_drawn(cell, ends):
-    assert Table.interval(cell) == ends
+def test_an_estimate_can_be_drawn():
+    table = Table("T", ("task", "right", "drop"), (("a", "64.1 [61.0, 67.1]", "-3.0 [-9.0, 2.0]"), ("b", "50.0", "–")))
+    assert table.bar(1, "64.1 [61.0, 67.1]") == {"mean": 64.1, "low": 61.0, "high": 67.1, "zero": 0.0}
+    # A column that has a negative end is drawn from -100 to 100, zero in the middle.
+    assert table.bar(2, "-3.0 [-9.0, 2.0]") == {"mean": 48.5, "low": 45.5, "high": 51.0, "zero": 50.0}
+    assert table.bar(2, "40.0 [30.0, 50.0]") == {"mean": 70.0, "low": 65.0, "high": 75.0, "zero": 50.0}
+    assert table.bar(1, "50.0") is table.bar(1, "x [1, 2]") is None
 
 
 def test_a_table_escapes_what_data_sets_say():
@@ -190,6 +186,11 @@ def test_the_page_stays_text_and_fits(dump, open_page, viewport):
         assert page.locator("h2").first.inner_text() == "Accuracy beside the paper"
         assert page.locator("tr", has_text="(paper)").count() == len(ROWS)
         assert page.locator(".bar").count() > 10
+        outside = page.evaluate("""[...document.querySelectorAll('.bar > *')].filter((mark) => {
+            const [a, b] = [mark.getBoundingClientRect(), mark.parentElement.getBoundingClientRect()];
+            return a.left < b.left - 2 || a.right > b.right + 2 || a.width < 1;
+        }).length""")
+        assert outside == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
         page.locator("summary").focus()
         page.keyboard.press("Enter")
