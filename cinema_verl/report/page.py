@@ -1,5 +1,6 @@
 """The report as one HTML file: everything that the page's script needs is inside it, and nothing else is loaded."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -79,7 +80,15 @@ def read_run(files: RunFiles) -> Run:
         mode = "exact"
 
     counts, statistics, groups, cut = {}, {}, [], []
-    for step, path in step_files(files.rollouts) if files.rollouts else ():
+    found = step_files(files.rollouts) if files.rollouts else []
+    reached = max(metrics.steps, default=math.inf) + 1  # a step's rollouts are written before its metrics
+    if stale := [step for step, _ in found if step > reached]:
+        which = f"step {stale[0]}" if len(stale) == 1 else f"{len(stale)} steps, {stale[0]} to {stale[-1]},"
+        notes.append(
+            f"Rollouts of {which} left out: the metrics end at step {reached - 1}, so another run, or this one before "
+            "it was resumed from an earlier step, left them there."
+        )
+    for step, path in found[: len(found) - len(stale)]:
         rollouts, bad = read_rollouts(path)
         if bad:
             cut.append(f"{path.name} ({bad})")

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cinema_verl.evaluate.records import FAILED
 from cinema_verl.meta_action import parse
 
 UNKNOWN = "unknown"
@@ -169,7 +170,14 @@ def read_rollouts(path: Path) -> tuple[list[Rollout], int]:
                 bad += 1
             elif not rollout.group.startswith("pad"):  # verl: upsample_batch_to_divisible_size
                 rollouts.append(rollout)
-    return rollouts, bad
+    answered = {(r.question_uid, r.data_source): r.group for r in rollouts if r.stop_reason != FAILED}
+    return [_beside_the_others(r, answered) if r.stop_reason == FAILED else r for r in rollouts], bad
+
+
+def _beside_the_others(failed: Rollout, answered: dict[tuple[str, str], str]) -> Rollout:
+    """A failed rollout of a validation in the group of its question's others: its dump does not know their uid."""
+    question = failed.question_uid, failed.data_source
+    return replace(failed, group=answered.get(question, f"{failed.group}@{failed.data_source}"))
 
 
 def read_rollouts_at(path: Path, offsets: Iterable[int]) -> list[Rollout]:

@@ -89,6 +89,17 @@ def test_half_written_lines_are_said_and_the_rest_shown(run_dir, report, capsys)
     assert "line 7 not read" in page
 
 
+def test_rollouts_that_an_earlier_run_left_are_said_and_not_mixed_in(run_dir, report, capsys):
+    """Six steps, then resumed from step 2 and now in step 4: its rollouts are there, its metrics not yet."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run_dir / "metrics.jsonl").write_text("".join(lines[:3]))
+    assert report(run_dir) == 0
+    assert "Rollouts of 2 steps, 5 to 6, left out: the metrics end at step 3" in capsys.readouterr().err
+    (one,) = data_of(run_dir / "report.html")["runs"]
+    assert one["mix"]["to"] == [1, 2, 3, 4]
+    assert {group["step"] for group in one["groups"]} == {1, 2, 3, 4}
+
+
 def test_nan_and_infinity_are_gaps(run_dir, report, capsys):
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     lines[1]["data"]["actor/entropy"] = float("nan")

@@ -128,6 +128,27 @@ def test_padding_is_left_out_without_being_called_broken(tmp_path):
     assert (len(rollouts), bad) == (1, 0)
 
 
+def test_failed_rollouts_of_a_validation_are_in_the_group_of_their_question(tmp_path):
+    """Session 1 of q/7 failed, over its own images; of q/8 nothing was answered, neither so nor over blank ones."""
+    failed = {"output": "", "pattern": "", "stop_reason": "failed"}
+    path = file_with(
+        tmp_path,
+        ROLLOUT | {"uid": "abc_0_0"},
+        ROLLOUT | {"uid": "abd_0_0", "data_source": "squares@blank"},
+        ROLLOUT | failed | {"uid": "failed-q/7_1_0"},
+        *[
+            ROLLOUT | failed | {"uid": f"failed-q/8_{session}_0", "question_uid": "q/8", "data_source": source}
+            for source in ("squares", "squares@blank")
+            for session in (0, 1)
+        ],
+    )
+    rollouts, _ = read_rollouts(path)
+    groups = [rollout.group for rollout in rollouts]
+    assert groups[0] == groups[2] != groups[1]
+    assert groups[3] == groups[4] != groups[5] == groups[6]
+    assert len(set(groups)) == 4
+
+
 @pytest.mark.parametrize(
     ("uid", "group"),
     [("a_b_1_2", "a_b"), ("no-session", "no-session"), ("x_1", "x_1"), ("", "user\nWhich?\nassistant\n")],
