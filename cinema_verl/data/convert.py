@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cinema_verl.data.canonical import IMAGE, ImageRef, Question, Rejected, VideoRef, lists_options
-from cinema_verl.data.directory import IMAGES
+from cinema_verl.data.directory import IMAGES, WORK
 from cinema_verl.data.draft import Adapter, Draft, Media
 from cinema_verl.data.images import ImageStore
 from cinema_verl.data.paths import Downloads, is_url, resolve
@@ -56,7 +56,8 @@ class Settings:
         max_frames: Most frames at `fps`; longer videos are sampled thinner.
         folder_fps: Rate at which folders of frames were cut.
         max_prompt_tokens: Longest prompt, text and images; None for any length. Needs `processor`.
-        processor: Model that prompts are counted for; "" counts the images as Qwen2.5-VL does, and no text.
+        processor: Model that images are shrunk and prompts are counted for; "" does so for the images as Qwen2.5-VL
+            does, and counts no text.
         mode: Prompt mode whose system prompt is counted.
         split: Written over the source's own; "" keeps it.
         allow_download: Hosts that URLs may be fetched from.
@@ -86,9 +87,10 @@ class Converter:
 
     def __init__(self, adapter: Adapter, settings: Settings, output: Path) -> None:
         self._adapter, self._settings = adapter, settings
-        self._store = ImageStore(output / IMAGES, settings.max_pixels)
-        self._downloads = Downloads(frozenset(settings.allow_download), output / "downloads")
         self._counter = load_counter(settings.processor) if settings.processor else None
+        self._patching = self._counter.patching if self._counter else QWEN2_5_VL
+        self._store = ImageStore(output / IMAGES, settings.max_pixels, factor=self._patching.factor)
+        self._downloads = Downloads(frozenset(settings.allow_download), output / WORK / "downloads")
 
     def draft(self, row: Row) -> Draft:
         """What the adapter makes of a row, or `Rejected`."""
@@ -163,7 +165,7 @@ class Converter:
                 folder = sample_folder(path, folder_fps=settings.folder_fps, **wanted)
                 refs = [self._store.put(_read(frame)) for frame in folder.paths]
                 return refs, VideoRef(medium.path, folder.fps, folder.times)
-            frames = sample_frames(path, max_pixels=settings.max_pixels, **wanted)
+            frames = sample_frames(path, max_pixels=settings.max_pixels, factor=self._patching.factor, **wanted)
             refs = [self._store.put_image(frame) for frame in frames.images]
             return refs, VideoRef(medium.path, frames.fps, frames.times)
 
@@ -185,10 +187,9 @@ class Converter:
             Rejected: its prompt is too long, or the image processor would refuse an image.
         """
         settings = self._settings
-        patching = self._counter.patching if self._counter else QWEN2_5_VL
         try:
             vision = sum(
-                vision_tokens(image.width, image.height, patching, settings.min_pixels, settings.max_pixels)
+                vision_tokens(image.width, image.height, self._patching, settings.min_pixels, settings.max_pixels)
                 for image in question.images
             )
         except ImageSizeError as error:

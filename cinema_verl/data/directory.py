@@ -25,6 +25,8 @@ QUESTIONS: Final = "questions"
 REJECTED: Final = "rejected.jsonl"
 IMAGES: Final = "images"
 MANIFEST: Final = "manifest.json"
+WORK: Final = ".work"
+"""What a run needs to go on where it was interrupted; gone once it is complete."""
 ROWS_PER_PART: Final = 5_000
 
 

@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cinema_verl.data.canonical import ImageRef, Rejected
 from cinema_verl.data.phash import phash
-from cinema_verl.data.tokens import MAX_ASPECT_RATIO, MIN_SIDE, ImageSizeError, smart_resize
+from cinema_verl.data.tokens import MAX_ASPECT_RATIO, MIN_SIDE, QWEN2_5_VL, ImageSizeError, smart_resize
 from cinema_verl.files import atomic_write
 
 MAX_SOURCE_PIXELS: Final = 89_478_485
@@ -64,10 +64,16 @@ class ImageStore:
         max_pixels: Area that larger pictures are shrunk to, keeping their shape.
         min_side: Pixels that each side must have, before and after shrinking.
         quality: Of the JPEG files that are encoded here.
+        factor: As in `shrunk_size`.
     """
 
     def __init__(
-        self, directory: str | Path, max_pixels: int, min_side: int = MIN_SIDE, quality: int = QUALITY
+        self,
+        directory: str | Path,
+        max_pixels: int,
+        min_side: int = MIN_SIDE,
+        quality: int = QUALITY,
+        factor: int = QWEN2_5_VL.factor,
     ) -> None:
         if max_pixels < min_side**2:
             raise ValueError(f"max_pixels {max_pixels} leaves no room for sides of {min_side} px")
@@ -75,6 +81,7 @@ class ImageStore:
         self.max_pixels = max_pixels
         self.min_side = min_side
         self.quality = quality
+        self.factor = factor
 
     def put(self, data: bytes) -> ImageRef:
         """Store the picture that a file's bytes hold.
@@ -131,7 +138,7 @@ class ImageStore:
         width, height = size
         if width * height > MAX_SOURCE_PIXELS:
             raise Rejected("image_too_large", f"{width}x{height} px are over {MAX_SOURCE_PIXELS} pixels")
-        target = shrunk_size(width, height, self.max_pixels)
+        target = shrunk_size(width, height, self.max_pixels, self.factor)
         shrunk = "" if target == size else f", {target[0]}x{target[1]} px within {self.max_pixels} pixels,"
         if min(target) < self.min_side:
             raise Rejected("image_too_small", f"{width}x{height} px{shrunk} has a side under {self.min_side} px")
@@ -161,9 +168,9 @@ class ImageStore:
         return ImageRef(str(path), image.width, image.height, name, phash(image))
 
 
-def shrunk_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
-    """(width, height) within an area: as they are, or what Qwen2.5-VL's processor would shrink them to, sides of whole
-    vision tokens.
+def shrunk_size(width: int, height: int, max_pixels: int, factor: int = QWEN2_5_VL.factor) -> tuple[int, int]:
+    """(width, height) within an area: as they are, or what the model's processor would shrink them to, sides of whole
+    vision tokens (of `factor` pixels: `Patching.factor`).
 
     The processor then leaves the stored picture as it is. Any other size, be it one pixel less, it would resample a
     second time, and small text suffers: measured on made charts of 1600x1200, what the policy sees then has a PSNR of
@@ -175,7 +182,7 @@ def shrunk_size(width: int, height: int, max_pixels: int) -> tuple[int, int]:
     if width * height <= max_pixels:
         return width, height
     try:
-        rows, columns = smart_resize(height, width, MIN_SIDE, 1, max_pixels)
+        rows, columns = smart_resize(height, width, factor, 1, max_pixels)
     except ImageSizeError as error:
         raise Rejected("image_too_thin", str(error)) from error
     return columns, rows

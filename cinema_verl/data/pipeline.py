@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 from cinema_verl.data.canonical import REASONS, Rejected, SourceError
 from cinema_verl.data.convert import Converter, Settings
-from cinema_verl.data.directory import MANIFEST
+from cinema_verl.data.directory import MANIFEST, WORK
 from cinema_verl.data.draft import Adapter
 from cinema_verl.data.paths import is_url, resolve
 from cinema_verl.data.readers import Span, check_fields, contents, find_files, plan, read
-from cinema_verl.data.shards import PLAN, ROWS_PER_SHARD, WORK, Job, join, make_shard
+from cinema_verl.data.shards import PLAN, ROWS_PER_SHARD, Job, join, make_shard
 from cinema_verl.data.spread import ClusterFailed, spread
 from cinema_verl.files import atomic_write, sha256_of
 

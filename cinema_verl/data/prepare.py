@@ -85,22 +85,25 @@ def _folder(source: Path) -> Path:
 
 def _parser(adapter: Adapter, doc: str) -> argparse.ArgumentParser:
     default = {field.name: field.default for field in fields(Settings)}
-    name = Path(sys.argv[0]).name
+    script = f"data_preprocess/{adapter.name}.py"
     parser = argparse.ArgumentParser(
-        prog=name,
+        prog=Path(script).name,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"{doc.strip()}\n\n{adapter.name}: {adapter.summary}\nlicence: {adapter.license}\n"
         f"reads {', '.join(adapter.patterns)}, or a folder that `datasets` saved; a row looks like this:\n\n"
         + _indented(adapter),
         epilog=f"""\
 examples:
-  python {name} --input downloads/{adapter.name} --output outputs/{adapter.name} --limit 200   a first look
-  python {name} --input downloads/{adapter.name} --output outputs/{adapter.name} \\
-      --processor Qwen/Qwen2.5-VL-7B-Instruct --max-prompt-tokens 8192                    all of it, prompts counted
-  python data_preprocess/to_parquet.py --input outputs/{adapter.name} --output data/rl    what verl reads
+  a first look:
+    python {script} --input downloads/{adapter.name} --output outputs/first --limit 200
+  all of it, prompts counted:
+    python {script} --input downloads/{adapter.name} --output outputs/{adapter.name} \\
+        --processor Qwen/Qwen2.5-VL-7B-Instruct --max-prompt-tokens 8192
+  what verl reads:
+    python data_preprocess/to_parquet.py --input outputs/{adapter.name} --output data/rl
 
 Killed at any moment, the same command goes on where it was. Rows that cannot become questions are in
-OUTPUT/rejected.jsonl with a reason each, and questions and rejected rows add up to the input.""",
+OUTPUT/rejected.jsonl with a reason and their place in the input; questions and rejected rows add up to the input.""",
     )
     files = parser.add_argument_group("files")
     files.add_argument("--input", type=Path, required=True, help="a file of rows, or the folder of the source")
@@ -112,16 +115,16 @@ OUTPUT/rejected.jsonl with a reason each, and questions and rejected rows add up
     files.add_argument("--limit", type=_positive, metavar="ROWS", help="the first rows only")
     files.add_argument("--split", default="", choices=("train", "test"), help="over what the source says")
     images = parser.add_argument_group("images and videos")
-    images.add_argument("--max-pixels", type=_positive, default=default["max_pixels"], metavar="AREA", help=_DEFAULT)
-    images.add_argument("--min-pixels", type=_positive, default=default["min_pixels"], metavar="AREA", help=_DEFAULT)
-    images.add_argument("--max-images", type=_positive, default=default["max_images"], metavar="N", help=_DEFAULT)
+    images.add_argument("--max-pixels", type=_positive, default=default["max_pixels"], metavar="AREA", help=_LARGEST)
+    images.add_argument("--min-pixels", type=_positive, default=default["min_pixels"], metavar="AREA", help=_SMALLEST)
+    images.add_argument("--max-images", type=_positive, default=default["max_images"], metavar="N", help=_MOST)
     how = images.add_mutually_exclusive_group()
     how.add_argument("--frames", type=_positive, default=default["frames"], metavar="N", help="of a video; %(default)s")
     how.add_argument("--fps", type=_rate, help="frames a second of a video, instead of --frames")
     images.add_argument("--max-frames", type=_positive, default=default["max_frames"], metavar="N", help=_FRAMES)
     images.add_argument("--folder-fps", type=_rate, default=default["folder_fps"], metavar="FPS", help=_FOLDER)
     prompt = parser.add_argument_group("prompt length")
-    prompt.add_argument("--processor", default="", metavar="MODEL", help="path or name of a Qwen-VL model; counts text")
+    prompt.add_argument("--processor", default="", metavar="MODEL", help=_PROCESSOR)
     prompt.add_argument("--max-prompt-tokens", type=_positive, metavar="N", help="reject longer prompts; no limit")
     prompt.add_argument("--mode", choices=MODES, default=default["mode"], help="prompt that is counted; %(default)s")
     work = parser.add_argument_group("who works")
@@ -132,7 +135,10 @@ OUTPUT/rejected.jsonl with a reason each, and questions and rejected rows add up
     return parser
 
 
-_DEFAULT = "%(default)s"
+_LARGEST = "larger images are stored shrunk to it; %(default)s"
+_SMALLEST = "smaller ones are enlarged to it when they are used; %(default)s"
+_MOST = "of a row; %(default)s"
+_PROCESSOR = "path or name of the Qwen-VL model: images are shrunk for it, text is counted; as for Qwen2.5-VL, text not"
 _FRAMES = "most at --fps; %(default)s"
 _FOLDER = "at which folders of frames were cut; %(default)s"
 

@@ -3,6 +3,7 @@
     NAME/.work/plan.json            what is run: input, settings, versions; and the spans of rows
     NAME/.work/shard-000012.jsonl   what became of each row of span 12: {"question": …, "place": …} or {"rejected": …}
     NAME/.work/shard-000013.try-0   a worker is at it, or died over it; the row after its last line is where
+    NAME/.work/downloads            what was fetched of the URLs in rows (see `paths`)
 
 A shard's file is there whole or not at all, whichever worker wrote it; it is all that a finished shard is. When every
 shard is there they are joined in the order of the input, which makes the result independent of who did what when.
@@ -26,11 +27,10 @@ from tqdm import tqdm
 
 from cinema_verl.data.canonical import Question, Rejected, SourceError
 from cinema_verl.data.convert import Converter, Settings
-from cinema_verl.data.directory import Rejection, start_anew, write_dataset
+from cinema_verl.data.directory import WORK, Rejection, start_anew, write_dataset
 from cinema_verl.data.draft import Adapter
 from cinema_verl.data.readers import Row, Span, read
 
-WORK: Final = ".work"
 PLAN: Final = "plan.json"
 ROWS_PER_SHARD: Final = 50
 """Our choice: some seconds of a worker's time, which is what a kill costs. Not an option: shards must be the same

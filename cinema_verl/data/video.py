@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,15 @@ from PIL import Image
 from cinema_verl.data.canonical import Rejected
 from cinema_verl.data.images import MAX_SOURCE_PIXELS, shrunk_size
 from cinema_verl.data.paths import resolve
+from cinema_verl.data.tokens import QWEN2_5_VL
 
 if TYPE_CHECKING:
     from av.codec import CodecContext
     from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
+
+_Size = Callable[[int, int], tuple[int, int]]
 
 # Our choice: containers that say when each frame is shown. Playlists (HLS, DASH, concat) are not among them: they would
 # make libav open other files, and URLs.
@@ -84,6 +87,7 @@ def sample_frames(
     start: float | None = None,
     end: float | None = None,
     max_pixels: int | None = None,
+    factor: int = QWEN2_5_VL.factor,
 ) -> Frames:
     """Frames of a video file, by `sample_times`: those that a viewer would see at these times.
 
@@ -95,6 +99,7 @@ def sample_frames(
         start, end: Seconds; None for the whole file.
         max_pixels: Area that frames are shrunk to while they are converted. It bounds the memory: the frames that are
             returned, and a few that the decoder holds, are all that is ever there.
+        factor: As in `images.shrunk_size`.
 
     Raises:
         Rejected: ``video_format``, ``video_broken``, ``video_no_frames``, or ``image_too_large``.
@@ -109,9 +114,16 @@ def sample_frames(
     seconds = (shown.pts - shown.pts[0]) * shown.tick
     picked = np.unique(np.searchsorted(seconds, np.asarray(times) + _ROUNDING, side="right") - 1)
     wanted = [int(shown.pts[i]) for i in picked]
-    images = _decode(path, wanted, shown.keys, max_pixels)
+
+    def to_size(width: int, height: int) -> tuple[int, int]:
+        if max_pixels is None:
+            return width, height
+        columns, rows = shrunk_size(width, height, max_pixels, factor)
+        return max(1, columns), max(1, rows)
+
+    images = _decode(path, wanted, shown.keys, to_size)
     if images is None:  # some demuxers seek to where they please: from the start, then
-        images = _decode(path, wanted, shown.keys[:1], max_pixels)
+        images = _decode(path, wanted, shown.keys[:1], to_size)
     if images is None:
         raise Rejected("video_broken", f"{path.name}: a frame that the file lists cannot be decoded")
     return Frames(images, tuple(float(seconds[i]) for i in picked), len(shown.pts) / shown.length)
@@ -291,11 +303,12 @@ def _is_whole_gif(path: str) -> bool:
         return file.read().rstrip(b"\0").endswith(b";")
 
 
-def _decode(path: Path, wanted: Sequence[int], keys: np.ndarray, max_pixels: int | None) -> list[Image.Image] | None:
+def _decode(path: Path, wanted: Sequence[int], keys: np.ndarray, to_size: _Size) -> list[Image.Image] | None:
     """The frames with these times (ascending, in ticks), or None where one of them does not come out.
 
     Args:
         keys: Frames that may be seeked to; a seek is made only where it skips something.
+        to_size: (width, height) to give a frame of (width, height).
     """
     found: dict[int, Image.Image] = {}
     with _open(path) as container:
@@ -320,17 +333,16 @@ def _decode(path: Path, wanted: Sequence[int], keys: np.ndarray, max_pixels: int
                 position = max(position, frame.pts)
                 late += frame.pts > target
                 if frame.pts in wanted:
-                    found[frame.pts] = _to_image(frame, max_pixels)
+                    found[frame.pts] = _to_image(frame, to_size)
     return [found[target] for target in wanted]
 
 
-def _to_image(frame: VideoFrame, max_pixels: int | None) -> Image.Image:
-    """RGB, upright as the file's display matrix has it, within the pixels."""
+def _to_image(frame: VideoFrame, to_size: _Size) -> Image.Image:
+    """RGB, upright as the file's display matrix has it, in the size that it shall have."""
     width, height = frame.width, frame.height
     if width * height > MAX_SOURCE_PIXELS:
         raise Rejected("image_too_large", f"a frame of {width}x{height} px is over {MAX_SOURCE_PIXELS} pixels")
-    if max_pixels is not None:
-        width, height = (max(1, side) for side in shrunk_size(width, height, max_pixels))
+    width, height = to_size(width, height)
     image = frame.to_image(width=width, height=height, interpolation="LANCZOS")
     turns = round(frame.rotation / 90) % 4  # counter-clockwise
     return image.transpose(_TURNS[turns]) if turns else image

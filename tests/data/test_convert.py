@@ -224,6 +224,22 @@ def test_tokens_are_those_of_the_prompt_that_verl_builds(convert, tmp_path):
         convert(draft, processor=model, max_prompt_tokens=length - 1)
 
 
+def test_images_are_shrunk_to_whole_tokens_of_the_model_that_will_see_them(convert, root, make_picture, tmp_path):
+    """Qwen3-VL's are 32 pixels a side; what was shrunk for 28 it would resample."""
+    from cinema_verl.cpu.tiny_model import build_processor, build_tokenizer
+
+    processor = build_processor(build_tokenizer())
+    processor.image_processor.patch_size = 16
+    processor.save_pretrained(tmp_path / "qwen3")
+    (root / "a.png").write_bytes(make_picture(1, 200, 200))
+
+    def size(**settings):
+        (image,) = convert(DRAFT, max_pixels=100 * 100, **settings).images
+        return image.width, image.height
+
+    assert (size(), size(processor=str(tmp_path / "qwen3"))) == ((84, 84), (96, 96))
+
+
 # --- Rejected by name -----------------------------------------------------------------------------------------------
 
 
@@ -400,3 +416,12 @@ def test_urls_are_fetched_from_named_hosts_alone(convert, pictures, capfd):
     assert convert(draft, allow_download=("127.0.0.1",)).images == convert(DRAFT).images
     missing = replace(DRAFT, media=(Media("image", path=f"{pictures}/none.png"),))
     assert reason_of(convert, missing, allow_download=("127.0.0.1",)) == "download_failed"
+
+
+def test_of_what_was_fetched_a_finished_run_keeps_the_pictures_alone(root, pictures, tmp_path):
+    row = {"question": "How many?", "answer": "3", "image": f"{pictures}/a.png"}
+    (root / "rows.jsonl").write_text(json.dumps(row))
+    settings = Settings(media_root=str(root), allow_download=("127.0.0.1",))
+    assert prepare(adapter("own"), root, tmp_path / "out", settings).manifest["questions"] == 1
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"images", "manifest.json", "questions", "rejected.jsonl"}

@@ -251,20 +251,22 @@ def test_larger_pictures_are_shrunk_to_the_cap(tmp_path_factory, width, height):
     assert ref.width * ref.height <= MAX_PIXELS
 
 
-@given(width=st.integers(28, 4000), height=st.integers(28, 4000))
-def test_what_was_shrunk_is_not_resampled_again(width, height):
+@given(width=st.integers(28, 4000), height=st.integers(28, 4000), factor=st.sampled_from([28, 32]))
+def test_what_was_shrunk_is_not_resampled_again(width, height, factor):
     """By qwen_vl_utils and the processor, which `smart_resize` equals (test_tokens)."""
-    size = shrunk_size(width, height, 602_112)
+    size = shrunk_size(width, height, 602_112, factor)
     if width * height <= 602_112:
         assert size == (width, height)
     elif 0 not in size:
-        assert smart_resize(size[1], size[0], 28, 3_136, 602_112) == (size[1], size[0])
-        assert smart_resize(height, width, 28, 3_136, 602_112) == (size[1], size[0])
+        assert smart_resize(size[1], size[0], factor, 3_136, 602_112) == (size[1], size[0])
+        assert smart_resize(height, width, factor, 3_136, 602_112) == (size[1], size[0])
 
 
 def test_shrinking_a_common_photograph():
     assert shrunk_size(1600, 1200, 602_112) == (896, 672)
     assert shrunk_size(4000, 3000, 602_112) == (896, 672)
+    assert shrunk_size(1000, 1000, 602_112) == (27 * 28, 27 * 28)
+    assert shrunk_size(1000, 1000, 602_112, 32) == (24 * 32, 24 * 32)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -17,8 +17,8 @@ from cinema_verl.data import pipeline
 from cinema_verl.data.adapters import adapter
 from cinema_verl.data.canonical import SourceError
 from cinema_verl.data.convert import Settings
+from cinema_verl.data.directory import WORK
 from cinema_verl.data.pipeline import Stopped, prepare, summary
-from cinema_verl.data.shards import WORK
 
 OWN = adapter("own")
 

@@ -8,8 +8,9 @@ import pytest
 from cinema_verl.data.adapters import adapter
 from cinema_verl.data.canonical import Rejected
 from cinema_verl.data.convert import Settings
+from cinema_verl.data.directory import WORK
 from cinema_verl.data.readers import plan
-from cinema_verl.data.shards import WORK, Job, join, make_shard
+from cinema_verl.data.shards import Job, join, make_shard
 
 
 @pytest.fixture

@@ -185,6 +185,7 @@ def test_frames_are_shrunk_to_the_cap(clip):
     (image,) = sample(clip, count=1, max_pixels=2400).images
     assert image.size == (56, 28)
     assert image.mode == "RGB"
+    assert sample(clip, count=1, max_pixels=2400, factor=16).images[0].size == (48, 32)
 
 
 # --- What cannot be sampled -----------------------------------------------------------------------------------------
