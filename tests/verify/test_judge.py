@@ -177,7 +177,7 @@ def test_it_never_takes_longer_than_it_may(server: Server) -> None:
     server.script = ["hang"]
     start = time.monotonic()
     assert ask("rain") == UNAVAILABLE
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 20, "100 attempts would take 30 s"
 
 
 def test_equal_questions_are_asked_once(server: Server) -> None:

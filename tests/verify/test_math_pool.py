@@ -65,7 +65,7 @@ def test_a_bomb_costs_its_own_answer_only(pool: MathPool, bomb: str) -> None:
     start = time.monotonic()
     verdict = pool.ask(bomb, "x")
     assert verdict in (TIMEOUT, DIFFERENT, None)
-    assert time.monotonic() - start < 13
+    assert time.monotonic() - start < 60, "it would take years; a busy machine may take a while to stop it"
     assert pool.ask("x+2", "2+x") == EQUIVALENT
 
 
