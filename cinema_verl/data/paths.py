@@ -55,7 +55,7 @@ def resolve(root: str | Path, name: str) -> Path:
         raise Rejected("path_url", f"{name[:200]!r} is a URL; name its host with --allow-download to fetch it")
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts:
-        raise Rejected("path_outside", f"{name!r} does not stay below the source's root")
+        raise Rejected("path_outside", f"{name!r} is absolute or has '..': paths are relative to --media-root")
     base = _real(str(root))
     try:
         path = (base / pure).resolve()

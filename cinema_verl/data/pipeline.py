@@ -233,13 +233,13 @@ def _check_media(job: Job, span: Span) -> None:
                 if is_url(medium.path) or resolve(job.settings.media_root, medium.path):
                     return
             except Rejected as rejected:
-                if rejected.reason != "path_missing":
+                if rejected.reason not in ("path_missing", "path_outside"):
                     return
-                missing.append(medium.path)
+                missing.append(rejected.detail)
         if len(missing) >= _FIRST_MEDIA:
             raise SourceError(
-                f"none of the first {len(missing)} images and videos is below {job.settings.media_root}, for instance "
-                f"{missing[0]!r}. Is --media-root right?"
+                f"none of the first {len(missing)} images and videos is below {job.settings.media_root}: {missing[0]}. "
+                "Is --media-root right?"
             )
 
 

@@ -126,7 +126,7 @@ OUTPUT/rejected.jsonl with a reason and their place in the input; questions and 
     prompt = parser.add_argument_group("prompt length")
     prompt.add_argument("--processor", default="", metavar="MODEL", help=_PROCESSOR)
     prompt.add_argument("--max-prompt-tokens", type=_positive, metavar="N", help="reject longer prompts; no limit")
-    prompt.add_argument("--mode", choices=MODES, default=default["mode"], help="prompt that is counted; %(default)s")
+    prompt.add_argument("--mode", choices=MODES, default=default["mode"], metavar="MODE", help=_COUNTED)
     work = parser.add_argument_group("who works")
     work.add_argument(
         "--workers", type=_count, default=processors(), metavar="N", help="processes, 0 for this one; %(default)s"
@@ -138,7 +138,8 @@ OUTPUT/rejected.jsonl with a reason and their place in the input; questions and 
 _LARGEST = "larger images are stored shrunk to it; %(default)s"
 _SMALLEST = "smaller ones are enlarged to it when they are used; %(default)s"
 _MOST = "of a row; %(default)s"
-_PROCESSOR = "path or name of the Qwen-VL model: images are shrunk for it, text is counted; as for Qwen2.5-VL, text not"
+_COUNTED = f"prompt that is counted: {', '.join(MODES)}; %(default)s"
+_PROCESSOR = "Qwen-VL model, path or name: images are shrunk for it, text is counted; else Qwen2.5-VL, and no text"
 _FRAMES = "most at --fps; %(default)s"
 _FOLDER = "at which folders of frames were cut; %(default)s"
 

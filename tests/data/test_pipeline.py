@@ -241,10 +241,14 @@ def test_a_source_of_another_kind_stops_at_once(make_source, tmp_path):
 def test_a_wrong_media_root_stops_at_once(make_source, tmp_path):
     source = make_source(40)
     (tmp_path / "elsewhere").mkdir()
-    with pytest.raises(SourceError, match=r"none of the first 20 .* '0\.jpg'\. Is --media-root right\?"):
+    with pytest.raises(SourceError, match=r"none of the first 20 .* no '0\.jpg' below .*\. Is --media-root right\?"):
         prepare(OWN, source, tmp_path / "out", Settings(media_root=str(tmp_path / "elsewhere")))
     with pytest.raises(Stopped, match=r"No such file or directory: .*/nowhere"):
         prepare(OWN, source, tmp_path / "out", Settings(media_root=str(tmp_path / "nowhere")))
+    row = {"question": "Which?", "answer": "yes", "image": str(source / "0.jpg")}
+    (source / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 30)
+    with pytest.raises(SourceError, match=r"0\.jpg' is absolute or has '\.\.': paths are relative to --media-root\."):
+        run(source, tmp_path / "out")
 
 
 # --- What fails -----------------------------------------------------------------------------------------------------
