@@ -13,7 +13,8 @@ from typing import Any, Final
 from PIL import Image
 
 from cinema_verl.data.canonical import LETTERS, lists_options
-from cinema_verl.data.check import WARNINGS, Inspected, uid_of
+from cinema_verl.data.check import Inspected, uid_of
+from cinema_verl.data.faults import WARNINGS
 from cinema_verl.data.sampling import Sample
 from cinema_verl.meta_action import parse
 from cinema_verl.pages import render, thumbnail

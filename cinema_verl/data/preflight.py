@@ -19,7 +19,8 @@ import numpy as np
 
 from cinema_verl.command_line import RL_TRAINER, SFT_TRAINER, program_of, shipped_recipes
 from cinema_verl.data import gallery, host_memory
-from cinema_verl.data.check import CODES, WARNINGS, Problem, check_tokenizer
+from cinema_verl.data.check import Problem, check_tokenizer
+from cinema_verl.data.faults import CODES, WARNINGS
 from cinema_verl.data.run_files import FileSurvey, Plan, Survey, survey
 from cinema_verl.data.tokens import QWEN2_5_VL, Patching, PromptCounter
 from cinema_verl.doctor import Finding, compose

@@ -26,7 +26,6 @@ from cinema_verl.command_line import RL_TRAINER
 from cinema_verl.data.check import (
     RL,
     SFT,
-    WARNINGS,
     Form,
     Inspected,
     Limits,
@@ -35,6 +34,7 @@ from cinema_verl.data.check import (
     problems_of,
     uid_of,
 )
+from cinema_verl.data.faults import WARNINGS
 from cinema_verl.data.gallery import Chosen, facts_of
 from cinema_verl.data.tokens import Patching, PromptCounter
 from cinema_verl.doctor import Finding

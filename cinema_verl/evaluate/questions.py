@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cinema_verl.data.adapters import NAMES
-from cinema_verl.data.check import COLUMNS, PROMPT_TOO_LONG, DataError, Limits, Locate, check_rows
+from cinema_verl.data.check import DataError, Limits, Locate, check_rows
 from cinema_verl.data.dataset import CinemaDataset
+from cinema_verl.data.faults import COLUMNS, PROMPT_TOO_LONG
 from cinema_verl.data.tokens import PromptCounter
 from cinema_verl.evaluate.perturb import SHUFFLED, TRUE, sample, split_source, under
 from cinema_verl.evaluate.records import FAILED

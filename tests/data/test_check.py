@@ -13,9 +13,7 @@ from transformers import AddedToken
 from cinema_verl.cpu.tiny_model import build_processor, build_tokenizer
 from cinema_verl.data import check
 from cinema_verl.data.check import (
-    CODES,
     SFT,
-    WARNINGS,
     DataError,
     Limits,
     Problem,
@@ -28,6 +26,7 @@ from cinema_verl.data.check import (
     raise_for,
     report,
 )
+from cinema_verl.data.faults import CODES, WARNINGS
 from cinema_verl.data.schema import image_cell, rl_row, sft_rows
 from cinema_verl.data.tokens import Patching, PromptCounter
 
