@@ -192,6 +192,11 @@ def test_the_page_stays_text_and_fits(dump, open_page, viewport):
         }).length""")
         assert outside == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+        page.set_viewport_size({"width": 718, "height": 1000})
+        page.emulate_media(media="print")  # A4 less its margins, which does not scroll
+        wide = "[...document.querySelectorAll('.scroll')].filter((one) => one.scrollWidth > one.clientWidth).length"
+        assert page.evaluate(wide) == 0
+        page.emulate_media(media="screen")
         page.locator("summary").focus()
         page.keyboard.press("Enter")
         assert page.locator("dl").is_visible()
