@@ -91,7 +91,8 @@ def locate(
     looked_for = [metrics] if metrics else list(_metrics_places(directory, config, started_in))
     found_metrics = next((path for path in looked_for if path.is_file()), None)
     if found_metrics is None and not metrics:
-        found_metrics = next(filter(_looks_like_metrics, sorted(directory.glob("*.jsonl"))), None)
+        files = sorted(filter(Path.is_file, directory.glob("*.jsonl")))
+        found_metrics = next(filter(_looks_like_metrics, files), None)
 
     train = [rollouts] if rollouts else list(_places(directory, config, started_in, "rollout_data_dir", "rollouts"))
     validation = [] if rollouts else list(_places(directory, config, started_in, "validation_data_dir", "validation"))

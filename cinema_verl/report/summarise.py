@@ -108,8 +108,10 @@ def complete(metrics: Metrics, counted: Mapping[int, Mapping[str, float]]) -> tu
     steps = metrics.steps or tuple(sorted(counted))
     added = []
     for name in dict.fromkeys(name for values in counted.values() for name in values):
-        if not any(name in line.metrics and series.keys() & set(line.metrics) for line in _LINES):
-            series[name] = [counted.get(step, {}).get(name) for step in steps]
+        values = [counted.get(step, {}).get(name) for step in steps]
+        logged = any(name in line.metrics and series.keys() & set(line.metrics) for line in _LINES)
+        if not logged and any(value is not None for value in values):  # a run in its first step has logged step 0 only
+            series[name] = values
             added.append(name)
     validations = [
         values

@@ -574,6 +574,22 @@ def test_what_is_missing_is_said_and_the_rest_shown(visit, tmp_path, make_run, r
     assert (page.locator("#group .rollout").count() > 0) == has_rollouts
 
 
+def test_on_paper_nothing_is_cut_off(visit, one):
+    """A4 less its margins is 718 pixels wide, and does not scroll."""
+    page = visit(one, {"width": 718, "height": 1000}, "dark")
+    page.emulate_media(media="print")
+    cut = page.evaluate("""[...document.querySelectorAll('main *')]
+        .filter((one) => one.checkVisibility() && !one.matches('.hidden, svg'))
+        .filter((one) => getComputedStyle(one).overflowX !== 'visible' && one.scrollWidth > one.clientWidth + 1)
+        .map((one) => one.className || one.id)""")
+    assert cut == []
+    assert page.locator("#group .rollout").count() == 4
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
+    assert page.locator("#filters select").first.is_hidden()
+    assert page.evaluate("getComputedStyle(document.querySelector('.swatch')).printColorAdjust") == "exact"
+    page.emulate_media(media="screen")
+
+
 def test_without_scripts_the_page_says_so_and_keeps_its_numbers(tab, one):
     context = tab.context.browser.new_context(java_script_enabled=False)
     page = context.new_page()

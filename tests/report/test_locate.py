@@ -63,6 +63,7 @@ def test_verls_own_place_of_the_metrics(run_dir):
 
 def test_metrics_under_another_name_are_known_by_their_first_line(run_dir):
     (run_dir / "metrics.jsonl").rename(run_dir / "zz.jsonl")
+    (run_dir / "a.jsonl").mkdir()
     (run_dir / "aa.jsonl").write_text('{"step": 1}\n')
     (run_dir / "bb.jsonl").write_bytes(b"\xff\n")
     assert locate(run_dir).metrics == run_dir / "zz.jsonl"

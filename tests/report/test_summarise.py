@@ -96,6 +96,13 @@ def test_complete_adds_only_what_is_missing():
     assert completed.series == {"cinema/acc": [0.25, 0.5], "cinema/format": [None, 1.0]}
 
 
+def test_a_run_in_its_first_step_has_no_curves_without_values():
+    """Step 0, before training, is logged; the rollouts of step 1 are written, its metrics not yet."""
+    completed, added = complete(Metrics((0,), {"val-core/a/acc/mean@4": [0.5]}), {1: {"cinema/acc": 0.9}})
+    assert added == []
+    assert "cinema/acc" not in completed.series
+
+
 def test_validation_accuracy_is_the_mean_over_sources():
     series = {
         "val-core/a/acc/mean@4": [0.5, None],
