@@ -392,7 +392,8 @@ def _plan_parquet(path: Path, rows_per_span: int) -> Iterator[Span]:
 
 
 def _read_parquet(path: Path, span: Span) -> Iterator[Placed]:
-    # Neither pre-buffered nor mapped: a column of embedded images is read page by page.
+    # Neither pre-buffered nor mapped: a column of embedded images is read page by page (as large as they were written:
+    # by pyarrow's default up to 1,024 rows).
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BLOCK) as file:
         first = group = 0
         while first + file.metadata.row_group(group).num_rows <= span.first:
