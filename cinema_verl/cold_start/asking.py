@@ -4,6 +4,7 @@ The paper gives neither prompts nor numbers of draws: what is chosen here says s
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -82,6 +83,8 @@ class Settings:
             raise ValueError(f"one or two trajectories a question, not {self.trajectories}")
         if min(self.drafts, self.refinements) < 1 or self.explorations < 0:
             raise ValueError("at least one draft and one refinement, and no negative number of explorations")
+        if not all(0 <= each < math.inf for each in (self.draft_temperature, self.teacher_temperature)):
+            raise ValueError("a temperature is a number from 0 upwards")
         if min(self.draft_tokens, self.teacher_tokens) < 1:
             raise ValueError("a draft and a refinement must have at least one token")
         if not 0 < self.min_pixels <= self.max_pixels:

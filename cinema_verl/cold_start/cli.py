@@ -103,12 +103,17 @@ def parser() -> argparse.ArgumentParser:
         group.add_argument(f"--{who}-concurrency", type=int, default=64, help="requests at a time; %(default)s")
         group.add_argument(f"--{who}-timeout", type=float, default=120.0, help="seconds for a request; %(default)s")
         group.add_argument(
-            f"--{who}-vision", choices=sorted(VISION), default=vision, help="how it counts images; %(default)s"
+            f"--{who}-vision",
+            choices=sorted(VISION),
+            default=vision,
+            help="how it counts images, for costs, budget and tokens a minute: tiles as GPT-4o and GPT-4.1; tiles-mini "
+            "as GPT-4o-mini; patches as GPT-4.1-mini and o4-mini; qwen2.5 and qwen3 as Qwen-VL, wherever it is served; "
+            "for others, one that counts no less; %(default)s",
         )
         group.add_argument(f"--{who}-retries", type=int, default=_usual("max_retries"), help="of a call; %(default)s")
         for limit, what in (
             ("image-pixels", "larger images are shrunk; 0: no limit"),
-            ("image-bytes", "larger files are shrunk"),
+            ("image-bytes", "larger files are shrunk; 0: no limit"),
             ("request-bytes", "larger requests are not sent"),
         ):
             usual = _usual(f"max_{limit.replace('-', '_')}")
@@ -189,8 +194,12 @@ def plan_of(options: argparse.Namespace) -> Plan:
     """
     if options.budget is not None and not any((*options.student_price, *options.teacher_price)):
         raise ValueError("--budget stops nothing where nothing has a price: give --teacher-price (or --student-price)")
+    if options.budget is not None and not options.budget >= 0:
+        raise ValueError(f"--budget is a number from 0 upwards, not {options.budget}")
     if options.workers < 1 or (options.limit is not None and options.limit < 1):
         raise ValueError("--workers and --limit must be at least 1")
+    if options.browse < 0:
+        raise ValueError("--browse cannot be negative")
     named = {field.name: getattr(options, field.name) for field in fields(Settings) if hasattr(options, field.name)}
     return Plan(
         questions=options.questions.absolute(),
@@ -212,24 +221,27 @@ def _endpoint(options: argparse.Namespace, who: str) -> Endpoint:
         return getattr(options, f"{who}_{name}")
 
     prompt_price, completion_price = given("price")
-    return Endpoint(
-        base_url=given("url"),
-        model=given("model"),
-        api_key_env=given("key_env"),
-        prompt_price=prompt_price,
-        completion_price=completion_price,
-        requests_per_minute=given("rpm"),
-        tokens_per_minute=given("tpm"),
-        concurrency=given("concurrency"),
-        timeout=given("timeout"),
-        vision=given("vision"),
-        max_retries=given("retries"),
-        max_image_pixels=given("image_pixels"),
-        max_image_bytes=given("image_bytes"),
-        max_request_bytes=given("request_bytes"),
-        max_tokens_field=given("max_tokens_field"),
-        proxy=given("proxy"),
-    )
+    try:
+        return Endpoint(
+            base_url=given("url"),
+            model=given("model"),
+            api_key_env=given("key_env"),
+            prompt_price=prompt_price,
+            completion_price=completion_price,
+            requests_per_minute=given("rpm"),
+            tokens_per_minute=given("tpm"),
+            concurrency=given("concurrency"),
+            timeout=given("timeout"),
+            vision=given("vision"),
+            max_retries=given("retries"),
+            max_image_pixels=given("image_pixels"),
+            max_image_bytes=given("image_bytes"),
+            max_request_bytes=given("request_bytes"),
+            max_tokens_field=given("max_tokens_field"),
+            proxy=given("proxy"),
+        )
+    except ValueError as error:
+        raise ValueError(f"the {who}: {error}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -277,6 +289,8 @@ def finish(plan: Plan, *, singles: bool = False, browse: int = SAMPLED) -> bool:
         gallery.look(question, record)
 
     with closing(Results(plan)) as results:
+        if not results:
+            return False  # nothing could be asked: what a run with other settings has written stays
         summary = write_outputs(plan.output, plan.read(), results.get, plan.settings, singles=singles, look=look)
     gallery.write(plan.output, summary.to_json())
     print(summary.table())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -53,8 +54,8 @@ CHECKS: Final = 4
 GIVE_UP: Final = 16
 """Calls in a row without an answer, after which the endpoint is gone. Our choice: each has had all its retries."""
 TURNED_DOWN: Final = 256
-"""Calls in a row that the endpoint will not take, after which it is the run's fault and not the questions'. Our choice:
-several times the usual concurrency, for these come back faster than answers."""
+"""Calls in a row that the endpoint will not take (requests, or their images), after which it is the run's fault and not
+the questions'. Our choice: several times the usual concurrency, for these come back faster than answers."""
 SETTLING: Final = 0.05
 """Seconds between looks at whether calls in flight have left room under the budget. Our choice: less than they take."""
 DIGEST: Final = 64
@@ -99,7 +100,7 @@ class Endpoint:
         max_retries: Attempts after the first, where another may help.
         vision: How the model counts an image's tokens: one of `prices.VISION`.
         max_image_pixels: Larger images are shrunk; 0 for no limit.
-        max_image_bytes: Larger image files are shrunk. OpenAI's and vLLM's limits are at or above 20 MB.
+        max_image_bytes: Larger image files are shrunk; 0 for no limit. OpenAI's and vLLM's limits are 20 MB or more.
         max_request_bytes: Larger requests are not sent. OpenAI's limit is 50 MB.
         max_tokens_field: What the endpoint calls the most tokens to write. OpenAI's reasoning models accept
             ``max_completion_tokens`` only; vLLM and others know ``max_tokens``.
@@ -133,20 +134,26 @@ class Endpoint:
                 f"the base URL for model {self.model!r} holds credentials, a query or a fragment; give it without, and "
                 "the key by an environment variable"
             )
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_http(self.base_url):
             raise ValueError(f"not the base URL of an endpoint: {self.base_url!r}; one is https://api.openai.com/v1")
         if not re.fullmatch(r"([A-Z_][A-Z0-9_]*)?", self.api_key_env):  # not repeated: it may be the key itself
             raise ValueError(
                 f"what is given for the key of model {self.model!r} is no name of an environment variable, such as "
                 "OPENAI_API_KEY (capitals, digits and _); the key itself belongs into that variable"
             )
+        if self.proxy and not _is_http(self.proxy):  # not repeated: it may hold credentials
+            raise ValueError("what is given for the proxy is no URL of one, such as http://proxy.example:3128")
         if self.vision not in VISION:
             raise ValueError(f"unknown rule for image tokens {self.vision!r}; known: {', '.join(VISION)}")
-        if self.concurrency < 1 or not self.timeout > 0 or self.max_retries < 0:
+        if self.concurrency < 1 or not 0 < self.timeout < math.inf or self.max_retries < 0:
             raise ValueError("an endpoint needs concurrency of at least 1, a positive timeout, no negative retries")
-        if not min(self.prompt_price, self.completion_price, self.requests_per_minute, self.tokens_per_minute) >= 0:
-            raise ValueError("prices and limits cannot be negative")
+        prices_and_rates = (
+            self.prompt_price, self.completion_price, self.requests_per_minute, self.tokens_per_minute
+        )  # fmt: skip
+        if not all(0 <= each < math.inf for each in prices_and_rates):  # NaN is refused by this, too
+            raise ValueError("prices and limits a minute are numbers from 0 upwards")
+        if min(self.max_image_pixels, self.max_image_bytes) < 0 or self.max_request_bytes < 1:
+            raise ValueError("limits of images cannot be negative, and a request has at least one byte")
 
 
 class Client:
@@ -314,6 +321,7 @@ class Client:
             if isinstance(read, Reply) and read.outcome in LEDGERED:
                 if read.prompt_tokens + read.completion_tokens > 0:  # else nobody has counted
                     self._limiter.correct(sent, read.prompt_tokens + read.completion_tokens)
+                self._compare(read.prompt_tokens, tokens - call.sampling["max_tokens"])
                 read = self._priced(read, most)
                 self.ledger.put(call, read, number)
             elif not (isinstance(read, Again) and read.maybe_paid):
@@ -373,7 +381,7 @@ class Client:
             log.warning("%s: %s: %s; saying so once", self.endpoint.base_url, reply.outcome, reply.text)
         if self._in_a_row["unavailable"] >= GIVE_UP:
             self._stop = self._error(f"{GIVE_UP} calls in a row were not answered; {reply.text}")
-        if self._in_a_row["bad_request"] >= TURNED_DOWN:
+        if self._in_a_row.total() - self._in_a_row["unavailable"] >= TURNED_DOWN:
             self._stop = self._error(f"{TURNED_DOWN} requests in a row were turned down: {reply.text}")
 
     def _notice(self, trouble: str) -> None:
@@ -381,6 +389,16 @@ class Client:
         if trouble not in self._noticed:
             self._noticed.add(trouble)
             log.warning("%s: %s; trying again, and saying so once", self.endpoint.base_url, trouble)
+
+    def _compare(self, counted: int, most: int) -> None:
+        """Say once that prompts are longer than was reckoned with."""
+        if counted > most and self.endpoint.vision not in self._noticed:
+            self._noticed.add(self.endpoint.vision)
+            log.warning(
+                "%s: a prompt counts %d tokens where the rule %r for images gives %d at most: the estimate is too low, "
+                "and what is in flight can pass the budget; saying so once",
+                self.endpoint.base_url, counted, self.endpoint.vision, most,
+            )  # fmt: skip
 
     def _error(self, why: str) -> EndpointError:
         name = self.endpoint.api_key_env
@@ -469,6 +487,15 @@ class Lanes(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         for lane in self._free:
             await lane.aclose()
+
+
+def _is_http(url: str) -> bool:
+    """Whether it is the URL of something that speaks HTTP."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, brackets that do not match
+        return False
 
 
 def _key(variable: str) -> str:

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import chain
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from tqdm import tqdm
@@ -28,6 +29,10 @@ from cinema_verl.cold_start.sampling import ROUTES, Result, Sampler
 from cinema_verl.cold_start.tree import Sample
 from cinema_verl.data.canonical import Question
 from cinema_verl.data.spread import spread
+
+LIVES: Final = 3
+"""Times that Ray may begin a worker in a run. Our choice: the first death may be bad luck (a machine that goes, memory
+that others took); the third is the questions' doing, or the machine's as a whole."""
 
 
 def work(plan: Plan, number: int = 0, encode: Encode | None = None) -> None:
@@ -124,6 +129,9 @@ class Results:
         """The record of a question, or None if it was not reached."""
         return self._journals[self._plan.owner(uid)].get(uid)
 
+    def __len__(self) -> int:
+        return sum(map(len, self._journals))
+
     def close(self) -> None:
         for journal in self._journals:
             journal.close()
@@ -133,11 +141,29 @@ class WorkerFailed(RuntimeError):
     """What a worker needs cannot be used; the message says which ledger, encoder or file, and why."""
 
 
+@contextmanager
+def _alive(lives: Path, number: int) -> Iterator[None]:
+    """Ray begins a worker that died anew, for as long as it dies: count, and make an end of it."""
+    with open(lives, "ab") as file:
+        file.write(b"+")
+    try:
+        if lives.stat().st_size > LIVES:
+            raise StopRun(
+                f"worker {number} died {LIVES} times over its questions ({lives.parent}); the others went on. Either "
+                "memory ran out: give fewer --workers or a lower concurrency; or a question crashes the encoder or an "
+                "image decoder. The same command goes on"
+            )
+        yield
+    finally:
+        lives.unlink(missing_ok=True)
+
+
 def _worker(item: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     """A worker's whole life; why it ended early is a result, so that one does not take the others with it."""
     stopped = failed = ""
     try:
-        work(plan, item["worker"])
+        with _alive(plan.shard(item["worker"]).lives, item["worker"]):
+            work(plan, item["worker"])
     except StopRun as error:
         stopped = str(error)
     except (EncoderError, LedgerError, OSError) as error:  # through Ray they would come as a traceback
@@ -159,6 +185,8 @@ def work_all(plan: Plan) -> list[str]:
     plan.settle_workers()
     with watching(plan):
         items = [{"worker": number} for number in range(plan.workers)]
+        for number in range(plan.workers):
+            plan.shard(number).lives.unlink(missing_ok=True)  # of a run that was killed
         ended = [
             *spread(partial(_worker, plan=plan), items, workers=plan.workers, ray_address=plan.ray_address or None)
         ]

@@ -82,7 +82,7 @@ class Plan:
 
     def shard(self, number: int) -> "Shard":
         folder = self._work / f"{number}-of-{self.workers}"
-        return Shard(folder / "ledger.sqlite", folder / f"results-{self.fingerprint[:16]}.jsonl")
+        return Shard(folder / "ledger.sqlite", folder / f"results-{self.fingerprint[:16]}.jsonl", folder / "lives")
 
     def owner(self, uid: str) -> int:
         """Which worker has a question."""
@@ -108,10 +108,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Shard:
-    """A worker's files."""
+    """A worker's files; `lives` is there while it works, with a byte for each time that it was begun."""
 
     ledger: Path
     results: Path
+    lives: Path
 
 
 def share(plan: Plan) -> Plan:

@@ -25,18 +25,23 @@ def _squares(side: int, smallest: int, largest: int) -> Any:
     return tokens
 
 
-def _tiles(width: int, height: int) -> int:
-    """GPT-4o: fitted into 2048 x 2048, the shorter side brought to 768, then 85 and 170 for each tile of 512 x 512."""
-    scale = min(1.0, 2048 / max(width, height))
-    scale *= min(1.0, 768 / (min(width, height) * scale))
-    return 85 + 170 * math.ceil(width * scale / 512 - 1e-9) * math.ceil(height * scale / 512 - 1e-9)
+def _tiles(base: int, tile: int) -> Any:
+    """Fitted into 2048 x 2048, the shorter side brought to 768, then so much and for each tile of 512 x 512."""
+
+    def tokens(width: int, height: int) -> int:
+        scale = min(1.0, 2048 / max(width, height))
+        scale *= min(1.0, 768 / (min(width, height) * scale))
+        return base + tile * math.ceil(width * scale / 512 - 1e-9) * math.ceil(height * scale / 512 - 1e-9)
+
+    return tokens
 
 
 VISION: Final = {
     # Rule: tokens of an image of (width, height) pixels. Limits are those published; an endpoint may have lower ones.
     "qwen2.5": _squares(28, 4, 16384),  # Qwen2.5-VL: 14 px patches merged 2 x 2, at most 12.8 M pixels
     "qwen3": _squares(32, 4, 16384),  # Qwen3-VL: 16 px patches merged 2 x 2, at most 16.8 M pixels
-    "tiles": _tiles,  # GPT-4o, GPT-4.1
+    "tiles": _tiles(85, 170),  # GPT-4o, GPT-4.1; GPT-5, o1 and o3 count a little less
+    "tiles-mini": _tiles(2833, 5667),  # GPT-4o-mini, whose images cost what GPT-4o's do, at a lower price of a token
     # GPT-4.1-mini and -nano, o4-mini: patches of 32 px, at most 1536, each charged as 1.62, 2.46 and 1.72 tokens. The
     # largest of these, so that the most is one.
     "patches": lambda width, height: math.ceil(2.46 * _squares(32, 1, 1536)(width, height)),

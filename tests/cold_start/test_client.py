@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -375,9 +376,10 @@ def test_an_answer_now_and_then_keeps_it_going(ledger):
     assert Counter(reply.outcome for reply in replies) == {"unavailable": 3 * (GIVE_UP - 1), "ok": 3}
 
 
-def test_requests_that_are_all_turned_down_stop_the_run(ledger, monkeypatch):
+@pytest.mark.parametrize(("fault", "says"), [("400", "no such parameter"), ("413", "too large")])
+def test_requests_that_are_all_turned_down_stop_the_run(ledger, monkeypatch, fault, says):
     monkeypatch.setattr(client_module, "TURNED_DOWN", 5)
-    with StubServer(faults={"400": 1.0}) as server, pytest.raises(EndpointError, match="no such parameter"):
+    with StubServer(faults={fault: 1.0}) as server, pytest.raises(EndpointError, match=says):
         ask(server, ledger, *(call(number) for number in range(20)), concurrency=1)
     assert server.stats()["requests"] == 5
 
@@ -559,6 +561,18 @@ def test_an_estimate_by_hand(ledger, picture):
     assert asking.estimate(call(), (picture("red"),), 0) == pytest.approx((3 + 16 + 4) * 2 / 1e6)
 
 
+def test_a_rule_that_counts_too_little_of_an_image_is_said_once(ledger, picture, caplog):
+    images = (picture("red"),)
+    chat = [{"role": "user", "content": [{"type": "image", "sha256": images[0].sha256}]}]
+    # The server counts 101 for the image. 16 for the template, and 4 by the one rule, 255 by the other.
+    with StubServer() as server:
+        ask(server, ledger, call(0, messages=chat), images=images, vision="tiles")
+        assert not caplog.records
+        ask(server, ledger, *(call(0, messages=chat, draw=draw) for draw in (1, 2)), images=images, vision="qwen2.5")
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "'qwen2.5' for images gives 20 at most" in said
+
+
 # --- Images that cannot be sent -----------------------------------------------------------------------------
 
 
@@ -697,6 +711,8 @@ def test_servers_that_are_no_endpoints(ledger):
         ("https://example.org/v1?key=sk-secret", "holds credentials, a query"),
         ("localhost:8000/v1", "not the base URL"),
         ("ftp://example.org/v1", "not the base URL"),
+        ("http://[::1/v1", "not the base URL"),
+        ("http://localhost:99999/v1", "not the base URL"),
         ("", "not the base URL"),
     ],
 )
@@ -708,11 +724,26 @@ def test_urls_that_are_none(url, said):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"concurrency": 0}, {"timeout": 0.0}, {"max_retries": -1}, {"vision": "eyes"}, {"prompt_price": -1.0}],
+    [
+        {"concurrency": 0},
+        {"timeout": 0.0},
+        {"timeout": math.inf},
+        {"max_retries": -1},
+        {"vision": "eyes"},
+        {"prompt_price": -1.0},
+        {"completion_price": math.inf},
+        {"requests_per_minute": math.nan},
+        {"max_image_pixels": -1},
+        {"max_image_bytes": -1},
+        {"max_request_bytes": 0},
+        {"proxy": "user:sk-secret@proxy"},
+        {"proxy": "ftp://user:sk-secret@proxy:21"},
+    ],
 )
 def test_values_that_cannot_be(changes):
-    with pytest.raises(ValueError, match=r"an endpoint needs|eyes|cannot be negative"):
+    with pytest.raises(ValueError, match=r"an endpoint needs|eyes|from 0 upwards|limits of images|the proxy") as error:
         Endpoint("http://localhost:8000/v1", "stub", **changes)
+    assert "sk-secret" not in str(error.value)
 
 
 # --- Keys ---------------------------------------------------------------------------------------------------

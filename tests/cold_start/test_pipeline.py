@@ -1,6 +1,8 @@
 """Whole runs against servers on loopback: faults, budgets, restarts, bad input; nothing lost, nothing paid twice."""
 
 import json
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -8,9 +10,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from cinema_verl.cold_start import cli, pipeline
 from cinema_verl.cold_start.browser import PAGE
 from cinema_verl.cold_start.ledger import Ledger
 from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, SUMMARY
+from cinema_verl.cold_start.pipeline import LIVES
+from cinema_verl.cold_start.plan import Plan
 
 FILES = (SFT, RL_POOL, PROVENANCE, LEFT, SUMMARY, PAGE)
 PASSING = {"429": 0.1, "burst": 0.005, "500": 0.05, "503": 0.05, "reset": 0.04, "reset_late": 0.03, "half_json": 0.03,
@@ -218,6 +223,59 @@ def test_a_ledger_in_use_is_one_line_under_ray_too(endpoints, capsys):
     assert "Traceback" not in said
 
 
+class Deadly(Plan):
+    """Worker 1 dies over a question: as one does whose memory runs out, or whose image decoder crashes."""
+
+    def shard(self, number):
+        Deadly.working = number
+        return super().shard(number)
+
+    def owner(self, uid):
+        if os.getpid() != self.driver and self.working == 1 and uid == "q/9":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().owner(uid)
+
+
+def test_a_worker_that_dies_each_time_is_given_up_and_named(endpoints, capsys, monkeypatch):
+    run = endpoints(4)
+    assert run.run("--limit", "1") == 0
+    lives = run.output / "work" / "0-of-1" / "lives"
+    assert not lives.exists()  # it ended
+
+    def killed(work, items, **kwargs):
+        lives.write_bytes(b"+" * LIVES)  # as Ray begins it for the fourth time
+        return [work(item) for item in items]
+
+    paid = run.paid
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "spread", killed)
+        assert run.run() == 1
+    assert f"worker 0 died {LIVES} times over its questions ({lives.parent})" in capsys.readouterr().err
+    assert run.paid == paid
+    lives.write_bytes(b"+" * LIVES)  # left by a run that was killed: its deaths are not the next one's
+    assert run.run() == 0
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_each_time_does_not_hold_up_the_others(endpoints, capsys, monkeypatch, request):
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(request.module)  # the workers cannot import a test
+    Deadly.driver = os.getpid()
+    run = endpoints(24)
+    options = ("--trajectories", "1", "--workers", "2")
+    with monkeypatch.context() as patched:
+        patched.setattr(cli, "Plan", Deadly)
+        assert run.run(*options) == 1
+    said = capsys.readouterr()
+    assert f"worker 1 died {LIVES} times" in said.err
+    found = summary(run.output)
+    assert 0 < found["not_reached"] < 24
+    assert found["cold_start"] > 0
+    assert run.run(*options) == 0
+    assert summary(run.output)["not_reached"] == 0
+
+
 def test_no_cluster_at_the_address(endpoints, capsys):
     run = endpoints(4)
     assert run.run("--ray-address", "127.0.0.1:9") == 1
@@ -236,13 +294,41 @@ def test_a_budget_without_prices_would_stop_nothing(endpoints, capsys):
     assert run.run("--budget", "3", "--teacher-price", "0", "1", "--dry-run") == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--browse", "-1"), "--browse"),
+        (("--limit", "0"), "--limit"),
+        (("--budget", "-1"), "--budget"),
+        (("--budget", "nan"), "--budget"),
+        (("--draft-temperature", "nan"), "temperature"),
+        (("--student-timeout", "inf"), "the student: an endpoint needs"),
+        (("--teacher-url", "http://localhost:99999/v1"), "the teacher: not the base URL"),
+    ],
+)
+def test_values_that_make_no_sense_are_one_line_and_nothing_is_asked(endpoints, capsys, options, says):
+    run = endpoints(3)
+    with pytest.raises(SystemExit, match="2"):
+        run.run(*options)
+    assert says in capsys.readouterr().err.splitlines()[-1]
+    assert not run.output.exists()
+
+
 def test_no_key(endpoints, capsys, monkeypatch):
     monkeypatch.delenv("CINEMA_TEST_KEY", raising=False)
     run = endpoints(5)
     assert run.run("--teacher-key-env", "CINEMA_TEST_KEY") == 1
     assert capsys.readouterr().err.count("the environment variable CINEMA_TEST_KEY is not set") == 1
     assert run.paid == (0, 0)
-    assert summary(run.output)["not_reached"] == 5
+    assert not (run.output / SUMMARY).exists()
+
+
+def test_a_mistaken_command_leaves_what_an_earlier_one_has_written(endpoints):
+    run = endpoints(8)
+    assert run.run() == 0
+    before = contents(run.output)
+    assert run.run("--teacher-model", "gpt-9") == 1
+    assert contents(run.output) == before
 
 
 def test_wrong_model(endpoints, capsys):

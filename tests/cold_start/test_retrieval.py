@@ -1,6 +1,9 @@
 """Retrieval: the walk by hand, pooling by hand, and a real encoder."""
 
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -149,3 +152,18 @@ def test_nothing_of_a_long_text_is_cut_off(encoder):
 def test_an_encoder_that_is_not_there_is_named_with_what_to_do(tmp_path):
     with pytest.raises(EncoderError, match=re.escape(str(tmp_path)) + ".*--encoder packaged"):
         Encoder(str(tmp_path))
+    with pytest.raises(EncoderError, match="cannot load encoder ''"):
+        Encoder("")
+
+
+def test_threads_of_the_encoder_sleep_while_they_wait(tmp_path):
+    # Which torch is told when it is loaded: nothing before the encoder may load it.
+    script = (
+        "import os, sys; import cinema_verl.cold_start.cli as cli; assert 'torch' not in sys.modules;"
+        "from cinema_verl.cold_start.retrieval import Encoder, EncoderError\n"
+        f"try: Encoder({str(tmp_path)!r})\n"
+        "except EncoderError: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["PASSIVE", "True"]
