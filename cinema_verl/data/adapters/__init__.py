@@ -1,7 +1,7 @@
 """The sources that are known by name. One module each; `adapter` finds them.
 
-A new one is a module here with an ``ADAPTER`` (`mmk12` is among the shortest), its name in `SOURCES` or `BENCHMARKS`, and
-a script in ``data_preprocess/``.
+A new one is a module here with an ``ADAPTER`` (`mmk12` is among the shortest), its name in `SOURCES` or `BENCHMARKS`,
+and a script in ``data_preprocess/``.
 """
 
 from __future__ import annotations
