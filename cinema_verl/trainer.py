@@ -84,6 +84,12 @@ class CinemaTrainer(PPOTrainerSync):
             files = self.config.data.val_files
             check_files([files] if isinstance(files, str) else list(files))
         super()._init_dataloader()
+        if not (evaluating or self.steps_per_epoch):
+            raise ValueError(
+                f"{len(self.train_dataset)} training rows, fewer than data.train_batch_size="
+                f"{self.config.data.train_batch_size}: verl counts no step in an epoch, and divides by it later. "
+                "Lower data.train_batch_size"
+            )
         # Answers are put together by the question's name wherever it is asked again, and wherever it is evaluated.
         self._by_name = evaluating or bool(self.settings.image_conditions)
         if not self._by_name:

@@ -53,6 +53,9 @@ T = TypeVar("T")
 Locate = Callable[[int], tuple[str, int]]
 """Position among the rows checked -> (file, row of that file, from 0)."""
 
+CHECKS: Final = ("full", "header", "off")
+"""How closely a run looks at its rows, ``data.cinema_checks``."""
+
 # Our choices, for speed and legibility only.
 _ROWS_AT_ONCE: Final = 512  # tokenized in one call
 _FILES_AT_ONCE: Final = 64  # opened by one task of a thread: a header takes 30 µs, a task about as long

@@ -24,13 +24,12 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from cinema_verl.data.check import DataError, Limits, Locate, check_rows, raise_for
+from cinema_verl.data.check import CHECKS, DataError, Limits, Locate, check_rows, raise_for
 from cinema_verl.data.tokens import PromptCounter
 from cinema_verl.prompts import asked_in_mode
 
 logger = logging.getLogger(__name__)
 
-CHECKS: Final = ("full", "header", "off")
 _ROWS_AT_ONCE: Final = 1000  # read from Arrow in one piece; our choice
 
 

@@ -40,28 +40,28 @@ def trajectory_bytes(vision: float, total: float, patching: Patching) -> float:
 
 
 def project_rl(
-    train: float, val: float | None, *, batch: int, group: int, rounds: int, val_batch: int, val_group: int
+    train: float | None, val: float | None, *, batch: int, group: int, rounds: int, val_batch: int, val_group: int
 ) -> list[Projection]:
     """Over all nodes, of reinforcement learning with verl's V1 trainer.
 
     Args:
-        train, val: Mean bytes of a trajectory of each split; None without a validation set.
+        train, val: Mean bytes of a trajectory of each split; None for one that is not there, or not trained on.
         batch, group: ``data.train_batch_size`` and ``rollout.n``.
         rounds: Batches of groups that dynamic sampling may hold at once; 1 without it.
         val_batch, val_group: Questions validated at once, and ``rollout.val_kwargs.n``.
     """
-    stored = batch * group * train
-    result = [
-        Projection("a batch in verl's TransferQueue", stored, f"{batch:,} questions x {group} x {mib(train)}"),
-        Projection("the same, with the training workers' copy", 2 * stored, "each rank fetches its share"),
-    ]
-    if rounds > 1:
-        worst = rounds * stored
-        result.append(
-            Projection("dynamic sampling, no group mixed", worst, f"up to {rounds} batches of groups at once")
-        )
+    result = []
+    if train is not None:
+        stored = batch * group * train
+        result += [
+            Projection("a batch in verl's TransferQueue", stored, f"{batch:,} questions x {group} x {size(train)}"),
+            Projection("the same, with the training workers' copy", 2 * stored, "each rank fetches its share"),
+        ]
+        if rounds > 1:
+            formula = f"up to {rounds} batches of groups at once"
+            result.append(Projection("dynamic sampling, no group mixed", rounds * stored, formula))
     if val is not None:
-        formula = f"{val_batch:,} questions x {val_group} x {mib(val)}; data.val_batch_size bounds it"
+        formula = f"{val_batch:,} questions x {val_group} x {size(val)}; data.val_batch_size bounds it"
         result.append(Projection("a validation batch", val_batch * val_group * val, formula))
     return result
 
@@ -75,12 +75,13 @@ def project_sft(row: float, *, batch: int, workers: int) -> list[Projection]:
         workers: ``data.num_workers``, of each rank.
     """
     batches = max(1, _PREFETCHED * workers)
-    return [Projection("a batch", batch * row, f"{batch:,} rows x {mib(row)}")] + (
+    return [Projection("a batch", batch * row, f"{batch:,} rows x {size(row)}")] + (
         [Projection("prefetched, in /dev/shm", batches * batch * row, f"{_PREFETCHED} x {workers} workers x a batch")]
         if workers
         else []
     )
 
 
-def mib(size: float) -> str:
-    return f"{size / 2**20:,.1f} MiB"
+def size(number: float) -> str:
+    """Bytes, to be read."""
+    return f"{number / 2**30:,.2f} GiB" if number >= 2**30 else f"{number / 2**20:,.1f} MiB"

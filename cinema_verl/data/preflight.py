@@ -19,12 +19,13 @@ import numpy as np
 
 from cinema_verl.command_line import RL_TRAINER, SFT_TRAINER, program_of, shipped_recipes
 from cinema_verl.data import gallery, host_memory
-from cinema_verl.data.check import Problem, check_tokenizer
+from cinema_verl.data.check import CHECKS, DataError, Problem, check_tokenizer
 from cinema_verl.data.faults import CODES, WARNINGS
 from cinema_verl.data.run_files import FileSurvey, Plan, Survey, survey
 from cinema_verl.data.tokens import QWEN2_5_VL, Patching, PromptCounter
 from cinema_verl.doctor import Finding, compose
 from cinema_verl.files import atomic_write
+from cinema_verl.prompts import MODES
 
 EXAMPLES = """\
 examples:
@@ -69,9 +70,12 @@ def load_counting(plan: Plan) -> Counting:
     ensure_torchvision_importable()  # before transformers, whose processors import torchvision
     from transformers import AutoProcessor
 
-    local = Path(plan.model).expanduser()
+    local = Path(plan.model)
+    if plan.model.startswith("~"):
+        detail, advice = f"{plan.model}: neither verl nor transformers expands ~", "write the whole path"
+        return Counting(None, QWEN2_5_VL, [Finding("tokens", "model", False, detail, advice)])
     try:
-        processor = AutoProcessor.from_pretrained(str(local) if local.is_dir() else plan.model, local_files_only=True)
+        processor = AutoProcessor.from_pretrained(plan.model, local_files_only=True)
         counter = PromptCounter(processor, plan.template_kwargs, plan.processor_kwargs)
         if plan.program == RL_TRAINER:
             check_tokenizer(processor.tokenizer)
@@ -101,6 +105,7 @@ def judge(plan: Plan, config: Any, found: Survey) -> list[Finding]:
             findings.append(
                 Finding("files", split, False, f"data.{split}_files names no file", f"set data.{split}_files")
             )
+    findings += _option_findings(config, plan)
     broken = sum(file.wrong for file in found.files)
     if broken:
         advice = "mend them or leave them out; the run refuses them all at once (data.cinema_checks)"
@@ -108,17 +113,45 @@ def judge(plan: Plan, config: Any, found: Survey) -> list[Finding]:
     elif found.files:
         findings.append(Finding("rows", "checks", True, "no row that the run could not train on"))
     findings += _batch_findings(plan, config, found)
+    if not any(file.wrong for file in found.of("val")):
+        findings += _name_findings(plan, config, found)
     for split, most in plan.max_samples.items():
         if 0 < most < (rows := sum(file.rows for file in found.of(split))):
             detail = f"data.{split}_max_samples={most:,}: the run uses some of the {rows:,} rows; all count here"
             findings.append(Finding("rows", split, None, detail))
     if both := len(found.uids.get("train", set()) & found.uids.get("val", set())):
         findings.append(Finding("rows", "leak", None, f"{both:,} uids are in the training and the validation files"))
-    if plan.program == RL_TRAINER and config.data.filter_overlong_prompts:
+    return findings
+
+
+def _option_findings(config: Any, plan: Plan) -> Iterator[Finding]:
+    """Values of `CinemaDataset`'s options that it refuses."""
+    if plan.program != RL_TRAINER:
+        return
+    for key, value, known in (
+        ("cinema_checks", config.data.get("cinema_checks", "header"), (*CHECKS, False)),  # False: off, in YAML
+        ("cinema_prompt_mode", config.data.get("cinema_prompt_mode"), (*MODES, None)),
+    ):
+        if value not in known:
+            advice = f"use one of {', '.join(map(str, known[:-1]))}"
+            yield Finding("rows", key, False, f"data.{key}={value} is unknown", advice)
+    if config.data.filter_overlong_prompts:
         advice = "set data.filter_overlong_prompts=false"
         detail = "data.filter_overlong_prompts is on: it drops broken rows without a word, and CinemaDataset refuses it"
-        findings.append(Finding("rows", "filter", False, detail, advice))
-    return findings
+        yield Finding("rows", "filter", False, detail, advice)
+
+
+def _name_findings(plan: Plan, config: Any, found: Survey) -> Iterator[Finding]:
+    """Whether validation can put answers together by the question's uid, where the trainer does so."""
+    section = config.get("cinema") if plan.program == RL_TRAINER else None
+    if section is None or not (plan.evaluates or section.image_conditions):
+        return
+    from cinema_verl.evaluate.questions import check_questions  # imports verl's data set: seconds
+
+    try:
+        check_questions(found.validated, section.other_sources if plan.evaluates else None, found.places.__getitem__)
+    except DataError as error:
+        yield Finding("rows", "val", False, str(error))
 
 
 def _batch_findings(plan: Plan, config: Any, found: Survey) -> Iterator[Finding]:
@@ -126,31 +159,26 @@ def _batch_findings(plan: Plan, config: Any, found: Survey) -> Iterator[Finding]
     for split in ("train", "val"):
         rows = sum(file.rows for file in found.of(split))
         used = plan.max_samples[split] if 0 < plan.max_samples[split] < rows else rows
-        if not rows or used >= batch:
+        # Of reinforcement learning, validation has batches of its own; verl divides by the batches of an epoch.
+        if not rows or used >= batch or (plan.program == RL_TRAINER and (split == "val" or plan.evaluates)):
             continue
-        detail = f"{used:,} rows, fewer than data.train_batch_size={batch}"
-        if plan.program == SFT_TRAINER:
-            # verl's loaders drop what does not fill a batch, of validation files too.
-            advice = f"lower data.train_batch_size to {used:,} or less"
-            yield Finding("rows", split, False if split == "train" else None, f"{detail}: not one batch", advice)
-        elif split == "train":
-            yield Finding("rows", split, None, f"{detail}: each batch repeats questions")
+        detail = f"{used:,} rows, fewer than data.train_batch_size={batch}: not one batch"
+        advice = f"lower data.train_batch_size to {used:,} or less"
+        yield Finding("rows", split, False if split == "train" else None, detail, advice)
 
 
 def project(plan: Plan, config: Any, found: Survey, patching: Patching) -> list[host_memory.Projection]:
     """Host memory for the files' mean row."""
-    mean = {split: _mean_bytes(plan, config, found.of(split), patching) for split in ("train", "val")}
-    if mean["train"] is None:
-        return []
+    train, val = (_mean_bytes(plan, config, found.of(split), patching) for split in ("train", "val"))
     if plan.program == SFT_TRAINER:
-        return host_memory.project_sft(
-            mean["train"], batch=config.data.train_batch_size, workers=config.data.num_workers
-        )
+        if train is None:
+            return []
+        return host_memory.project_sft(train, batch=config.data.train_batch_size, workers=config.data.num_workers)
     groups, rollout = config.algorithm.filter_groups, config.actor_rollout_ref.rollout
     questions = sum(file.rows for file in found.of("val"))
     return host_memory.project_rl(
-        mean["train"],
-        mean["val"],
+        None if plan.evaluates else train,
+        val,
         batch=config.data.train_batch_size,
         group=rollout.n,
         # A round asks for two prompts for every group that is missing (`dynamic_sampling`).
@@ -236,9 +264,10 @@ def text_report(summary: Mapping[str, Any]) -> str:
             lines.append(f"  {name.replace('_', ' '):<15}{cells}")
         for (limit, value), over in zip(summary["limits"].items(), file["over_limit"].values(), strict=True):
             if value is not None:
-                lines.append(f"  over {limit}={value}: {over:,} rows ({over / file['looked_at']:.2%})")
+                alone = "" if summary["text_counted"] or limit == "limit_images" else " by images alone"
+                lines.append(f"  over {limit}={value}{alone}: {over:,} rows ({over / file['looked_at']:.2%})")
     for column, counts in summary["shares"].items():
-        lines.append(f"\nby {column}, of the training rows looked at")
+        lines.append(f"\nby {column}, of the {summary['files'][0]['split']} rows looked at")
         whole = sum(counts.values())
         for value, count in list(counts.items())[:_SHARES_SHOWN]:
             lines.append(f"  {count / whole:>7.2%}  {count:>10,}  {value or '(none)'}")
@@ -247,7 +276,7 @@ def text_report(summary: Mapping[str, Any]) -> str:
     if summary["host_memory"]:
         lines.append("\nhost memory for the mean row, all nodes together (beside models, engines and Ray)")
         for item in summary["host_memory"]:
-            lines.append(f"  {item['bytes'] / 2**30:>9,.2f} GiB  {item['what']}: {item['formula']}")
+            lines.append(f"  {host_memory.size(item['bytes']):>13}  {item['what']}: {item['formula']}")
     for code, problem in summary["problems"].items():
         kind = " (a warning)" if code in WARNINGS else ""
         lines.append(f"\n{code}: {problem['count']:,}{kind}")
@@ -279,6 +308,7 @@ def examine(
     """
     plan = Plan.of(config, program)
     counting = load_counting(plan)
+    decode = decode or config.data.get("cinema_checks") == "full"
     found = survey(plan, counting.counter, counting.patching, sample=sample, decode=decode, show=show)
     findings = [*counting.findings, *judge(plan, config, found)]
     return summarise(plan, counting, found, findings, project(plan, config, found, counting.patching))

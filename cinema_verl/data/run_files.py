@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from cinema_verl.command_line import RL_TRAINER
+from cinema_verl.command_line import RL_TRAINER, SFT_TRAINER
 from cinema_verl.data.check import (
     RL,
     SFT,
@@ -34,10 +34,11 @@ from cinema_verl.data.check import (
     problems_of,
     uid_of,
 )
-from cinema_verl.data.faults import WARNINGS
+from cinema_verl.data.faults import SFT_COLUMNS, WARNINGS
 from cinema_verl.data.gallery import Chosen, facts_of
 from cinema_verl.data.tokens import Patching, PromptCounter
 from cinema_verl.doctor import Finding
+from cinema_verl.prompts import MODES, asked_in_mode
 
 _EXAMPLES: Final = 3  # problems kept of each code
 _ROWS_AT_ONCE: Final = 1_000  # read from Arrow in one piece; our choice
@@ -52,18 +53,23 @@ class Plan:
 
     Attributes:
         program: verl's module, `RL_TRAINER` or `SFT_TRAINER`.
-        files: Split (``train``, ``val``) -> its files.
+        evaluates: Whether it only validates (``trainer.val_only``).
+        files: Split (``train``, ``val``) -> its files. An evaluation's training set is usually its validation set over
+            again, which verl wants and never draws from; it is then left out.
         max_samples: Split -> rows that are used; -1 for all.
         model: Path or name.
+        mode: ``data.cinema_prompt_mode``, whose system prompt takes the place of the files'; None without one.
         limits: What a row may have. `limits.images` only where the rollout engine enforces it.
         limit_images: ``rollout.limit_images``, whatever the engine; None without one.
         template_kwargs, processor_kwargs: As verl passes them to the processor.
     """
 
     program: str
+    evaluates: bool
     files: Mapping[str, tuple[str, ...]]
     max_samples: Mapping[str, int]
     model: str
+    mode: str | None
     limits: Limits
     limit_images: int | None
     template_kwargs: Mapping[str, Any]
@@ -82,11 +88,17 @@ class Plan:
         if rl:
             rollout = config.actor_rollout_ref.rollout
             images, engine = rollout.get("limit_images"), rollout.name
+        evaluates = rl and bool(config.trainer.get("val_only"))
+        files = {split: _listed(data.get(f"{split}_files")) for split in ("train", "val")}
+        if evaluates and files["train"] == files["val"]:
+            del files["train"]
         return cls(
             program=program,
-            files={split: _listed(data.get(f"{split}_files")) for split in ("train", "val")},
+            evaluates=evaluates,
+            files=files,
             max_samples={split: data.get(f"{split}_max_samples", -1) for split in ("train", "val")},
             model=str((config.actor_rollout_ref.model if rl else config.model).path),
+            mode=data.get("cinema_prompt_mode") if rl else None,
             limits=Limits(
                 tokens=data.max_prompt_length if rl else data.max_length,
                 images=images if engine == "vllm" else None,  # the others take any number
@@ -147,8 +159,10 @@ class Survey:
 
     Attributes:
         problems: Of each code: how many, in how many rows, and the first few.
-        shares: Column (``source``, ``answer type``, …) -> value -> rows of the training set.
+        shares: Column (``source``, ``answer type``, …) -> value -> rows of the training set, or of the only one.
         uids: Split -> hashes of the uids seen.
+        validated: Source and uid of each validation row seen, as `cinema_verl.evaluate.questions` asks for them.
+        places: File and row of each.
     """
 
     files: list[FileSurvey] = field(default_factory=list)
@@ -157,6 +171,8 @@ class Survey:
     examples: dict[str, list[Problem]] = field(default_factory=dict)
     shares: dict[str, Counter[str]] = field(default_factory=dict)
     uids: dict[str, set[int]] = field(default_factory=dict)
+    validated: list[dict[str, Any]] = field(default_factory=list)
+    places: list[tuple[str, int]] = field(default_factory=list)
 
     def of(self, split: str) -> list[FileSurvey]:
         return [file for file in self.files if file.split == split]
@@ -196,7 +212,7 @@ def survey(
                 result.findings.append(source)
                 continue
             first_path, first = schemas.setdefault(split, (path, source.schema))
-            if differ := _differing(source.schema, first):
+            if differ := _differing(source.schema, first, plan.form):
                 detail = f"{path} and {first_path} differ in {', '.join(differ)}: verl cannot read them as one data set"
                 advice = "write both with the same schema (data_preprocess/to_parquet.py)"
                 result.findings.append(Finding("files", split, False, detail, advice))
@@ -207,8 +223,9 @@ def survey(
             found = FileSurvey(split, path, source.rows)
             result.files.append(found)
             chosen = _chosen(found.rows, sample)
+            rows = _read(source, chosen)
             looked_at = inspect_rows(
-                _read(source, chosen),
+                (_asked(row, plan.mode) for row in rows) if plan.mode in MODES else rows,
                 form=plan.form,
                 counter=counter,
                 patching=patching,
@@ -217,7 +234,7 @@ def survey(
                 progress=progress,
             )
             try:
-                _collect(result, found, looked_at, chosen, show)
+                _collect(result, found, looked_at, chosen, show, counted=split == next(iter(plan.files)))
             except (OSError, pa.ArrowException) as error:
                 detail = f"{path} cannot be read after {found.seen:,} rows: {error}"
                 result.findings.append(Finding("files", split, False, detail, "write it again"))
@@ -238,13 +255,17 @@ def _open(split: str, path: str, program: str) -> Source | Finding:
     if re.match(r"\w+://", path):
         detail = f"{path} is not a file of this machine; preflight reads local files"
         return Finding(where, split, False, detail, "copy it here, and name the copy")
-    local = Path(path).expanduser()
+    local = Path(path).expanduser() if program == SFT_TRAINER else Path(path)  # pandas knows ~, `datasets` does not
     if not local.exists():
+        if set(path) & set("*?[~"):
+            advice = f"give data.{split}_files whole paths, [a,b] for several: verl expands no patterns and no ~"
         return Finding(where, split, False, f"{path} does not exist", advice)
+    if local.is_dir():
+        return Finding(where, split, False, f"{path} is a folder", f"name its files: data.{split}_files=[a,b]")
     try:
-        if path.endswith(".parquet"):
+        if path.endswith(".parquet") or program == SFT_TRAINER:  # which reads any file as parquet
             source = _parquet(local)
-        elif path.endswith((".json", ".jsonl")) and program == RL_TRAINER:
+        elif path.endswith((".json", ".jsonl")):
             source = _json(local)
         else:
             detail = f"{path} is of a kind that {program} does not read"
@@ -267,14 +288,26 @@ def _json(path: Path) -> Source:
     return Source(len(rows), rows.features.arrow_schema.remove_metadata(), lambda: batches.iter(_ROWS_AT_ONCE))
 
 
-def _differing(schema: pa.Schema, first: pa.Schema) -> list[str]:
-    """Columns that one of two files lacks, or that have another type there."""
-    names = sorted({*schema.names, *first.names})
-    return [name for name in names if _type(schema, name) != _type(first, name)]
+def _differing(schema: pa.Schema, first: pa.Schema, form: Form) -> list[str]:
+    """Columns of two files that verl cannot put together: `datasets` fills what one of them lacks, or has only null.
+
+    For fine-tuning pandas puts any two together, and only the columns that are read matter.
+    """
+    both = set(schema.names) & set(first.names)
+    types = {name: (schema.field(name).type, first.field(name).type) for name in sorted(both)}
+    return [
+        name
+        for name, (one, other) in types.items()
+        if one != other and pa.null() not in (one, other) and (form is RL or name in SFT_COLUMNS)
+    ]
 
 
-def _type(schema: pa.Schema, name: str) -> pa.DataType | None:
-    return schema.field(name).type if name in schema.names else None
+def _asked(row: dict[str, Any], mode: str) -> dict[str, Any]:
+    """The row as `CinemaDataset` asks it; as it is where its prompt is none, which is a finding."""
+    prompt = row.get("prompt")
+    if not isinstance(prompt, list) or not all(isinstance(message, dict) for message in prompt):
+        return row
+    return {**row, "prompt": asked_in_mode(prompt, mode)}
 
 
 def _collect(
@@ -283,16 +316,26 @@ def _collect(
     looked_at: Iterator[Inspected],
     chosen: Sequence[int] | None,
     show: Chosen | None,
+    *,
+    counted: bool,
 ) -> None:
-    """Put what was found in a file's rows, `chosen` of them (None: all), where it belongs."""
+    """Put what was found in a file's rows, `chosen` of them (None: all), where it belongs.
+
+    Args:
+        counted: Whether the file's rows go into `Survey.shares`.
+    """
     uids = result.uids.setdefault(found.split, set())
     for position, inspected in enumerate(looked_at):
         row = position if chosen is None else chosen[position]
         images = inspected.row.get("images")
         found.add(inspected, len(images) if isinstance(images, list) else 0)
         result.add(problems_of(inspected, found.path, row))
-        uids.add(hash(uid_of(inspected.row)))
-        if found.split == "train":
+        if uid := uid_of(inspected.row):
+            uids.add(hash(uid))
+        if found.split == "val":
+            result.validated.append({"data_source": inspected.row.get("data_source"), "extra_info": {"uid": uid}})
+            result.places.append((found.path, row))
+        if counted:
             for column, value in facts_of(inspected.row).items():
                 result.shares.setdefault(column, Counter())[value] += 1
         if show is not None:

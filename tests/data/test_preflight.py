@@ -19,6 +19,7 @@ from cinema_verl.data.check import DataError
 from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA, image_cell, rl_row, sft_rows, write_parquet
 from cinema_verl.data.tokens import QWEN2_5_VL, Patching
 from cinema_verl.doctor import compose
+from cinema_verl.prompts import system_prompt
 
 TRAJECTORY = "<focus>A is dark.</focus><answer>B</answer>"
 ABSENT = "nobody/no-such-model"
@@ -89,7 +90,9 @@ def call(tiny_model):
     def call(*overrides, recipe="cinema_cpu", model=tiny_model, **options):
         rl = "cold_start" not in recipe
         key = "actor_rollout_ref.model.path" if rl else "model.path"
-        config = OmegaConf.merge(composed(recipe), OmegaConf.from_dotlist([f"{key}={model}", *map(str, overrides)]))
+        small = ["data.train_batch_size=1"] if rl else []
+        given = OmegaConf.from_dotlist([f"{key}={model}", *small, *map(str, overrides)])
+        config = OmegaConf.merge(composed(recipe), given)
         summary = preflight.examine(config, RL_TRAINER if rl else SFT_TRAINER, **options)
         report = json.loads(json.dumps(summary))
         return int(not report["ok"]), report, preflight.text_report(report)
@@ -229,6 +232,7 @@ FILES = {
     ),
     "does not read": lambda tmp, rows: _write_text(tmp / "rows.csv"),
     "not a file of this machine": lambda tmp, rows: "hdfs://x/a.parquet",
+    "is a folder": lambda tmp, rows: (tmp / "rows.parquet").mkdir() or tmp / "rows.parquet",
     "differ in ability": lambda tmp, rows: _other_schema(tmp / "other.parquet", rows),
 }
 
@@ -239,6 +243,105 @@ def test_files_that_the_run_could_not_read(tmp_path, write, rows, call, says):
     code, report, _ = call(f"data.train_files=[{write('train')},{other}]", f"data.val_files={write('val')}")
     assert code == 1
     assert says in wrong(report)["train"]
+
+
+def _without_uids(rows):
+    for row in rows:
+        row["extra_info"]["uid"] = ""
+
+
+def _one_name(rows):
+    rows[2]["extra_info"]["uid"] = rows[0]["extra_info"]["uid"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"), [(_without_uids, "no extra_info.uid: 4"), (_one_name, "row 2 is val/0, as")]
+)
+def test_validation_that_could_not_tell_its_questions_apart(write, call, change, says):
+    """As the trainer finds it, which asks about other images only where `cinema.image_conditions` says so."""
+    given = files(write("train", change=_without_uids), write("val", change=change))
+    code, report, _ = call(*given)
+    assert code == 1
+    assert says in wrong(report)["val"]
+    code, report, _ = call(*given, "cinema.image_conditions=[]")
+    assert code == 0
+    assert "leak" not in {finding["what"] for finding in report["findings"]}  # rows without a name are not the same
+
+
+def test_an_evaluation_is_one_set_of_known_sources(write, call):
+    val = write("val")
+    given = (*files(val, val), "data.train_batch_size=8")  # no batch is drawn
+    code, report, out = call(*given, recipe="cinema_evaluate_cpu")
+    assert code == 1
+    assert "unknown data_source: 4" in wrong(report)["val"]
+    code, report, out = call(*given, "cinema.other_sources=[mine]", recipe="cinema_evaluate_cpu")
+    assert code == 0
+    assert [file["split"] for file in report["files"]] == ["val"]
+    assert [item["what"] for item in report["host_memory"]] == ["a validation batch"]
+    assert report["shares"]["modality"] == {"multi": 3, "single": 1}
+    assert "by source, of the val rows looked at" in out
+    assert "leak" not in out
+    train = write("train")  # verl reads it all the same
+    other = (*files(train, val), "cinema.other_sources=[mine]")
+    _, report, _ = call(*other, recipe="cinema_evaluate_cpu")
+    assert [file["split"] for file in report["files"]] == ["train", "val"]
+
+
+def test_fewer_rows_than_a_batch(write, call):
+    given = files(write("train"), write("val", [1]))
+    code, report, _ = call(*given, "data.train_batch_size=5")
+    assert code == 1
+    assert wrong(report) == {"train": "4 rows, fewer than data.train_batch_size=5: not one batch"}
+    assert call(*given, "data.train_batch_size=4")[0] == 0
+    assert call(*given, "data.train_batch_size=4", "data.train_max_samples=3")[0] == 1
+
+
+def test_prompts_are_counted_in_the_mode_of_the_run(write, call, tiny_model):
+    path = write("train")
+    _, plain, _ = call(*files(path, path))
+    given = (*files(path, path), "data.cinema_prompt_mode=direct", "data.max_prompt_length=10000")
+    _, report, _ = call(*given)
+    tokenizer, direct = build_tokenizer(), system_prompt("direct")
+    added = report["files"][0]["tokens"]["max"] - plain["files"][0]["tokens"]["max"]
+    assert added >= len(tokenizer(direct).input_ids)
+    code, report, _ = call(*files(path, path), "data.cinema_prompt_mode=direct", f"data.max_prompt_length={added}")
+    assert code == 1
+    config = OmegaConf.merge(composed("cinema_cpu"), OmegaConf.from_dotlist(["data.cinema_prompt_mode=direct"]))
+    config.data.max_prompt_length = added
+    processor = hf_processor(str(tiny_model))
+    with pytest.raises(DataError) as caught:
+        create_rl_dataset([str(path)], config.data, processor.tokenizer, processor)
+    assert len(caught.value.problems) * 2 == report["problems"]["prompt_too_long"]["count"]
+
+
+@pytest.mark.parametrize("option", ["cinema_checks=quick", "cinema_prompt_mode=loud"])
+def test_options_that_the_data_set_refuses(write, call, option):
+    code, report, _ = call(*files(write("train"), write("val")), f"data.{option}")
+    assert code == 1
+    assert set(wrong(report)) == {option.partition("=")[0]}
+
+
+def test_columns_that_one_file_lacks_are_filled(tmp_path, write, call, tiny_model):
+    both = [write("one"), tmp_path / "two.parquet"]
+    pq.write_table(pq.read_table(both[0]).drop_columns(["ability"]), both[1])
+    code, _, _ = call(f"data.train_files=[{both[0]},{both[1]}]", f"data.val_files={write('val')}")
+    assert code == 0
+    processor = hf_processor(str(tiny_model))
+    data = composed("cinema_cpu").data
+    assert len(create_rl_dataset(list(map(str, both)), data, processor.tokenizer, processor)) == 8
+
+
+@pytest.mark.parametrize("path", ["~/train.parquet", "rows-*.parquet"])
+def test_verl_expands_neither_home_nor_patterns(tmp_path, monkeypatch, write, call, path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write("train")
+    write("rows-0")
+    code, report, _ = call(*files(path, write("val")))
+    assert code == 1
+    assert wrong(report)["train"] == f"{path} does not exist"
+    code, report, _ = call(*files(write("train"), write("val")), model="~/model")
+    assert "expands ~" in wrong(report)["model"]
 
 
 def test_a_file_that_is_damaged_in_the_middle(write, call):
@@ -257,11 +360,10 @@ def test_what_the_configuration_itself_would_do(write, call):
     code, report, _ = call(f"data.train_files={train}", "data.val_files=[]", "data.filter_overlong_prompts=true")
     assert code == 1
     assert set(wrong(report)) == {"val", "filter"}
-    code, report, _ = call(*files(train, train), "data.train_batch_size=8", "data.val_max_samples=3")
+    code, report, _ = call(*files(train, train), "data.val_max_samples=3")
     notes = {finding["what"]: finding["detail"] for finding in report["findings"] if finding["ok"] is None}
     assert code == 0
     assert notes["leak"].startswith("4 uids")
-    assert "each batch repeats questions" in notes["train"]
     assert notes["val"] == "data.val_max_samples=3: the run uses some of the 4 rows; all count here"
 
 
@@ -273,6 +375,7 @@ def test_without_the_model_images_are_estimated_and_the_report_says_so(write, ca
     assert report["files"][0]["vision_tokens"]["max"] == 16
     assert "ESTIMATES" in out.splitlines()[1]
     assert "text is NOT counted" in out
+    assert "over data.max_prompt_length=160 by images alone: 0 rows" in out
 
 
 def test_a_folder_that_is_no_model_is_a_failure(tmp_path, write, call):
@@ -303,6 +406,7 @@ def test_full_decodes_every_image(tmp_path, write, call):
     code, report, _ = call(*files(path, path), decode=True)
     assert code == 1
     assert report["problems"]["image_corrupt"]["count"] == 2 * (1 + 2 + 2 + 4)
+    assert call(*files(path, path), "data.cinema_checks=full")[1] == report  # as the run would
 
 
 def test_rows_of_json_as_verl_reads_them(tmp_path, rows, call):
@@ -381,7 +485,7 @@ def test_the_command(write, tiny_model, tmp_path, capsys):
     spoilt = write("spoilt", change=_gone)
     common = ["--json", str(tmp_path / "r.json"), "--gallery", str(tmp_path / "g.html"), "--show", "3"]
     for train, code in ((path, 0), (spoilt, 1)):
-        overrides = [*files(train, path), f"actor_rollout_ref.model.path={tiny_model}"]
+        overrides = [*files(train, path), f"actor_rollout_ref.model.path={tiny_model}", "data.train_batch_size=4"]
         assert preflight.main(["+recipe=cinema_cpu", *overrides, *common]) == code
         report = json.loads((tmp_path / "r.json").read_text())
         assert report["ok"] == (code == 0)
@@ -392,7 +496,7 @@ def test_the_command(write, tiny_model, tmp_path, capsys):
 def test_the_report_is_there_even_if_its_files_cannot_be_written(write, tiny_model, tmp_path, capsys):
     (tmp_path / "file").touch()
     path = write("train")
-    overrides = [*files(path, path), f"actor_rollout_ref.model.path={tiny_model}"]
+    overrides = [*files(path, path), f"actor_rollout_ref.model.path={tiny_model}", "data.train_batch_size=4"]
     assert preflight.main(["+recipe=cinema_cpu", *overrides, "--gallery", str(tmp_path / "file" / "g.html")]) == 2
     said = capsys.readouterr()
     assert "The run would get through its data." in said.out
@@ -432,6 +536,11 @@ def test_a_step_of_reinforcement_learning():
     assert [item.bytes for item in found] == [3_200, 6_400, 6_400, 1_050]
     found = host_memory.project_rl(100.0, None, batch=4, group=8, rounds=1, val_batch=0, val_group=1)
     assert [item.bytes for item in found] == [3_200, 6_400]
+
+
+def test_an_evaluation_trains_on_nothing():
+    found = host_memory.project_rl(None, 7.0, batch=4, group=8, rounds=2, val_batch=50, val_group=3)
+    assert [item.bytes for item in found] == [1_050]
 
 
 def test_what_loaders_prefetch_for_fine_tuning():

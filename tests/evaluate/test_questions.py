@@ -385,3 +385,10 @@ def test_a_policy_that_looks_at_nothing_is_warned_of_while_it_trains(trainer, ca
     records = [rollout(f"q{n}") for n in range(30)]
     validate(trainer, records + [rollout(f"q{n}", data_source="digits/sum@blank") for n in range(30)])
     assert "step 7: accuracy over blank images is not clearly below that over the true ones" in caplog.text
+
+
+def test_fewer_questions_than_a_batch_stop_training_and_no_evaluation(tmp_path, processor):
+    files = [write(tmp_path, "few", [question(tmp_path, n) for n in range(7)])]
+    assert evaluation_of(processor, files).steps_per_epoch == 0
+    with pytest.raises(ValueError, match=r"7 training rows, fewer than data\.train_batch_size=8"):
+        evaluation_of(processor, files, "trainer.val_only=false")
