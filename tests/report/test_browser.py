@@ -37,7 +37,6 @@ def visit(tab):
         tab.goto(file.absolute().as_uri())
         tab.wait_for_selector("#group :is(.rollout, .empty), #groups > .empty")
         settle(tab)
-        tab.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         return tab
 
     tab.problems.clear()
@@ -78,8 +77,9 @@ def choose(page, label, option):
 
 
 def settle(page):
-    """Until the group is drawn, which has to be unpacked first."""
+    """Until the group is drawn, which has to be unpacked first, and the charts, whose size the next frame tells."""
     page.locator("#group[aria-busy=true]").wait_for(state="detached")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def unfold(panel):
@@ -161,6 +161,17 @@ def test_one_cursor_for_all_charts(visit, one):
     assert {text.split()[1] for text in page.locator("#panels .reading > :first-child").all_inner_texts()} == {"6"}
     page.mouse.move(0, 0)
     assert set(page.locator("#panels .reading > :first-child").all_inner_texts()) == {"last"}
+
+
+def test_a_pointer_over_a_chart_that_is_not_drawn_yet(visit, one):
+    """A filter makes the chart anew under the pointer; it is drawn with the next frame, and nothing breaks until then."""
+    page = visit(one)
+    page.evaluate("""() => {
+        document.querySelector('#smoothing').dispatchEvent(new Event('change'));
+        document.querySelector('.area svg').dispatchEvent(new PointerEvent('pointermove', { clientX: 300 }));
+    }""")
+    settle(page)
+    assert page.locator(".area .at").inner_text() == "step 6"
 
 
 def test_the_cursor_moves_by_keys(visit, one):
@@ -303,6 +314,7 @@ def test_filters_work_together_and_are_reset(visit, one):
     assert page.locator("#group-count").inner_text() == "Showing 0 groups of 12."
     page.get_by_role("button", name="Reset").click()
     page.locator("#group-count", has_text="Showing 12 groups of 12.").wait_for()  # a form is reset after its event
+    settle(page)
     assert patterns(page)["focus, answer"][2] == "24"
 
 

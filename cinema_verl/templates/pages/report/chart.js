@@ -83,6 +83,7 @@ function followsCursor(svg, name, steps, box) {
     "aria-valuemin": steps[0], "aria-valuemax": steps[steps.length - 1],
   })) svg.setAttribute(attribute, value);
   const follow = (event) => {
+    if (!box()) return; // made a moment ago, and drawn with the next frame
     const place = svg.getBoundingClientRect(), { left, right } = box();
     const part = Math.min(1, Math.max(0, (event.clientX - place.left - left) / (right - left)));
     cursor.move(steps[nearest(steps, steps[0] + part * (steps[steps.length - 1] - steps[0]))]);
