@@ -164,7 +164,7 @@ def test_one_cursor_for_all_charts(visit, one):
 
 
 def test_a_pointer_over_a_chart_that_is_not_drawn_yet(visit, one):
-    """A filter makes the chart anew under the pointer; it is drawn with the next frame, and nothing breaks until then."""
+    """Smoothing makes the chart anew under the pointer; it is drawn with the next frame."""
     page = visit(one)
     page.evaluate("""() => {
         document.querySelector('#smoothing').dispatchEvent(new Event('change'));
