@@ -181,7 +181,8 @@ def parser() -> argparse.ArgumentParser:
         "--ray-address",
         default="",
         metavar="HOST:PORT",
-        help="head of a running cluster that sees OUTPUT and has the keys in its environment; without it, this machine",
+        help="head of a running cluster that sees OUTPUT and has the keys in its environment, by its address and not as "
+        "`auto`; without it, this machine",
     )
     return main
 
