@@ -30,7 +30,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, action="append", required=True, help="training questions; repeatable")
     parser.add_argument(
-        "--benchmark", type=_named, action="append", required=True, metavar="NAME=DIR", help="repeatable"
+        "--benchmark",
+        type=_named,
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="repeatable; without one only duplicates go",
     )
     parser.add_argument("--output", type=Path, required=True, help="a new dataset directory")
     for rule in fields(Rules):

@@ -6,6 +6,7 @@ question stays in validation when others come or go. No more is in memory than a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -65,6 +66,7 @@ def to_parquet(inputs: Sequence[str | Path], output: str | Path, export: Export)
     Raises:
         FileExistsError: the folder is there already, with something in it.
         FileNotFoundError: an input is none.
+        OSError: the folder cannot be written, or the disk is full.
         ValueError: no question at all, one that is not canonical, or a uid that two questions have.
         RowError: a question that verl could not train on.
     """
@@ -85,6 +87,10 @@ def to_parquet(inputs: Sequence[str | Path], output: str | Path, export: Export)
         if not written:
             raise ValueError(f"no questions in {', '.join(map(str, inputs))}: verl cannot train on an empty file")
         os.replace(partial, output)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:  # a write does not say where
+            raise OSError(error.errno, f"{error.strerror}, nothing was left", str(output)) from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return {str(output / name): rows for name, rows in sorted(written.items())}
@@ -115,10 +121,11 @@ class _Split:
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
-        if error[0] is None:
+        if error[0] is not None:
+            return self._open.__exit__(*error)
+        with self._open:  # the last rows are written here, and may not fit
             self._close()
-            return None
-        return self._open.__exit__(*error)
+        return None
 
     def add(self, question: Question) -> None:
         if self._in_file == self._export.rows_per_file:

@@ -307,6 +307,16 @@ def test_the_script_writes_what_adds_up(tmp_path, contaminated):
     assert "holds a complete data set" in again.stderr
 
 
+def test_without_a_benchmark_duplicates_go(tmp_path, contaminated):
+    train, _ = contaminated
+    command = [sys.executable, SCRIPT, "--input", train, "--output", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["rejected_by_reason"] == {"duplicate": 1}
+    assert "By benchmark" not in (tmp_path / "out" / "decontamination.html").read_text()
+
+
 def test_what_an_interrupted_run_left_is_cleared(tmp_path):
     part = tmp_path / "out" / "questions" / "part-00007.jsonl"
     part.parent.mkdir(parents=True)

@@ -1,5 +1,6 @@
 """Canonical questions to the parquet of reinforcement learning: all files or none, the same bytes each time."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -136,6 +137,16 @@ def test_what_is_there_is_not_overwritten(dataset, tmp_path):
     to_parquet([dataset], tmp_path / "rl", Export())  # an empty folder is welcome
     with pytest.raises(FileExistsError, match="is not empty: remove it"):
         to_parquet([dataset], tmp_path / "rl", Export())
+
+
+def test_a_full_disk_is_named(dataset, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    with pytest.raises(OSError, match=r"No space left on device, nothing was left: .*/rl'"):
+        to_parquet([dataset], tmp_path / "rl", Export())
+    assert names(tmp_path) == ["set"]
 
 
 def test_no_questions_and_no_data_set(dataset, tmp_path):
