@@ -181,8 +181,8 @@ def parser() -> argparse.ArgumentParser:
         "--ray-address",
         default="",
         metavar="HOST:PORT",
-        help="head of a running cluster that sees OUTPUT and has the keys in its environment, by its address and not as "
-        "`auto`; without it, this machine",
+        help="head of a running cluster that sees OUTPUT and has the keys in its environment (`auto` is no address); "
+        "without it, this machine",
     )
     return main
 

@@ -40,7 +40,7 @@ VISION: Final = {
     # Rule: tokens of an image of (width, height) pixels. Limits are those published; an endpoint may have lower ones.
     "qwen2.5": _squares(28, 4, 16384),  # Qwen2.5-VL: 14 px patches merged 2 x 2, at most 12.8 M pixels
     "qwen3": _squares(32, 4, 16384),  # Qwen3-VL: 16 px patches merged 2 x 2, at most 16.8 M pixels
-    "tiles": _tiles(85, 170),  # GPT-4o, GPT-4.1; GPT-5, o1 and o3 count a little less
+    "tiles": _tiles(85, 170),  # GPT-4o, GPT-4.1
     "tiles-mini": _tiles(2833, 5667),  # GPT-4o-mini, whose images cost what GPT-4o's do, at a lower price of a token
     # GPT-4.1-mini and -nano, o4-mini: patches of 32 px, at most 1536, each charged as 1.62, 2.46 and 1.72 tokens. The
     # largest of these, so that the most is one.

@@ -107,7 +107,13 @@ def test_a_server_that_is_killed_and_comes_back_costs_nothing_but_time(endpoints
 
 def test_an_endpoint_that_is_gone_for_good_stops_the_run_and_the_next_one_goes_on(endpoints, capsys):
     run = endpoints(60, latency=0.01)
-    watch = threading.Thread(target=lambda: (time.sleep(0.2), run.teacher.stop()))
+
+    def go():
+        while run.teacher.paid.total() < 10:
+            time.sleep(0.002)
+        run.teacher.stop()
+
+    watch = threading.Thread(target=go)
     watch.start()
     assert run.run("--teacher-retries", "1") == 1
     watch.join()
