@@ -5,8 +5,9 @@ Chosen by the recipe:
     data.custom_cls.path=pkg://cinema_verl.data.dataset  data.custom_cls.name=CinemaDataset
 
 It reads and serves rows as ``RLHFDataset`` does (but for the `answers` that an evaluation has already), and adds one
-thing: construction fails with a `DataError` that lists all that is wrong with the rows. ``data.cinema_checks`` says how closely they are looked
-at: ``header`` (the default) opens image headers, ``full`` decodes every image, ``off`` looks at nothing.
+thing: construction fails with a `DataError` that lists all that is wrong with the rows. ``data.cinema_checks`` says how
+closely they are looked at: ``header`` (the default) opens image headers, ``full`` decodes every image, ``off`` looks at
+nothing.
 """
 
 from __future__ import annotations
