@@ -25,6 +25,8 @@ from cinema_verl.data.canonical import Rejected
 
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|data:)")
 _TRIES: Final = 3
+_GONE: Final = 8
+"""Files in a row that nobody gave, each tried three times, after which it is the network and not the rows: our choice."""
 _REDIRECTS: Final = 5
 _DEADLINE: Final = 20  # time-outs that a whole file may take
 _BLOCK: Final = 1 << 16
@@ -105,6 +107,7 @@ class Downloads:
         self.directory = Path(directory).absolute()
         self.max_bytes = max_bytes
         self.timeout = timeout
+        self._unanswered = 0  # files in a row
 
     def fetch(self, url: str) -> Path:
         """The local file with the content of `url`.
@@ -112,6 +115,7 @@ class Downloads:
         Raises:
             Rejected: ``path_url``: no host is allowed; ``download_refused``: this URL, a redirect of it or its size is
                 not; ``download_failed``: the server does not give it, after three tries where that is worth it.
+            ConnectionError: eight files in a row were not given: the network is down, or the host.
             OSError: the folder cannot be written, or the disk is full.
         """
         if not self.hosts:
@@ -153,6 +157,12 @@ class Downloads:
                 return
             if time.monotonic() > give_up:
                 break
+        self._unanswered += 1
+        if self._unanswered >= _GONE:
+            raise ConnectionError(
+                f"{_GONE} downloads in a row failed: the network is down, or a host is, whose rows are rejected without "
+                f"its --allow-download. The last was {url[:200]}: {failure}"
+            )
         raise Rejected("download_failed", f"{url[:200]}: {failure}")
 
     def _attempt(self, client: httpx.Client, url: str, partial: Path, give_up: float) -> str | None:
@@ -206,6 +216,7 @@ class Downloads:
         )
         if response.status_code in _PASSING:
             return f"HTTP {response.status_code}"
+        self._unanswered = 0
         if response.status_code in (206, 416) and not continues:
             partial.unlink(missing_ok=True)
             return "the server could not continue where the last try ended"

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -359,6 +360,20 @@ def test_a_name_that_nobody_knows(tmp_path, monkeypatch):
     monkeypatch.setattr(paths.time, "sleep", lambda _: None)
     monkeypatch.setattr(paths.socket, "getaddrinfo", getaddrinfo)
     assert refused(downloads(tmp_path, "pictures.example"), "http://pictures.example/a.jpg") == "download_failed"
+
+
+def test_a_network_that_is_down_stops_the_run_and_not_its_rows(server, tmp_path):
+    source, down = downloads(tmp_path), "http://127.0.0.1:9/a.jpg"
+    for answer in ("file", "status?404"):
+        for _ in range(7):
+            assert refused(source, down) == "download_failed"
+        with suppress(Rejected):
+            source.fetch(f"{server.url}/{answer}")  # an answer, whatever it says
+        shutil.rmtree(source.directory)
+    for _ in range(7):
+        assert refused(source, f"{server.url}/status?503") == "download_failed"
+    with pytest.raises(OSError, match=r"8 downloads in a row failed: the network .*HTTP 503"):
+        source.fetch(f"{server.url}/status?503")
 
 
 def test_a_packed_answer_is_not_what_was_asked_for(server, tmp_path):
