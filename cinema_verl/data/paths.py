@@ -26,7 +26,7 @@ from cinema_verl.data.canonical import Rejected
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|data:)")
 _TRIES: Final = 3
 _GONE: Final = 8
-"""Files in a row that nobody gave, each tried three times, after which it is the network and not the rows: our choice."""
+"""Files in a row that nobody gave, however often asked, after which it is the network and not the rows. Our choice."""
 _REDIRECTS: Final = 5
 _DEADLINE: Final = 20  # time-outs that a whole file may take
 _BLOCK: Final = 1 << 16
@@ -160,8 +160,8 @@ class Downloads:
         self._unanswered += 1
         if self._unanswered >= _GONE:
             raise ConnectionError(
-                f"{_GONE} downloads in a row failed: the network is down, or a host is, whose rows are rejected without "
-                f"its --allow-download. The last was {url[:200]}: {failure}"
+                f"{_GONE} downloads in a row failed: the network is down, or a host is (its rows are rejected by name "
+                f"without its --allow-download). The last was {url[:200]}: {failure}"
             )
         raise Rejected("download_failed", f"{url[:200]}: {failure}")
 
