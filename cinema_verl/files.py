@@ -1,12 +1,15 @@
 """Files that are absent, the old one, or complete, whatever kills the process that writes them."""
 
+import errno
 import hashlib
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
@@ -21,7 +24,7 @@ def atomic_write(path: str | Path, mode: str = "w", *, durable: bool = True) -> 
         durable: Wait for the disk. False is safe against kill -9, and not against a crash of the machine.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full; `path` is as it was.
+        OSError: the folder cannot be written, or the disk is full, with `path` in it; `path` is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,6 +36,10 @@ def atomic_write(path: str | Path, mode: str = "w", *, durable: bool = True) -> 
             if durable:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in _FULL and error.filename is None:  # a write does not say where
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -56,6 +56,19 @@ def test_a_folder_that_cannot_be_written_is_an_oserror(tmp_path):
         file.write("x")
 
 
+def test_a_disk_that_is_full_is_named(tmp_path):
+    program = (
+        "import resource, sys\nfrom cinema_verl.files import atomic_write\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"  # a write beyond is refused, as on a full disk
+        "try:\n    with atomic_write(sys.argv[1]) as file:\n        file.write('x' * 100_000)\n"
+        "except OSError as error:\n    print(error)\n"
+    )
+    path = tmp_path / "file.txt"
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout == f"[Errno 27] File too large: '{path}'\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sha256_of_a_file_longer_than_one_block(tmp_path):
     content = os.urandom((1 << 20) + 17)
     (tmp_path / "file").write_bytes(content)

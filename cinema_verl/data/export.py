@@ -6,7 +6,6 @@ question stays in validation when others come or go. No more is in memory than a
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -87,10 +86,6 @@ def to_parquet(inputs: Sequence[str | Path], output: str | Path, export: Export)
         if not written:
             raise ValueError(f"no questions in {', '.join(map(str, inputs))}: verl cannot train on an empty file")
         os.replace(partial, output)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:  # a write does not say where
-            raise OSError(error.errno, f"{error.strerror}, nothing was left", str(output)) from error
-        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return {str(output / name): rows for name, rows in sorted(written.items())}
