@@ -15,7 +15,7 @@ from cinema_verl.data.digits import Sizes, write_dataset
 from cinema_verl.schedule import AnnealingSchedule
 
 SCHEDULE = AnnealingSchedule(exploration_steps=2, annealing_steps=2)
-TIME_LIMIT = 600  # seconds; a run takes about one minute
+TIME_LIMIT = 900  # seconds; a run takes about one minute
 
 
 @pytest.fixture(scope="module")
