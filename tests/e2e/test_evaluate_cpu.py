@@ -1,22 +1,21 @@
 """An evaluation through verl's own entry point, on the CPU: asked, scored, summed up, and it looks at the images."""
 
-import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_module
 
 from cinema_verl.data.digits import Sizes, write_dataset
 from cinema_verl.evaluate.unfinished import NAME, Unfinished, asked_of
+
+from .conftest import kill
 
 TIME_LIMIT = 900  # seconds; a run takes about one minute
 
@@ -53,13 +52,6 @@ def evaluate(folder: Path, *overrides: str) -> str:
             raise
     assert process.returncode == 0, said[-5000:]
     return said
-
-
-def kill(process: subprocess.Popen) -> None:
-    """kill -9 for the driver and everything that it started."""
-    for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.send_signal(signal.SIGKILL)
 
 
 def records_of(folder: Path) -> list[dict]:

@@ -2,17 +2,17 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cinema_verl.data.digits import Sizes, write_dataset
 from cinema_verl.schedule import AnnealingSchedule
+
+from .conftest import kill
 
 SCHEDULE = AnnealingSchedule(exploration_steps=2, annealing_steps=2)
 TIME_LIMIT = 900  # seconds; a run takes about one minute
@@ -57,16 +57,6 @@ def finish(process: subprocess.Popen, folder: Path) -> int:
     except subprocess.TimeoutExpired:
         kill(process)
         pytest.fail(f"no end after {TIME_LIMIT} s:\n{log_of(folder)[-5000:]}")
-
-
-def kill(process: subprocess.Popen) -> None:
-    """kill -9 for the driver and everything that it started, as a machine that goes down does."""
-    for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        try:
-            child.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue
-    process.wait()
 
 
 def records(folder: Path) -> list[dict]:
