@@ -20,7 +20,7 @@ demo: $(STAMP)  ## train on the CPU from nothing to a table, under 15 minutes
 	$(BIN)/python -m cinema_verl.demo
 
 cold-start: $(STAMP)  ## trees, two paths a question, SFT: offline, a few minutes
-	$(BIN)/python -m cinema_verl.cold_start.offline
+	$(BIN)/python -m cinema_verl.demo.cold_start
 
 test: lint types unit  ## lint, types and tests, as CI runs them
 

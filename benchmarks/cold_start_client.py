@@ -28,9 +28,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from cinema_verl.cold_start.client import Client, Endpoint
-from cinema_verl.cold_start.ledger import Call, Ledger
 from cinema_verl.data.canonical import ImageRef
+from cinema_verl.endpoint.client import Client, Endpoint
+from cinema_verl.endpoint.ledger import Call, Ledger
 
 CONNECTIONS = 64
 LATENCY = 0.2
@@ -44,7 +44,7 @@ Ask = Callable[[int], Awaitable[None]]
 @contextmanager
 def stub(latency: float) -> Iterator[tuple[str, int]]:
     """(base URL, process id) of a stub endpoint."""
-    command = [sys.executable, "-m", "cinema_verl.cold_start.stub_server", "--latency", str(latency)]
+    command = [sys.executable, "-m", "cinema_verl.demo.stub_server", "--latency", str(latency)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

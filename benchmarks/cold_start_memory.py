@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import psutil
 
-from cinema_verl.cold_start import cli, pipeline
+from cinema_verl.cold_start import command, pipeline
 from cinema_verl.cold_start.journal import Journal
-from cinema_verl.cold_start.ledger import Call, Reply
+from cinema_verl.endpoint.ledger import Call, Reply
 
 QUESTIONS = 100_000
 TEXT = "the first image shows a red cube left of two smaller spheres and nothing else that would matter here"
@@ -106,7 +106,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         questions = Path(folder) / "questions.jsonl"
         write_questions(questions, count)
-        code = cli.main([
+        code = command.main([
             "--questions", str(questions), "--output", str(Path(folder) / "out"), "--drafts", "2",
             "--student-url", "http://localhost/v1", "--student-model", "none",
             "--teacher-url", "http://localhost/v1", "--teacher-model", "none",

@@ -1,6 +1,6 @@
 """Similarity over the words or over the names of the actions: what does retrieval choose by each?
 
-    python -m cinema_verl.cold_start.offline --output outputs/cold_start     (or a run of your own)
+    python -m cinema_verl.demo.cold_start --output outputs/cold_start     (or a run of your own)
     python benchmarks/cold_start_similarity.py outputs/cold_start/provenance.jsonl
 
 The paper leaves open which one it means. Both walk over the very same samples here: what was sampled does not depend on

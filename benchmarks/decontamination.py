@@ -23,11 +23,11 @@ from PIL import Image, ImageDraw, ImageEnhance
 from sklearn.datasets import load_sample_image
 
 from cinema_verl.data.canonical import ImageRef, Question
-from cinema_verl.data.decontaminate import Decontamination
-from cinema_verl.data.decontamination_report import write_report
 from cinema_verl.data.directory import write_dataset
-from cinema_verl.data.phash import phash
-from cinema_verl.files import sha256_of
+from cinema_verl.prepare.decontaminate import Decontamination
+from cinema_verl.prepare.decontamination_report import write_report
+from cinema_verl.prepare.media.phash import phash
+from cinema_verl.utils.files import sha256_of
 
 TARGET_MINUTES = 10
 KINDS = ("photograph", "drawing", "chart")

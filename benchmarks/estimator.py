@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
-from cinema_verl.advantage import GroupFeed, compute_cinema_dps_advantage, feed
 from cinema_verl.diversity import group_rewards
+from cinema_verl.training.advantage import GroupFeed, compute_cinema_dps_advantage, feed
 
 TRAJECTORIES, TOKENS, GROUP = 4096, 1024, 8
 PATTERNS = ("focus>answer", "focus>think>answer", "global>focus>think>answer", "hint>think>answer")

@@ -26,14 +26,14 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.utils import create_rl_dataset
 from verl.utils.config import omega_conf_to_dataclass
 
-from cinema_verl.agent_loop import STOP, trajectory_seed
-from cinema_verl.data.digits import Sizes, write_dataset
+from cinema_verl.demo.digits import Sizes, write_dataset
 from cinema_verl.evaluate.files import evaluate_dump, settings_of
 from cinema_verl.evaluate.questions import ask_again, check_files, check_questions, with_failures
 from cinema_verl.evaluate.summary import dependence_metrics, mean_metrics
 from cinema_verl.evaluate.unfinished import Unfinished, asked_of
 from cinema_verl.reward import compute_score
-from cinema_verl.rollout import TransformersServer
+from cinema_verl.rollout.engine import TransformersServer
+from cinema_verl.training.agent_loop import STOP, trajectory_seed
 
 TARGET = 0.03
 CONDITIONS = ("shuffled", "reordered", "blank")

@@ -23,10 +23,10 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from cinema_verl.data.host_memory import trajectory_bytes
+from cinema_verl.checks.host_memory import trajectory_bytes
 from cinema_verl.data.schema import RL_SCHEMA, image_cell, rl_row, write_parquet
 from cinema_verl.data.tokens import Patching, vision_tokens
-from cinema_verl.resolvers import package_path
+from cinema_verl.utils.resolvers import package_path
 
 PATCHING = Patching(patch_size=14, merge_size=2, min_pixels=784, max_pixels=12_845_056)  # the shipped model's
 _EVERY = 0.5  # seconds; looking itself takes a tenth of one
@@ -64,7 +64,7 @@ def write_rows(folder: Path, side: int, images: int, rows: int) -> Path:
 def model_for_large_images(folder: Path) -> Path:
     """The shipped policy with a processor that does not shrink images to digits."""
     path = folder / "model"
-    shutil.copytree(package_path("cpu/digits_cold_start"), path)
+    shutil.copytree(package_path("demo/digits_cold_start"), path)
     config = path / "processor_config.json"
     processor = json.loads(config.read_text())
     for part in processor.values():

@@ -1,6 +1,6 @@
 """What repeating actions could earn under each pattern mode, on groups that a trained policy sampled: docs/verifier.md.
 
-python -m cinema_verl.data.digits                      # once: the questions
+python -m cinema_verl.demo.digits                      # once: the questions
 python benchmarks/pattern_padding.py --data outputs/digits/test.parquet
 """
 
@@ -15,7 +15,7 @@ from cinema_verl.meta_action import PATTERN_MODES, pattern_in_mode
 
 GROUP = 8
 COEFFICIENT = 0.1  # the paper's
-POLICY = Path(__file__).parents[1] / "cinema_verl/cpu/digits_cold_start"
+POLICY = Path(__file__).parents[1] / "cinema_verl/demo/digits_cold_start"
 
 
 def padded(pattern: str, how: str) -> str:
@@ -52,7 +52,7 @@ def main() -> None:
 
     import torch
 
-    from cinema_verl.cpu.measure import Policy
+    from cinema_verl.demo.measure import Policy
     from cinema_verl.reward import compute_score
 
     torch.manual_seed(0)

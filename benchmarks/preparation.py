@@ -43,10 +43,10 @@ import ray
 from PIL import Image, ImageOps
 from scipy.fft import dct
 
-from cinema_verl.data.adapters import adapter
-from cinema_verl.data.convert import MAX_PIXELS, Settings
-from cinema_verl.data.images import FILTER, QUALITY, shrunk_size
-from cinema_verl.data.pipeline import prepare
+from cinema_verl.prepare.convert import MAX_PIXELS, Settings
+from cinema_verl.prepare.media.images import FILTER, QUALITY, shrunk_size
+from cinema_verl.prepare.pipeline import prepare
+from cinema_verl.prepare.sources import adapter
 
 OVER_PLAIN, OF_LIMIT = 1.5, 0.7
 
@@ -161,7 +161,7 @@ def ours(source: Path, output: Path, processes: int) -> tuple[float, float]:
 
     def begin() -> None:
         ray.init(address="local", num_cpus=processes, include_dashboard=False, logging_level=logging.ERROR)
-        load = ray.remote(lambda: importlib.import_module("cinema_verl.data.shards") and time.sleep(0.5))
+        load = ray.remote(lambda: importlib.import_module("cinema_verl.prepare.shards") and time.sleep(0.5))
         ray.get([load.remote() for _ in range(processes)])
 
     start = timed(begin)

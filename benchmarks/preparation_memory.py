@@ -30,9 +30,9 @@ MIB = 1 << 20
 RUN = """
 import sys
 from pathlib import Path
-from cinema_verl.data.adapters import adapter
-from cinema_verl.data.convert import Settings
-from cinema_verl.data.pipeline import prepare
+from cinema_verl.prepare.sources import adapter
+from cinema_verl.prepare.convert import Settings
+from cinema_verl.prepare.pipeline import prepare
 
 source, output, workers = sys.argv[1:]
 manifest = prepare(adapter("own"), source, output, Settings(media_root=source), workers=int(workers)).manifest

@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw
 
 from cinema_verl.data.schema import RL_SCHEMA, image_cell, rl_row, write_parquet
 from cinema_verl.prompts import messages
-from cinema_verl.report.read import Rollout
+from cinema_verl.report.questions import Rollout
 from cinema_verl.report.summarise import rollout_statistics
 from cinema_verl.reward import compute_score
 from cinema_verl.schedule import AnnealingSchedule

@@ -24,9 +24,9 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.workers.rollout.replica import TokenOutput
 
-from cinema_verl.agent_loop import STOP, trajectory_seed
-from cinema_verl.data.digits import Sizes, write_dataset
-from cinema_verl.rollout import TransformersServer
+from cinema_verl.demo.digits import Sizes, write_dataset
+from cinema_verl.rollout.engine import TransformersServer
+from cinema_verl.training.agent_loop import STOP, trajectory_seed
 
 TARGET = 5.0
 

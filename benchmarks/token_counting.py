@@ -22,9 +22,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 from PIL import Image
 
-from cinema_verl.cpu.torchvision_ops import ensure_torchvision_importable
-from cinema_verl.data.convert import MAX_PIXELS, MIN_PIXELS
 from cinema_verl.data.tokens import Patching, vision_tokens
+from cinema_verl.prepare.convert import MAX_PIXELS, MIN_PIXELS
+from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 TARGET = 100
 

@@ -12,10 +12,16 @@ from cinema_verl import __version__
 
 COMMANDS = {
     # name: (module, one line of help)
-    "cold-start": ("cinema_verl.cold_start.cli", "two verified trajectories a question, by a student and a teacher"),
-    "doctor": ("cinema_verl.doctor", "do plugin, recipe, versions and Ray workers fit together on this machine?"),
+    "cold-start": (
+        "cinema_verl.cold_start.command",
+        "two verified trajectories a question, by a student and a teacher",
+    ),
+    "doctor": (
+        "cinema_verl.checks.doctor",
+        "do plugin, recipe, versions and Ray workers fit together on this machine?",
+    ),
     "evaluate": ("cinema_verl.evaluate.command", "tables from validations: accuracy, pass@k, image dependence"),
-    "preflight": ("cinema_verl.data.preflight", "will a run get through its data, and what memory will it take?"),
+    "preflight": ("cinema_verl.checks.preflight", "will a run get through its data, and what memory will it take?"),
     "report": ("cinema_verl.report.command", "one HTML file from a training run: curves, patterns, every rollout"),
 }
 

@@ -1,4 +1,4 @@
-"""The door through which verl finds CINEMA: importing this module registers everything (`cinema_verl.hooks`).
+"""Where verl finds CINEMA: importing this module registers everything (`cinema_verl.registration.hooks`).
 
 `import verl` loads the entry points of the group `verl.plugins` in every process: the driver, each Ray worker, each
 torchrun rank. It swallows what they raise (`verl/__init__.py`, at DEBUG), and a run without its plugin would train
@@ -11,7 +11,7 @@ import traceback
 from cinema_verl import __version__
 
 try:
-    from cinema_verl.hooks import install
+    from cinema_verl.registration.hooks import install
 
     install()
 except Exception as error:

@@ -13,7 +13,7 @@ reads dataset directories (of canonical questions) and writes another one, with
 A training question goes when one of its pictures is a benchmark's picture, when its words are a particular benchmark
 question's, or when an earlier training question asks the same over the same pictures (inputs in the order given, then
 by uid). Short or generic words alone are no reason, and neither are blank pictures. The rule and its numbers are stated
-in `cinema_verl/data/decontaminate.py`; benchmarks/decontamination.py measures how long it takes.
+in `cinema_verl/prepare/decontaminate.py`; benchmarks/decontamination.py measures how long it takes.
 """
 
 import argparse
@@ -21,9 +21,9 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from cinema_verl.data.decontaminate import Decontamination, Rules
-from cinema_verl.data.decontamination_report import PAGE_NAME, write_report
 from cinema_verl.data.directory import start_anew, write_dataset
+from cinema_verl.prepare.decontaminate import Decontamination, Rules
+from cinema_verl.prepare.decontamination_report import PAGE_NAME, write_report
 
 
 def main() -> int:

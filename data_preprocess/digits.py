@@ -27,7 +27,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
-from cinema_verl.data.digits import Sizes, write_dataset
+from cinema_verl.demo.digits import Sizes, write_dataset
 
 
 def main() -> None:

@@ -5,7 +5,7 @@
 Reads test*.parquet of each subject, with embedded images.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("emma", __doc__))

@@ -6,7 +6,7 @@ Reads train*.parquet with embedded images; validation and test are left alone. R
 content.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("geometry3k", __doc__))

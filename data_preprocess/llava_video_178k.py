@@ -6,7 +6,7 @@ Unpack each part's archives inside its own folder (0_30_s_academic_v0_1/academic
 the folder that a row's data_source names. Multiple choice and short answers are kept, captions rejected as free_text.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("llava_video_178k", __doc__))

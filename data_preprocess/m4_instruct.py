@@ -7,7 +7,7 @@ its answer is one that a rule can verify: a letter, a number, yes or no, a word 
 free_text, later turns are left out. The set shares tasks with MUIRBench and MMIU: decontaminate afterwards.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("m4_instruct", __doc__))

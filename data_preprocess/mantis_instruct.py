@@ -7,7 +7,7 @@ Reads the parquet or JSON of each configuration. The first exchange of a chat be
 that a rule can verify; longer answers are rejected as free_text.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("mantis_instruct", __doc__))

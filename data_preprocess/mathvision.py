@@ -7,7 +7,7 @@ composite file: the question keeps the words "Image 1", is flagged composite and
 may be drawn in the picture.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("mathvision", __doc__))

@@ -5,7 +5,7 @@
 Reads testmini*.parquet with embedded images. Floats are right within half a unit of their last decimal.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("mathvista", __doc__))

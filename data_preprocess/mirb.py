@@ -5,7 +5,7 @@
 Golds in several words become aliases; titles of papers (subset arxiv) are compared word for word.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("mirb", __doc__))

@@ -23,9 +23,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cinema_verl.data.directory import start_anew, write_dataset
-from cinema_verl.data.mix import Mix, lines, table
-from cinema_verl.data.mix_spec import MixSpec
-from cinema_verl.files import sha256_of
+from cinema_verl.prepare.mix import Mix, lines, table
+from cinema_verl.prepare.mix_spec import MixSpec
+from cinema_verl.utils.files import sha256_of
 
 
 def main() -> int:

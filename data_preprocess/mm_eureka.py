@@ -7,7 +7,7 @@ Images are named by file:// URLs: file:///a/b.png is looked for as a/b.png below
 your own absolute paths). Text-only rows are rejected as no_images.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("mm_eureka", __doc__))

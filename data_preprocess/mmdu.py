@@ -6,7 +6,7 @@ Its dialogues are answered in free text, so nearly every row is rejected as free
 rejected.jsonl. Use it for supervised training, not here.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("mmdu", __doc__))

@@ -5,7 +5,7 @@
 Reads all.parquet or JSON; unpack the archives of images beside it. Images come first, as the text cites none.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("mmiu", __doc__))

@@ -5,7 +5,7 @@
 Reads train*.parquet with embedded images. Its test split is a benchmark: it is not read.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("mmk12", __doc__))

@@ -5,7 +5,7 @@
 Reads the parquet with embedded images. Rows have no id: it is made of their content.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("mmr1", __doc__))

@@ -5,7 +5,7 @@
 Reads test*.parquet with embedded images. Options that are images are listed as "A. Image 2: <image>".
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("muirbench", __doc__))

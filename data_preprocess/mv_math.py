@@ -6,7 +6,7 @@ The 100 multi-step questions have several answers each and are rejected as multi
 the rule finds them equal.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("mv_math", __doc__))

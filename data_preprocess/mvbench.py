@@ -8,7 +8,7 @@ of its own. The gold is an option's text and becomes a letter; start and end cut
 too.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("mvbench", __doc__))

@@ -6,7 +6,7 @@ Reads verl's parquet with embedded images; system messages are dropped for ours.
 deduplicate if you mix them.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("openmmreasoner", __doc__))

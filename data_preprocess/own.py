@@ -18,7 +18,7 @@ relative to the media root, which is the input's folder if you do not say. Every
 Write <image> where an image belongs, or nothing, and the images come first as "Image 1: …".
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("own", __doc__))

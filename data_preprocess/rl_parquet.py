@@ -6,7 +6,7 @@
 The paths in such files are absolute, so the media root is /.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("rl_parquet", __doc__))

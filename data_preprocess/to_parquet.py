@@ -16,7 +16,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cinema_verl.data.export import Export, to_parquet
+from cinema_verl.prepare.export import Export, to_parquet
 from cinema_verl.prompts import MODES
 
 

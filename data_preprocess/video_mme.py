@@ -6,7 +6,7 @@
 Videos are files VIDEOID.mp4 in the media root.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("video_mme", __doc__))

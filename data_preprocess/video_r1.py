@@ -7,7 +7,7 @@ frames. The kind of answer is stated by the rows: letters, numbers, OCR, regress
 few words are rejected as free_text.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("video_r1", __doc__))

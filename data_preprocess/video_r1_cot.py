@@ -6,7 +6,7 @@ Reads Video-R1-COT-165k.json. Only questions and answers are taken: the chain of
 actions. The same questions are in the 260k set: deduplicate if you mix the two.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("video_r1_cot", __doc__))

@@ -5,7 +5,7 @@
 Rows as Video-R1's. Only questions and answers are taken: the chain of thought has none of the five actions.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("videorft_cot", __doc__))

@@ -5,7 +5,7 @@
 Rows as Video-R1's, with the kind of answer stated.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("videorft_rl", __doc__))

@@ -5,7 +5,7 @@
 Unpack images.zip beside the parquet. The pass rate of the trained 32B model is kept, for mixes by difficulty.
 """
 
-from cinema_verl.data.prepare import script
+from cinema_verl.prepare.command import script
 
 if __name__ == "__main__":
     raise SystemExit(script("virl39k", __doc__))

@@ -18,6 +18,9 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+# Data sets and runs that several folders of tests make up (tests/fixtures/).
+pytest_plugins = ["made_up_data", "made_up_run"]
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -46,7 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory: the tiny Qwen2.5-VL with random weights, its tokenizer and processor."""
-    from cinema_verl.cpu.tiny_model import save_tiny_model
+    from cinema_verl.demo.tiny_model import save_tiny_model
 
     path = tmp_path_factory.mktemp("tiny")
     save_tiny_model(path)
@@ -56,7 +59,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def processor() -> Any:
     """The tiny model's processor."""
-    from cinema_verl.cpu.tiny_model import build_processor, build_tokenizer
+    from cinema_verl.demo.tiny_model import build_processor, build_tokenizer
 
     return build_processor(build_tokenizer())
 

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cinema_verl.command_line import RL_TRAINER
-from cinema_verl.data import gallery
-from cinema_verl.data.adapters import BENCHMARKS, SOURCES, adapter
+from cinema_verl.checks import gallery
 from cinema_verl.data.canonical import REASONS, Question
 from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA
+from cinema_verl.data.sources import BENCHMARKS, SOURCES
+from cinema_verl.prepare.sources import adapter
+from cinema_verl.registration.command_line import RL_TRAINER
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")

@@ -8,7 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from cinema_verl import __version__, hooks
+from cinema_verl import __version__
+from cinema_verl.registration import hooks
 
 LIST_MODULES = "import sys, verl; print(*sys.modules)"
 
@@ -33,11 +34,11 @@ def test_import_verl_gains_next_to_nothing(loaded, kept_out):
     ours = {name for name in gained if name.split(".")[0] == "cinema_verl"}
     assert ours == {
         "cinema_verl",
-        "cinema_verl.command_line",
-        "cinema_verl.cpu",
-        "cinema_verl.cpu.platform",
-        "cinema_verl.cpu.torchvision_ops",
-        "cinema_verl.hooks",
+        "cinema_verl.registration.command_line",
+        "cinema_verl.training.cpu",
+        "cinema_verl.training.cpu.platform",
+        "cinema_verl.utils.torchvision",
+        "cinema_verl.registration.hooks",
         "cinema_verl.plugin",
     }
     assert {name.split(".")[0] for name in gained - ours} <= {"wrapt", "packaging"}
@@ -115,9 +116,9 @@ def test_a_registration_that_fails_fails_the_import_of_verl():
 @pytest.mark.parametrize(("command", "patched"), [("verl.trainer.sft_trainer", True), ("verl.trainer.main_ppo", False)])
 def test_the_sft_patch_is_for_the_sft_trainer_alone(command, patched, monkeypatch):
     calls = []
-    module = ModuleType("cinema_verl.cpu.sft_patch")
+    module = ModuleType("cinema_verl.registration.sft_patch")
     module.install_sft_patch = calls.append
-    monkeypatch.setitem(sys.modules, "cinema_verl.cpu.sft_patch", module)
+    monkeypatch.setitem(sys.modules, "cinema_verl.registration.sft_patch", module)
     monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "-m", command, "+recipe=cinema"])
     monkeypatch.delitem(sys.modules, "verl.trainer.sft_trainer", raising=False)  # other tests read its code
     distributed = ModuleType("verl.utils.distributed")

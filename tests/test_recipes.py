@@ -6,13 +6,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import recipe_tables
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from cinema_verl import provenance
-from cinema_verl.command_line import PROGRAMS, RL_TRAINER, program_of, shipped_recipes
+from cinema_verl.registration.command_line import PROGRAMS, RL_TRAINER, program_of, shipped_recipes
 from cinema_verl.schedule import AnnealingSchedule
-from cinema_verl.settings import CinemaSettings
+from cinema_verl.training.settings import CinemaSettings
 
 ROOT = Path(__file__).parents[1]
 COLD_START = {f"cinema_cold_start{variant}" for variant in ("", "_cpu", "_one", "_cot")}
@@ -56,7 +56,7 @@ def test_all_recipes_are_found():
 @pytest.mark.parametrize("recipe", sorted({*shipped_recipes()} - {"cinema_val_only"}))
 def test_recipe_composes_and_its_values_win(recipe):
     config = composed(recipe)
-    for value in provenance.values(ROOT / "recipes" / "recipe" / f"{recipe}.yaml"):
+    for value in recipe_tables.values(ROOT / "recipes" / "recipe" / f"{recipe}.yaml"):
         missing = object()
         assert OmegaConf.select(config, value.key, default=missing) is not missing, value.key
 
@@ -78,7 +78,7 @@ def test_an_ablation_changes_one_thing(recipe):
     assert {key: value for key, value in changed.items() if key not in FOLLOWS} == ABLATIONS[recipe]
     assert config["trainer.experiment_name"] == recipe
     CinemaSettings.from_config(composed(recipe))
-    assert len(provenance.values(ROOT / "recipes" / "recipe" / f"{recipe}.yaml")) == 2  # a few lines over cinema
+    assert len(recipe_tables.values(ROOT / "recipes" / "recipe" / f"{recipe}.yaml")) == 2  # a few lines over cinema
 
 
 def leaves(config, prefix=""):
@@ -115,7 +115,7 @@ def test_an_evaluation_trains_nothing_and_asks_everything(overrides):
 
 def test_what_makes_an_evaluation_is_known_to_verl_and_to_us():
     known = dict(leaves(composed("cinema")))
-    for value in provenance.values(ROOT / "recipes" / "recipe" / "cinema_val_only.yaml"):
+    for value in recipe_tables.values(ROOT / "recipes" / "recipe" / "cinema_val_only.yaml"):
         assert value.key in known, value.key
 
 
@@ -172,13 +172,13 @@ def test_impossible_settings_are_refused(override, message):
 def test_a_value_without_a_source_is_refused(tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("a:\n  b: 1  # paper: yes\n  c: 2  # because\n")
-    with pytest.raises(provenance.MissingSource, match=r"r.yaml:3: a\.c"):
-        provenance.values(recipe)
+    with pytest.raises(recipe_tables.MissingSource, match=r"r.yaml:3: a\.c"):
+        recipe_tables.values(recipe)
 
 
 def test_the_docs_have_the_tables_of_the_recipes():
     page = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
-    assert page == provenance.with_tables(page), "run: python -m cinema_verl.provenance docs/paper.md"
+    assert page == recipe_tables.with_tables(page), "run: python tools/recipe_tables.py docs/paper.md"
 
 
 def test_the_diversity_table_in_the_docs_is_what_the_script_prints():

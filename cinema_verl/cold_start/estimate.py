@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Final
 
-from cinema_verl.cold_start.client import Client
-from cinema_verl.cold_start.ledger import Ledger
 from cinema_verl.cold_start.plan import Plan
+from cinema_verl.endpoint.client import Client
+from cinema_verl.endpoint.ledger import Ledger
 
 TYPICAL_TOKENS: Final = 300
 """Of a trajectory, where the least cost is wanted. Our choice: a paragraph for each of three actions."""

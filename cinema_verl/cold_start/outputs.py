@@ -15,11 +15,11 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cinema_verl.cold_start.asking import Settings, policy_messages
+from cinema_verl.cold_start.requests import Settings, policy_messages
 from cinema_verl.cold_start.sampling import COLD_START, LEFT_OUT, REASONS, RL, ROUTES
 from cinema_verl.data.canonical import Question
 from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA, image_cell, sft_rows
-from cinema_verl.files import atomic_write
+from cinema_verl.utils.files import atomic_write
 
 SFT: Final = "sft.parquet"
 RL_POOL: Final = "rl.parquet"

@@ -20,15 +20,15 @@ from typing import Any, Final
 import numpy as np
 from tqdm import tqdm
 
-from cinema_verl.cold_start.client import Client, StopRun
 from cinema_verl.cold_start.journal import Journal
-from cinema_verl.cold_start.ledger import Ledger, LedgerError
 from cinema_verl.cold_start.plan import Plan, share
 from cinema_verl.cold_start.retrieval import Encode, Encoder, EncoderError, embed
 from cinema_verl.cold_start.sampling import ROUTES, Result, Sampler
 from cinema_verl.cold_start.tree import Sample
 from cinema_verl.data.canonical import Question
-from cinema_verl.data.spread import spread
+from cinema_verl.endpoint.client import Client, StopRun
+from cinema_verl.endpoint.ledger import Ledger, LedgerError
+from cinema_verl.utils.ray_map import spread
 
 LIVES: Final = 3
 """Times that Ray may begin a worker in a run. Our choice: the first death may be bad luck (a machine that goes, memory

@@ -17,12 +17,12 @@ from itertools import islice
 from pathlib import Path
 
 import cinema_verl
-from cinema_verl.cold_start.asking import Calls, Settings, policy_messages, teacher_messages
-from cinema_verl.cold_start.client import Endpoint
+from cinema_verl.cold_start.requests import Calls, Settings, policy_messages, teacher_messages
 from cinema_verl.cold_start.retrieval import DEFAULT_ENCODER
 from cinema_verl.data.canonical import Question
 from cinema_verl.data.directory import parts_of, read_questions
-from cinema_verl.files import atomic_write, sha256_of
+from cinema_verl.endpoint.client import Endpoint
+from cinema_verl.utils.files import atomic_write, sha256_of
 
 
 @dataclass(frozen=True)

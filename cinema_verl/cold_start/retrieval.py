@@ -46,7 +46,7 @@ class Encoder:
         # Threads that wait should sleep: beside a student's server, other workers or image loading they would spin in
         # the way of those who work. Read when torch is loaded, which is here.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from cinema_verl.cpu.torchvision_ops import ensure_torchvision_importable
+        from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
         ensure_torchvision_importable()
         try:

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from cinema_verl.cold_start.asking import COT_PATH, Calls, Settings, other_paths
-from cinema_verl.cold_start.ledger import LEDGERED, Call, Reply
+from cinema_verl.cold_start.requests import COT_PATH, Calls, Settings, other_paths
 from cinema_verl.cold_start.retrieval import Visit, explain, walk
 from cinema_verl.cold_start.tree import Path, Sample, pattern, read, verdict
 from cinema_verl.data.canonical import ImageRef, Question
 from cinema_verl.data.schema import RowError
+from cinema_verl.endpoint.ledger import LEDGERED, Call, Reply
 
 Complete = Callable[[Call, Sequence[ImageRef]], Awaitable[Reply]]
 Embed = Callable[[Sequence[Sample]], Awaitable[np.ndarray]]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from cinema_verl.data.canonical import Question
-from cinema_verl.files import atomic_write, sha256_of
+from cinema_verl.utils.files import atomic_write, sha256_of
 
 QUESTIONS: Final = "questions"
 REJECTED: Final = "rejected.jsonl"

@@ -19,11 +19,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cinema_verl.files import atomic_write
 from cinema_verl.meta_action import parse
+from cinema_verl.utils.files import atomic_write
 from cinema_verl.verify import verify
 
-AGENT_NAME = "cinema"  # the agent loop that verl runs for a row: cinema_verl.agent_loop
+AGENT_NAME = "cinema"  # the agent loop that verl runs for a row: cinema_verl.training.agent_loop
 MODALITIES = ("multi", "frames", "single")
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

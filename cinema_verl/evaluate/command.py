@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cinema_verl.evaluate.files import dump_of, evaluate_dump
-from cinema_verl.evaluate.records import by_question, read_rollouts
 from cinema_verl.evaluate.statistics import difference
 from cinema_verl.evaluate.summary import share
 from cinema_verl.evaluate.tables import Table, beside_the_paper, estimate, to_markdown
+from cinema_verl.runs.rollouts import by_question, read_rollouts
 
 EPILOG = """\
 A PATH is a dump, <step>.jsonl of trainer.validation_data_dir, or a folder of dumps, whose latest step is taken.

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cinema_verl import __version__
-from cinema_verl.evaluate.records import read_rollouts
 from cinema_verl.evaluate.summary import summarise
 from cinema_verl.evaluate.tables import to_html, to_markdown
-from cinema_verl.files import atomic_write
+from cinema_verl.runs.rollouts import read_rollouts
+from cinema_verl.utils.files import atomic_write
 
 _SUFFIX = ".evaluation"
 

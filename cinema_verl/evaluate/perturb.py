@@ -16,28 +16,12 @@ from typing import Any, Final
 
 from PIL import Image
 
+from cinema_verl.runs.conditions import BLANK, CONDITIONS, REORDERED, SHUFFLED, source_under
+
 Row = Mapping[str, Any]
 Cells = list[dict[str, Any]]
 
-TRUE: Final = "true"
-SHUFFLED: Final = "shuffled"  # another question's images
-REORDERED: Final = "reordered"  # its own images, each in another place
-BLANK: Final = "blank"  # grey of the same size
-CONDITIONS: Final = (SHUFFLED, REORDERED, BLANK)
-
 _GREY: Final = 127  # our choice: neither dark nor bright
-_SEPARATOR: Final = "@"  # between a row's data_source and its condition: verl then reports them apart
-
-
-def source_under(data_source: str, condition: str) -> str:
-    """The ``data_source`` of a row asked under a condition, ``digits/sum@blank``."""
-    return f"{data_source}{_SEPARATOR}{condition}"
-
-
-def split_source(data_source: str) -> tuple[str, str]:
-    """A row's own ``data_source`` and the condition that it is asked under."""
-    source, separator, condition = data_source.rpartition(_SEPARATOR)
-    return (source, condition) if separator and condition in CONDITIONS else (data_source, TRUE)
 
 
 def sample(rows: Sequence[Row], size: int | None, seed: int) -> list[Row]:

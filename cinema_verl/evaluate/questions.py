@@ -13,13 +13,14 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cinema_verl.data.adapters import NAMES
 from cinema_verl.data.check import DataError, Limits, Locate, check_rows
 from cinema_verl.data.dataset import CinemaDataset
 from cinema_verl.data.faults import COLUMNS, PROMPT_TOO_LONG
+from cinema_verl.data.sources import NAMES
 from cinema_verl.data.tokens import PromptCounter
-from cinema_verl.evaluate.perturb import SHUFFLED, TRUE, sample, split_source, under
-from cinema_verl.evaluate.records import FAILED
+from cinema_verl.evaluate.perturb import sample, under
+from cinema_verl.runs.conditions import SHUFFLED, TRUE, split_source
+from cinema_verl.runs.rollouts import FAILED
 
 logger = logging.getLogger(__name__)
 

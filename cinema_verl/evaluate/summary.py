@@ -9,9 +9,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cinema_verl.evaluate.perturb import BLANK, CONDITIONS, SHUFFLED, TRUE
-from cinema_verl.evaluate.records import FAILED, Rollout, by_question, rollout_of
 from cinema_verl.evaluate.statistics import Estimate, difference, pass_at_k, rate
+from cinema_verl.runs.conditions import BLANK, CONDITIONS, SHUFFLED, TRUE
+from cinema_verl.runs.rollouts import FAILED, Rollout, by_question, rollout_of
 
 SCHEMA: Final = "cinema-verl/evaluation"
 VERSION: Final = 1  # raised with every change that a reader of the JSON would notice

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cinema_verl.evaluate.paper import COLUMNS, ROWS, column_of
-from cinema_verl.pages import render
+from cinema_verl.utils.pages import render
 
 Summary = Mapping[str, Any]
 

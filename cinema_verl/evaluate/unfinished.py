@@ -17,7 +17,7 @@ import numpy as np
 
 from cinema_verl.data.check import DataError
 from cinema_verl.evaluate.files import settings_of
-from cinema_verl.files import sha256_of
+from cinema_verl.utils.files import sha256_of
 
 NAME: Final = "unfinished.jsonl"
 
@@ -25,7 +25,8 @@ NAME: Final = "unfinished.jsonl"
 Question = tuple[str, str]
 """A row's uid and its data_source, which says under which condition it was asked."""
 Answer = tuple[np.ndarray, str]
-"""The token ids (int32) that the agent loop kept of one rollout, and how it ended (`cinema_verl.agent_loop.cut`)."""
+"""The token ids (int32) that the agent loop kept of one rollout, and how it ended
+(`cinema_verl.training.agent_loop.cut`)."""
 
 
 class Unfinished:

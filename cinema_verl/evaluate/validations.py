@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cinema_verl.diversity import pattern_statistics
-from cinema_verl.evaluate.records import by_question, read_rollouts
 from cinema_verl.evaluate.statistics import Estimate, difference, mean, rate
 from cinema_verl.evaluate.summary import share
+from cinema_verl.runs.rollouts import by_question, read_rollouts
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def read_validation(path: Path) -> Validation:
     """Read `trainer.validation_data_dir/<step>.jsonl`.
 
     Raises:
-        FileNotFoundError, ValueError: as `cinema_verl.evaluate.records.read_rollouts`.
+        FileNotFoundError, ValueError: as `cinema_verl.runs.rollouts.read_rollouts`.
     """
     groups = by_question(read_rollouts(path))
     rollouts = max(map(len, groups.values()))

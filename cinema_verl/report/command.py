@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cinema_verl.files import atomic_write
-from cinema_verl.report.locate import NothingFound, locate, names
 from cinema_verl.report.page import build, read_run
+from cinema_verl.runs.locate import NothingFound, locate, names
+from cinema_verl.utils.files import atomic_write
 
 EPILOG = """\
 A run directory is the folder that holds the run's parts, or the one that Hydra wrote (`.hydra/` in it, or just below):

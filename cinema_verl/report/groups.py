@@ -15,11 +15,11 @@ from typing import Any, Final, NamedTuple
 from PIL import Image
 
 from cinema_verl.diversity import pattern_counts
-from cinema_verl.evaluate.perturb import TRUE, split_source
 from cinema_verl.meta_action import parse, pattern_in_mode
-from cinema_verl.pages import json_for_script, thumbnail
-from cinema_verl.report.read import Question, Rollout, read_questions, read_rollouts_at
+from cinema_verl.report.questions import Question, Rollout, read_questions, read_rollouts_at
 from cinema_verl.report.summarise import Mix, rightness
+from cinema_verl.runs.conditions import TRUE, split_source
+from cinema_verl.utils.pages import json_for_script, thumbnail
 
 MAX_TEXT: Final = 12_000
 """Characters shown of one rollout. Our choice: three times what recipe `cinema`'s response limit usually makes."""

@@ -9,12 +9,9 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from cinema_verl.evaluate.perturb import TRUE, split_source
 from cinema_verl.meta_action import ACTIONS, PATTERN_MODES
-from cinema_verl.pages import json_for_script, render
 from cinema_verl.report.groups import GroupPlace, Pictures, choose, places
-from cinema_verl.report.locate import RunFiles
-from cinema_verl.report.read import Metrics, number, read_metrics, read_rollouts, step_files
+from cinema_verl.report.questions import Metrics, number, read_metrics, read_rollouts, step_files
 from cinema_verl.report.summarise import (
     PANELS,
     Mix,
@@ -27,6 +24,9 @@ from cinema_verl.report.summarise import (
     stages,
     thin,
 )
+from cinema_verl.runs.conditions import TRUE, split_source
+from cinema_verl.runs.locate import RunFiles
+from cinema_verl.utils.pages import json_for_script, render
 
 MAX_NAMES: Final = 2000
 """Metrics in the page. Our choice: verl logs about 150, and a hundred for each data source of a validation."""
@@ -236,4 +236,4 @@ def _html(runs: Sequence[Run], data: Mapping[str, Any], notes: Sequence[tuple[st
 @lru_cache
 def _asset(name: str) -> Markup:
     """One of the page's own files, verbatim."""
-    return Markup(files("cinema_verl").joinpath("templates", "pages", "report", name).read_text(encoding="utf-8"))
+    return Markup(files("cinema_verl").joinpath("report", "assets", name).read_text(encoding="utf-8"))

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from cinema_verl.diversity import pattern_statistics
-from cinema_verl.evaluate.perturb import CONDITIONS, TRUE, split_source
 from cinema_verl.meta_action import pattern_in_mode
-from cinema_verl.report.read import Metrics, Rollout
+from cinema_verl.report.questions import Metrics, Rollout
+from cinema_verl.runs.conditions import CONDITIONS, TRUE, split_source
 
 MAX_POINTS: Final = 500
 """Points of a curve. Our choice: more than a screen has room for."""

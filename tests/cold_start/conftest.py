@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cinema_verl.cold_start import cli, client, pipeline
+from cinema_verl.cold_start import command, pipeline
 from cinema_verl.cold_start.sampling import Result
-from cinema_verl.cold_start.stub_server import StubServer
 from cinema_verl.cold_start.tree import read
 from cinema_verl.data.canonical import ImageRef, Question
+from cinema_verl.demo.stub_server import StubServer
+from cinema_verl.endpoint import client
 from cinema_verl.meta_action import ANSWER, TAGS
 
 MakeQuestion = Callable[..., Question]
@@ -141,7 +142,7 @@ class Endpoints:
 
     def run(self, *more: str, output: Path | None = None) -> int:
         """`cinema-verl cold-start` in this process."""
-        return cli.main(self.arguments(*more, output=output))
+        return command.main(self.arguments(*more, output=output))
 
     @property
     def paid(self) -> tuple[int, int]:

@@ -18,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cinema_verl.cold_start import client as client_module
-from cinema_verl.cold_start.client import (
+from cinema_verl.data.canonical import ImageRef
+from cinema_verl.demo.stub_server import FAULTS, StubServer
+from cinema_verl.endpoint import client as client_module
+from cinema_verl.endpoint.client import (
     DOUBTFUL,
     GIVE_UP,
     LONGEST_RETRY_AFTER,
@@ -30,9 +32,7 @@ from cinema_verl.cold_start.client import (
     EndpointError,
     StopRun,
 )
-from cinema_verl.cold_start.ledger import LEDGERED, Call, Ledger, Reply
-from cinema_verl.cold_start.stub_server import FAULTS, StubServer
-from cinema_verl.data.canonical import ImageRef
+from cinema_verl.endpoint.ledger import LEDGERED, Call, Ledger, Reply
 
 KEY = "sk-proj-0123456789abcdefghij"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cinema_verl.cold_start import cli, outputs
+from cinema_verl.cold_start import command, outputs
 from cinema_verl.cold_start.sampling import REASONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cold_start.md").read_text(encoding="utf-8")
@@ -21,7 +21,7 @@ def test_every_file_is_explained():
 
 
 def test_every_option_that_is_named_exists():
-    known = {option for action in cli.parser()._actions for option in action.option_strings}
+    known = {option for action in command.parser()._actions for option in action.option_strings}
     theirs = {"--limit-mm-per-prompt", "--port", "--fault", "--wrong", "--off-path"}  # of servers, of the offline run
     words = PAGE.replace("`", " ").replace(":", " ").replace(",", " ").replace(")", " ").split()
     named = {word.rstrip(".;") for word in words if word.startswith("--") and word.strip("-")}

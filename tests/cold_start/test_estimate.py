@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from cinema_verl.cold_start.asking import Settings
-from cinema_verl.cold_start.client import Endpoint
 from cinema_verl.cold_start.estimate import estimate
 from cinema_verl.cold_start.plan import Plan
+from cinema_verl.cold_start.requests import Settings
+from cinema_verl.endpoint.client import Endpoint
 
 ENDPOINT = Endpoint("http://localhost/v1", "m")
 

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cinema_verl.cold_start import images as module
-from cinema_verl.cold_start.images import DataURLs, ImageLimits, ImageProblem, data_url
 from cinema_verl.data.canonical import ImageRef
+from cinema_verl.endpoint import images as module
+from cinema_verl.endpoint.images import DataURLs, ImageLimits, ImageProblem, data_url
 
 
 @pytest.fixture

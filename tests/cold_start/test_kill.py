@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cinema_verl.cold_start.browser import PAGE
 from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, SUMMARY
+from cinema_verl.cold_start.trees_page import PAGE
 
 # Imports once, then forks a child for each run: what is killed is a process that works, not one that starts.
 NURSERY = """

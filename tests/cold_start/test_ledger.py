@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinema_verl.cold_start.ledger import LEDGERED, OUTCOMES, Call, Ledger, LedgerError, Reply, Spending
+from cinema_verl.endpoint.ledger import LEDGERED, OUTCOMES, Call, Ledger, LedgerError, Reply, Spending
 
 OK = Reply("<answer>B</answer>", "stop", "ok", 10, 5, 0.25, "stub")
 
@@ -142,7 +142,7 @@ def test_the_running_sum_is_the_sum(steps):
 
 WRITER = """
 import sys
-from cinema_verl.cold_start.ledger import Call, Ledger, Reply
+from cinema_verl.endpoint.ledger import Call, Ledger, Reply
 ledger = Ledger(sys.argv[1])
 for number in range(10**6):
     call = Call("draft", "stub", [{"role": "user", "content": f"Question {number}"}], {"max_tokens": 64})
@@ -178,7 +178,7 @@ def test_what_is_kept_survives_a_kill(path, lines):
 
 
 def test_a_second_process_is_refused(path):
-    code = "import sys; from cinema_verl.cold_start.ledger import Ledger; Ledger(sys.argv[1])"
+    code = "import sys; from cinema_verl.endpoint.ledger import Ledger; Ledger(sys.argv[1])"
     with Ledger(path):
         with pytest.raises(LedgerError, match="another process has this ledger open"):
             Ledger(path)

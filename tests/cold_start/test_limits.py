@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinema_verl.cold_start.limits import MINUTE, Limiter, Window
+from cinema_verl.endpoint.rate_limits import MINUTE, Limiter, Window
 
 STEPS = st.lists(st.tuples(st.floats(0, 90), st.floats(0.1, 12), st.floats(0, 1)), max_size=60)
 """(seconds until it is asked, amount, share of the amount that it is in truth)"""

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cinema_verl.cold_start.asking import Calls, Settings
-from cinema_verl.cold_start.offline import (
+from cinema_verl.cold_start.requests import Calls, Settings
+from cinema_verl.cold_start.sampling import unusable
+from cinema_verl.cold_start.tree import read
+from cinema_verl.demo.cold_start import (
     FAULTS,
     ScriptedTeacher,
     canonical,
@@ -18,8 +20,6 @@ from cinema_verl.cold_start.offline import (
     problems,
     wrong_answer,
 )
-from cinema_verl.cold_start.sampling import unusable
-from cinema_verl.cold_start.tree import read
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinema_verl.cold_start.ledger import Call, Ledger, Reply
-from cinema_verl.cold_start.outcomes import Again, Stop, models, read, retry_after
+from cinema_verl.endpoint.ledger import Call, Ledger, Reply
+from cinema_verl.endpoint.outcomes import Again, Stop, models, read, retry_after
 
 KEY = "sk-proj-0123456789abcdefghij"
 

@@ -6,8 +6,8 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from cinema_verl.cold_start.asking import Settings
 from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, SUMMARY, write_outputs
+from cinema_verl.cold_start.requests import Settings
 from cinema_verl.cold_start.sampling import COLD_START, LEFT_OUT, RL
 from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cinema_verl.cold_start import cli, pipeline
-from cinema_verl.cold_start.browser import PAGE
-from cinema_verl.cold_start.ledger import Ledger
+from cinema_verl.cold_start import command, pipeline
 from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, SUMMARY
 from cinema_verl.cold_start.pipeline import LIVES
 from cinema_verl.cold_start.plan import Plan
+from cinema_verl.cold_start.trees_page import PAGE
+from cinema_verl.endpoint.ledger import Ledger
 
 FILES = (SFT, RL_POOL, PROVENANCE, LEFT, SUMMARY, PAGE)
 PASSING = {"429": 0.1, "burst": 0.005, "500": 0.05, "503": 0.05, "reset": 0.04, "reset_late": 0.03, "half_json": 0.03,
@@ -272,7 +272,7 @@ def test_a_worker_that_dies_each_time_does_not_hold_up_the_others(endpoints, cap
     run = endpoints(24)
     options = ("--trajectories", "1", "--workers", "2")
     with monkeypatch.context() as patched:
-        patched.setattr(cli, "Plan", Deadly)
+        patched.setattr(command, "Plan", Deadly)
         assert run.run(*options) == 1
     said = capsys.readouterr()
     assert f"worker 1 died {LIVES} times" in said.err

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinema_verl.cold_start.asking import Settings
-from cinema_verl.cold_start.client import Endpoint
 from cinema_verl.cold_start.plan import Plan, share
+from cinema_verl.cold_start.requests import Settings
+from cinema_verl.endpoint.client import Endpoint
 
 ENDPOINT = Endpoint("http://localhost/v1", "m", requests_per_minute=100, tokens_per_minute=9000, concurrency=10)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinema_verl.cold_start.prices import TEMPLATE_TOKENS, VISION, expected_tokens, prompt_tokens, text_bytes
+from cinema_verl.endpoint.token_costs import TEMPLATE_TOKENS, VISION, expected_tokens, prompt_tokens, text_bytes
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_an_encoder_that_is_not_there_is_named_with_what_to_do(tmp_path):
 def test_threads_of_the_encoder_sleep_while_they_wait(tmp_path):
     # Which torch is told when it is loaded: nothing before the encoder may load it.
     script = (
-        "import os, sys; import cinema_verl.cold_start.cli as cli; assert 'torch' not in sys.modules;"
+        "import os, sys; import cinema_verl.cold_start.command as cli; assert 'torch' not in sys.modules;"
         "from cinema_verl.cold_start.retrieval import Encoder, EncoderError\n"
         f"try: Encoder({str(tmp_path)!r})\n"
         "except EncoderError: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cinema_verl.cold_start.asking import Calls, Settings
-from cinema_verl.cold_start.cli import waits
-from cinema_verl.cold_start.client import BudgetReached
-from cinema_verl.cold_start.ledger import Call, Reply
+from cinema_verl.cold_start.command import waits
+from cinema_verl.cold_start.requests import Calls, Settings
 from cinema_verl.cold_start.sampling import COLD_START, LEFT_OUT, REASONS, RL, Result, Sampler
+from cinema_verl.endpoint.client import BudgetReached
+from cinema_verl.endpoint.ledger import Call, Reply
 
 
 def ok(text: str) -> Reply:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cinema_verl.cold_start.stub_server import FAULTS, StubServer, main
+from cinema_verl.demo.stub_server import FAULTS, StubServer, main
 
 
 def post(server: StubServer, number: int = 0, body: Any = None, **headers: str) -> tuple[int, Any]:
@@ -125,7 +125,7 @@ def test_the_command_line(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["--fault", "flood=0.1"])
     assert "no fault is called flood" in capsys.readouterr().err
-    command = [sys.executable, "-m", "cinema_verl.cold_start.stub_server", "--model", "m"]
+    command = [sys.executable, "-m", "cinema_verl.demo.stub_server", "--model", "m"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         url = process.stdout.readline().strip()
         assert json.load(urllib.request.urlopen(f"{url}/models", timeout=10))["data"][0]["id"] == "m"

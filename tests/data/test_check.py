@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AddedToken
 
-from cinema_verl.cpu.tiny_model import build_processor, build_tokenizer
 from cinema_verl.data import check
 from cinema_verl.data.check import (
     SFT,
@@ -29,6 +28,7 @@ from cinema_verl.data.check import (
 from cinema_verl.data.faults import CODES, WARNINGS
 from cinema_verl.data.schema import image_cell, rl_row, sft_rows
 from cinema_verl.data.tokens import Patching, PromptCounter
+from cinema_verl.demo.tiny_model import build_processor, build_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cinema_verl.cpu.tiny_model import build_processor, build_tokenizer  # makes torchvision importable
 from cinema_verl.data.tokens import (
     MAX_ASPECT_RATIO,
     MIN_SIDE,
@@ -16,6 +15,7 @@ from cinema_verl.data.tokens import (
     PromptCounter,
     vision_tokens,
 )
+from cinema_verl.demo.tiny_model import build_processor, build_tokenizer  # makes torchvision importable
 
 # isort: split
 from qwen_vl_utils import process_vision_info

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_module
 
-from cinema_verl.data.digits import Sizes, write_dataset
+from cinema_verl.demo.digits import Sizes, write_dataset
 from cinema_verl.evaluate.unfinished import NAME, Unfinished, asked_of
 
 from .conftest import kill

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cinema_verl.data.digits import Sizes, write_dataset
+from cinema_verl.demo.digits import Sizes, write_dataset
 from cinema_verl.schedule import AnnealingSchedule
 
 from .conftest import kill

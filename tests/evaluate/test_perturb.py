@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cinema_verl.evaluate.perturb import CONDITIONS, grey, sample, source_under, split_source, under
+from cinema_verl.evaluate.perturb import grey, sample, under
+from cinema_verl.runs.conditions import CONDITIONS, source_under, split_source
 
 QUESTIONS = st.lists(
     st.tuples(st.sampled_from(["m/a", "m/b", "n"]), st.lists(st.sampled_from("pqrstu"), min_size=1, max_size=4)),

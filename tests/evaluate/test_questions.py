@@ -19,12 +19,12 @@ from verl.utils.dataset.rl_dataset import collate_fn
 
 from cinema_verl.data.check import DataError
 from cinema_verl.data.schema import RL_SCHEMA, image_cell, rl_row, write_parquet
-from cinema_verl.evaluate.perturb import split_source
 from cinema_verl.evaluate.questions import ask_again, check_files, check_questions, with_failures
-from cinema_verl.evaluate.records import read_rollouts
 from cinema_verl.evaluate.summary import summarise
 from cinema_verl.prompts import system_prompt
-from cinema_verl.settings import CinemaSettings
+from cinema_verl.runs.conditions import split_source
+from cinema_verl.runs.rollouts import read_rollouts
+from cinema_verl.training.settings import CinemaSettings
 
 from .conftest import rollout
 

@@ -7,8 +7,8 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from cinema_verl.evaluate.files import settings_of
-from cinema_verl.evaluate.records import read_rollouts, rollout_of
 from cinema_verl.evaluate.summary import dependence_metrics, image_dependence, mean_metrics, summarise
+from cinema_verl.runs.rollouts import read_rollouts, rollout_of
 
 from .conftest import rollout
 

@@ -7,9 +7,9 @@ import pytest
 from cinema_verl.evaluate.command import main
 from cinema_verl.evaluate.files import dump_of, evaluate_dump
 from cinema_verl.evaluate.paper import COLUMNS, ROWS, column_of
-from cinema_verl.evaluate.records import rollout_of
 from cinema_verl.evaluate.summary import summarise
 from cinema_verl.evaluate.tables import Table, beside_the_paper, estimate, tables, to_markdown, warnings_of
+from cinema_verl.runs.rollouts import rollout_of
 
 from ..conftest import DESKTOP, PHONE
 from .conftest import rollout

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cinema_verl.diversity import group_rewards
-from cinema_verl.pages import json_for_script
 from cinema_verl.report.groups import MAX_IMAGES, MAX_TEXT, Pictures, choose, places
-from cinema_verl.report.read import read_rollouts, step_files
+from cinema_verl.report.questions import read_rollouts, step_files
 from cinema_verl.report.summarise import Mix, count
+from cinema_verl.utils.pages import json_for_script
 
 ROOM = 1_000_000
 

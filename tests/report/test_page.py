@@ -5,8 +5,8 @@ import json
 import pytest
 import yaml
 
-from cinema_verl.report.locate import locate
 from cinema_verl.report.page import MAX_NAMES, build, read_run
+from cinema_verl.runs.locate import locate
 
 LIMIT = 2_000_000
 

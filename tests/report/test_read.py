@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cinema_verl.data.schema import RL_SCHEMA, image_cell, rl_row, write_parquet
 from cinema_verl.prompts import messages
-from cinema_verl.report.read import (
+from cinema_verl.report.questions import (
     UNKNOWN,
     number,
     read_metrics,

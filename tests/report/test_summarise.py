@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cinema_verl.meta_action import VIOLATIONS
 from cinema_verl.report.groups import GroupPlace, in_turn, spread
 from cinema_verl.report.page import MEANINGS
-from cinema_verl.report.read import Metrics, number
+from cinema_verl.report.questions import Metrics, number
 from cinema_verl.report.summarise import (
     MAX_PATTERNS,
     RARER,

@@ -24,7 +24,7 @@ def test_in_verls_reward_loop_worker(tmp_path: Path, function: str) -> None:
     from verl import DataProto
     from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 
-    from cinema_verl.cpu.tiny_model import build_tokenizer
+    from cinema_verl.demo.tiny_model import build_tokenizer
 
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(tmp_path)

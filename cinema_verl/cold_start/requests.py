@@ -1,0 +1,198 @@
+"""What is asked in the cold start, and in which words: the settings, the prompts and the calls they make.
+
+The paper gives neither prompts nor numbers of draws: what is chosen here says so, with its reason.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, Final
+
+from cinema_verl.cold_start.retrieval import SIMILARITIES
+from cinema_verl.cold_start.tree import Path, Sample
+from cinema_verl.data.canonical import IMAGE, ImageRef, Question
+from cinema_verl.endpoint.ledger import Call
+from cinema_verl.meta_action import ANSWER, GLOBAL, TAGS
+from cinema_verl.prompts import messages, render, system_prompt
+
+NO_SYSTEM: Final = "none"
+"""Prompt mode without a system prompt, for policies that already know the format (the shipped digits policy)."""
+MODES: Final = ("cinema", "compact", "cot", NO_SYSTEM)  # not `direct`: its reply has no path
+COT_PATH: Final[Path] = ("think", ANSWER)
+
+# Our choice: the paths that a second trajectory is asked along when the student has shown no other. One for each first
+# action, short and long; questions start at different places of the list, so that no path becomes everybody's second.
+_STANDARD_PATHS: Final[tuple[Path, ...]] = tuple(
+    (*names, ANSWER)
+    for names in (
+        (GLOBAL, "focus", "think"),
+        ("focus", "think"),
+        ("hint", "focus", "think"),
+        ("think",),
+        ("focus", "hint", "think"),
+        (GLOBAL, "think"),
+        ("hint", "think"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked, and how often. Part of a result's identity: other settings, other results.
+
+    Attributes:
+        mode: Words for student and SFT rows: a mode of `cinema_verl.prompts`, or ``none``. ``cot`` is the ablation:
+            no drafts, the teacher thinks and answers, one trajectory a question.
+        trajectories: Wanted for each question: 2 as in the paper; 1 is its ablation, which asks for no second path.
+        similarity: What is compared in retrieval: one of `retrieval.SIMILARITIES`; the paper does not say.
+        drafts: Student draws. Our choice: 4 show two or three paths, at a quarter of an RL group's price.
+        draft_temperature: Our choice: 1, the student's own distribution, for the tree lives on variety.
+        draft_tokens: Most of a draft. Our choice: some five times a usual trajectory.
+        refinements: Teacher draws until one follows the path. Our choice: a strong teacher that fails three times will.
+        explorations: Other paths asked along when no second one was sampled. Our choice: each costs a teacher call.
+        teacher_temperature: Our choice: 0.7, so that a second draw differs from the first and is seldom worse.
+        teacher_tokens: Most of a refinement. Our choice: as for drafts, with room for a verbose teacher.
+        seeds: Send a ``seed`` made of question and draw: the same server then gives the same replies again. Not every
+            endpoint knows the field, and vLLM samples a little slower with it.
+        min_pixels, max_pixels: Limits of each image's area in the rows written for verl. Those of `data.convert`.
+    """
+
+    mode: str = "cinema"
+    trajectories: int = 2
+    similarity: str = "text"
+    drafts: int = 4
+    draft_temperature: float = 1.0
+    draft_tokens: int = 1024
+    refinements: int = 3
+    explorations: int = 2
+    teacher_temperature: float = 0.7
+    teacher_tokens: int = 2048
+    seeds: bool = True
+    min_pixels: int = 3_136
+    max_pixels: int = 602_112
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"unknown mode {self.mode!r}; known: {', '.join(MODES)}")
+        if self.similarity not in SIMILARITIES:
+            raise ValueError(f"unknown similarity {self.similarity!r}; known: {', '.join(SIMILARITIES)}")
+        if self.trajectories not in (1, 2):
+            raise ValueError(f"one or two trajectories a question, not {self.trajectories}")
+        if min(self.drafts, self.refinements) < 1 or self.explorations < 0:
+            raise ValueError("at least one draft and one refinement, and no negative number of explorations")
+        if not all(0 <= each < math.inf for each in (self.draft_temperature, self.teacher_temperature)):
+            raise ValueError("a temperature is a number from 0 upwards")
+        if min(self.draft_tokens, self.teacher_tokens) < 1:
+            raise ValueError("a draft and a refinement must have at least one token")
+        if not 0 < self.min_pixels <= self.max_pixels:
+            raise ValueError(f"need 0 < min_pixels <= max_pixels, got {self.min_pixels} and {self.max_pixels}")
+
+    @property
+    def is_cot(self) -> bool:
+        return self.mode == "cot"
+
+    @property
+    def wanted(self) -> int:
+        """Trajectories a question: plain chain of thought has one path only."""
+        return 1 if self.is_cot else self.trajectories
+
+
+# --- The words ----------------------------------------------------------------------------------------------
+
+
+def policy_messages(question: Question, mode: str) -> list[dict[str, str]]:
+    """What the policy reads: the same for the student here, the SFT rows and the RL rows."""
+    if mode == NO_SYSTEM:
+        return messages(question.prompt)[1:]
+    return messages(question.prompt, mode)
+
+
+@lru_cache(maxsize=1)
+def _teacher_system() -> str:
+    words = (files("cinema_verl") / "templates" / "teacher.txt").read_text(encoding="utf-8").strip()
+    return f"{system_prompt('cinema')}\n\n{render(words)}"
+
+
+def path_line(path: Path) -> str:
+    """The last line of the teacher's question, which names the path."""
+    return "Path: " + " ".join(f"{TAGS[name].open}…{TAGS[name].close}" for name in path)
+
+
+def teacher_messages(question: Question, path: Path) -> list[dict[str, str]]:
+    """What the teacher reads. The draft is not shown: a wrong one would lead it astray, a right one be copied."""
+    return [
+        {"role": "system", "content": _teacher_system()},
+        {"role": "user", "content": f"{question.prompt}\n\n{path_line(path)}"},
+    ]
+
+
+def with_images(chat: Sequence[dict[str, str]], images: Sequence[ImageRef]) -> list[dict[str, Any]]:
+    """Messages with each ``<image>`` of the user's text replaced by the part that names the image by its content."""
+    remaining = iter(images)
+    result: list[dict[str, Any]] = []
+    for message in chat:
+        texts = message["content"].split(IMAGE)
+        parts: list[dict[str, str]] = []
+        for number, text in enumerate(texts):
+            if number:
+                parts.append({"type": "image", "sha256": next(remaining).sha256})
+            if text:
+                parts.append({"type": "text", "text": text})
+        result.append({"role": message["role"], "content": parts if len(texts) > 1 else message["content"]})
+    return result
+
+
+# --- The calls ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The requests of a run: who is asked what."""
+
+    settings: Settings
+    student: str
+    teacher: str
+
+    def draft(self, question: Question, draw: int) -> Call:
+        chat = with_images(policy_messages(question, self.settings.mode), question.images)
+        sampling = self._sampling(self.settings.draft_temperature, self.settings.draft_tokens, question.uid, draw)
+        return Call("draft", self.student, chat, sampling, draw)
+
+    def refine(self, question: Question, path: Path, draw: int) -> Call:
+        return self._along("refine", question, path, draw)
+
+    def explore(self, question: Question, path: Path) -> Call:
+        return self._along("explore", question, path, 0)
+
+    def _along(self, purpose: str, question: Question, path: Path, draw: int) -> Call:
+        settings = self.settings
+        chat = policy_messages(question, "cot") if settings.is_cot else teacher_messages(question, path)
+        sampling = self._sampling(settings.teacher_temperature, settings.teacher_tokens, question.uid, draw)
+        return Call(purpose, self.teacher, with_images(chat, question.images), sampling, draw)
+
+    def _sampling(self, temperature: float, tokens: int, uid: str, draw: int) -> dict[str, Any]:
+        # Not the draw alone: with one seed for all questions, all of them would begin with the same action.
+        seed = {"seed": _digest(f"{uid}#{draw}") % 2**31} if self.settings.seeds else {}
+        return {"temperature": temperature, "max_tokens": tokens, **seed}
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def other_paths(samples: Sequence[Sample], refined: Path, num_images: int, uid: str) -> list[Path]:
+    """Paths to explore, best first: those that the student took by itself, then the standard ones.
+
+    None over a single image has Global. The standard ones start at a place that the uid decides.
+    """
+    own = [sample.path for sample in samples if sample.usable]
+    start = _digest(uid) % len(_STANDARD_PATHS)
+    standard = _STANDARD_PATHS[start:] + _STANDARD_PATHS[:start]
+    return [
+        path
+        for path in dict.fromkeys((*own, *standard))
+        if path != refined and not (num_images == 1 and GLOBAL in path)
+    ]

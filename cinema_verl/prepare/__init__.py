@@ -1,0 +1,1 @@
+"""From anybody's raw rows to parquet: read, convert, deduplicate, decontaminate, mix, export."""

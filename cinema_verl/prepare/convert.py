@@ -1,0 +1,281 @@
+"""One draft becomes one question: media opened, stored and named in the text, gold verified, tokens counted.
+
+Everything that can be wrong with a row is found here and has a name in `canonical.REASONS`; what comes out can be
+written as a row that verl trains on. Errors of the machine (a full disk, a folder that may not be read) are no fault
+of the row and pass through as `OSError`.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from cinema_verl.data.canonical import IMAGE, ImageRef, Question, Rejected, VideoRef, lists_options
+from cinema_verl.data.directory import IMAGES, WORK
+from cinema_verl.data.tokens import QWEN2_5_VL, ImageSizeError, PromptCounter, vision_tokens
+from cinema_verl.prepare.draft import Adapter, Draft, Media
+from cinema_verl.prepare.media.images import ImageStore
+from cinema_verl.prepare.media.paths import Downloads, is_url, resolve
+from cinema_verl.prepare.media.video import sample_folder, sample_frames
+from cinema_verl.prepare.readers import Row
+from cinema_verl.prompts import messages
+from cinema_verl.verify import decide
+
+MAX_PIXELS: Final = 602_112
+"""Area of a stored image: 768 vision tokens of Qwen2.5-VL. Our choice, with recipe `cinema`'s prompt of 8 images."""
+MIN_PIXELS: Final = 3_136
+"""Smallest area that the policy sees: 4 vision tokens, qwen_vl_utils' own least (``IMAGE_MIN_TOKEN_NUM``)."""
+MAX_IMAGES: Final = 32
+"""Of a row: recipe `cinema`'s ``limit_images``, MMIU's largest question."""
+FRAMES: Final = 8
+"""Of a video. Our choice: at `MAX_PIXELS` they fill recipe `cinema`'s prompt."""
+MAX_FRAMES: Final = 64  # of a video at a given rate. Our choice: two minutes at one frame in two seconds
+FOLDER_FPS: Final = 3.0  # the rate at which MVBench's folders of frames were cut
+_MAX_IMAGE_BYTES: Final = 1 << 28  # of one image file; our choice: above any photograph, below a worker's memory
+
+_SPECIAL = re.compile(r"<\|\w+\|>")  # Qwen's control and vision tokens, of which no text may hold one
+_MEDIUM = re.compile(r"<(?:video|audio)>")
+_RUN = re.compile(rf"{IMAGE}(?:\s*{IMAGE})*")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a question depends on beside its row. Equal settings and input give equal bytes.
+
+    Attributes:
+        media_root: Absolute path of the folder that media paths are relative to and never leave.
+        min_pixels, max_pixels: Limits of an image's area as the policy sees it; larger ones are stored shrunk.
+        max_images: Most images of a row, frames not counted; None for any number.
+        frames, fps: Frames of a video: this many, evenly, or this many a second; exactly one of the two.
+        max_frames: Most frames at `fps`; longer videos are sampled thinner.
+        folder_fps: Rate at which folders of frames were cut.
+        max_prompt_tokens: Longest prompt, text and images; None for any length. Needs `processor`.
+        processor: Model that images are shrunk and prompts are counted for; "" does so for the images as Qwen2.5-VL
+            does, and counts no text.
+        mode: Prompt mode whose system prompt is counted.
+        split: Written over the source's own; "" keeps it.
+        allow_download: Hosts that URLs may be fetched from.
+    """
+
+    media_root: str
+    min_pixels: int = MIN_PIXELS
+    max_pixels: int = MAX_PIXELS
+    max_images: int | None = MAX_IMAGES
+    frames: int | None = FRAMES
+    fps: float | None = None
+    max_frames: int = MAX_FRAMES
+    folder_fps: float = FOLDER_FPS
+    max_prompt_tokens: int | None = None
+    processor: str = ""
+    mode: str = "cinema"
+    split: str = ""
+    allow_download: tuple[str, ...] = ()
+
+
+class Converter:
+    """Rows of one source to questions whose images are stored below `output`.
+
+    Args:
+        output: The dataset directory.
+    """
+
+    def __init__(self, adapter: Adapter, settings: Settings, output: Path) -> None:
+        self._adapter, self._settings = adapter, settings
+        self._counter = load_counter(settings.processor) if settings.processor else None
+        self._patching = self._counter.patching if self._counter else QWEN2_5_VL
+        self._store = ImageStore(output / IMAGES, settings.max_pixels, factor=self._patching.factor)
+        self._downloads = Downloads(frozenset(settings.allow_download), output / WORK / "downloads")
+
+    def draft(self, row: Row) -> Draft:
+        """What the adapter makes of a row, or `Rejected`."""
+        return self._adapter.draft(row)
+
+    def uid(self, draft: Draft) -> str:
+        return f"{draft.source or self._adapter.name}/{draft.source_id}"
+
+    def question(self, draft: Draft) -> Question:
+        """The question that a draft becomes.
+
+        Raises:
+            Rejected: with the reason; images stored before it was found stay in the store.
+            OSError: the machine's fault, not the row's.
+        """
+        _check_draft(draft, self._settings.max_images)
+        if draft.media[0].kind == "video":
+            refs, video = self._frames(draft.media[0])
+            text = _in_lines(draft.question, "Frame", len(refs))
+        else:
+            refs, video = [self._store.put(self._bytes(medium)) for medium in draft.media], None
+            text = _in_lines(draft.question, "Image", len(refs)) if len(refs) > 1 else draft.question
+        try:
+            question = Question(
+                uid=self.uid(draft),
+                source=draft.source or self._adapter.name,
+                source_id=draft.source_id,
+                split=self._settings.split or draft.split,
+                license=self._adapter.license,
+                modality=draft.modality or ("single" if len(refs) == 1 else "frames" if video else "multi"),
+                question=text,
+                images=tuple(refs),
+                answer_type=draft.answer_type,
+                answer=draft.answer,
+                video=video,
+                options=draft.options,
+                answer_aliases=draft.aliases,
+                tolerance=draft.tolerance,
+                pass_rate=draft.pass_rate,
+                flags=draft.flags,
+            )
+            _check_gold(question)
+        except (TypeError, ValueError) as error:
+            raise Rejected("bad_record", str(error)) from error
+        return self._counted(question)
+
+    def sync(self) -> None:
+        """Wait until the images that were stored are on the disk."""
+        self._store.sync()
+
+    def _bytes(self, medium: Media) -> bytes:
+        if medium.data is not None:
+            return medium.data
+        return _read(self._path(medium))
+
+    def _path(self, medium: Media) -> Path:
+        if is_url(medium.path):
+            return self._downloads.fetch(medium.path)
+        return resolve(self._settings.media_root, medium.path)
+
+    def _frames(self, medium: Media) -> tuple[list[ImageRef], VideoRef]:
+        settings = self._settings
+        wanted: dict[str, Any] = {
+            "count": settings.frames,
+            "fps": settings.fps,
+            "max_frames": max(settings.frames or 0, settings.max_frames),
+            "start": medium.start,
+            "end": medium.end,
+        }
+        with self._file(medium) as path:
+            if path.is_dir():
+                folder = sample_folder(path, folder_fps=settings.folder_fps, **wanted)
+                refs = [self._store.put(_read(frame)) for frame in folder.paths]
+                return refs, VideoRef(medium.path, folder.fps, folder.times)
+            frames = sample_frames(path, max_pixels=settings.max_pixels, factor=self._patching.factor, **wanted)
+            refs = [self._store.put_image(frame) for frame in frames.images]
+            return refs, VideoRef(medium.path, frames.fps, frames.times)
+
+    @contextmanager
+    def _file(self, medium: Media) -> Iterator[Path]:
+        """The medium as a path; embedded bytes are on disk for as long as the block lasts."""
+        if medium.data is None:
+            yield self._path(medium)
+            return
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(medium.data)
+            file.flush()
+            yield Path(file.name)
+
+    def _counted(self, question: Question) -> Question:
+        """The question with its token counts.
+
+        Raises:
+            Rejected: its prompt is too long, or the image processor would refuse an image.
+        """
+        settings = self._settings
+        try:
+            vision = sum(
+                vision_tokens(image.width, image.height, self._patching, settings.min_pixels, settings.max_pixels)
+                for image in question.images
+            )
+        except ImageSizeError as error:
+            raise Rejected("image_too_thin", str(error)) from error
+        text = 0
+        if self._counter:
+            text = self._counter.text_tokens([self._counter.render(messages(question.prompt, settings.mode))])[0]
+        limit = settings.max_prompt_tokens
+        if limit is not None and vision + text > limit:
+            raise Rejected(
+                "prompt_too_long", f"{vision + text} tokens ({text} of text, {vision} of images), over {limit}"
+            )
+        return replace(question, vision_tokens=vision, text_tokens=text)
+
+
+@lru_cache(maxsize=1)
+def load_counter(model: str) -> PromptCounter:
+    """The prompt counter of a model: a path, or a name that transformers knows. Kept, because loading takes seconds.
+
+    Raises:
+        OSError: there is no such model. TypeError: it is not one of the Qwen-VL family.
+    """
+    from cinema_verl.utils.torchvision import ensure_torchvision_importable
+
+    ensure_torchvision_importable()  # before transformers, whose processors import torchvision
+    from transformers import AutoProcessor
+
+    return PromptCounter(AutoProcessor.from_pretrained(model))
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise Rejected("path_missing", f"{path.name} is not a file")
+    if path.stat().st_size > _MAX_IMAGE_BYTES:
+        raise Rejected("image_too_large", f"{path.name} has over {_MAX_IMAGE_BYTES} bytes")
+    return path.read_bytes()
+
+
+def _check_draft(draft: Draft, max_images: int | None) -> None:
+    """What can be known before a file is opened."""
+    if not draft.media:
+        raise Rejected("no_images", "the row names no image and no video")
+    videos = sum(medium.kind == "video" for medium in draft.media)
+    if videos and len(draft.media) > 1:
+        raise Rejected("several_videos", f"{videos} video(s) among {len(draft.media)} media")
+    if not videos and max_images is not None and len(draft.media) > max_images:
+        raise Rejected("too_many_images", f"{len(draft.media)} images, over {max_images}")
+    if draft.question.count(IMAGE) != len(draft.media):
+        raise Rejected("placeholders", f"{draft.question.count(IMAGE)} {IMAGE} for {len(draft.media)} media")
+    text = "\n".join([draft.question, *draft.options])
+    if found := _MEDIUM.search(text):
+        raise Rejected("placeholders", f"the text holds {found[0]}")
+    if any(IMAGE in option for option in draft.options) and not lists_options(draft.question, draft.options):
+        raise Rejected("placeholders", f"an option holds {IMAGE} and the question does not list its options")
+    if found := _SPECIAL.search(text):
+        raise Rejected("special_token", f"the text holds {found[0]}")
+    if not draft.question.replace(IMAGE, "").strip():
+        raise Rejected("no_question", "the text is nothing but placeholders")
+
+
+def _in_lines(text: str, word: str, count: int) -> str:
+    """``Image 1: <image>`` and so on, a line each, where the text has all its tags in one place and names none.
+
+    Tags that stand apart (``Is <image> larger than <image>?``) or behind names (``A. <image>``) stay as they are.
+    """
+    run = _RUN.search(text)
+    if run is None or run[0].count(IMAGE) != text.count(IMAGE):
+        return text
+    before, after = text[: run.start()].rstrip(), text[run.end() :].lstrip()
+    lines = "\n".join(f"{word} {number}: {IMAGE}" for number in range(1, count + 1))
+    return "\n".join(part for part in (before, lines, after) if part)
+
+
+def _check_gold(question: Question) -> None:
+    """A gold that is not a right answer to itself would make every rollout wrong."""
+    verdict = decide(
+        question.answer,
+        question.answer,
+        question.answer_type,
+        options=question.options,
+        aliases=question.answer_aliases,
+        tolerance=question.tolerance,
+        question=question.question,
+    )
+    if not question.answer.strip() or not verdict.correct:
+        raise Rejected(
+            "gold_unreadable",
+            f"{question.answer[:80]!r} as {question.answer_type}, {len(question.options)} options: {verdict.reason}",
+        )

@@ -1,0 +1,1 @@
+"""Pictures and videos as the data pipeline stores them."""

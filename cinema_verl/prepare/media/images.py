@@ -1,0 +1,242 @@
+"""Pictures from anywhere become files that every reader sees alike: upright, 8 bits, opaque, within the pixel cap.
+
+Each is decoded once, and whole, before it is stored: what cannot be decoded, or could not become vision tokens, is
+`Rejected` by name here and not by a trainer. A file is named by the SHA-256 of its bytes, so the same picture is stored
+once whoever stores it, however often, in whatever order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from cinema_verl.data.canonical import ImageRef, Rejected
+from cinema_verl.data.tokens import MAX_ASPECT_RATIO, MIN_SIDE, QWEN2_5_VL, ImageSizeError, smart_resize
+from cinema_verl.prepare.media.phash import phash
+from cinema_verl.utils.files import atomic_write
+
+MAX_SOURCE_PIXELS: Final = 89_478_485
+"""Pillow's own limit against decompression bombs (``Image.MAX_IMAGE_PIXELS``): 256 MiB once decoded."""
+QUALITY: Final = 92
+"""JPEG quality of what has to be encoded again. Our choice: text in charts stays sharp."""
+FILTER: Final = Image.Resampling.BICUBIC
+"""What qwen_vl_utils shrinks with: the policy sees what it would have seen of the source. Lanczos takes longer by a
+third."""
+
+# Our choice: what datasets ship. Not formats that Pillow hands to other programs (EPS), nor rare ones.
+Image.init()
+_FORMATS: Final = tuple(
+    name for name in ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "TIFF", "WEBP") if name in Image.OPEN
+)
+_LOSSY: Final = frozenset({"AVIF", "JPEG", "JPEG2000", "MPO", "WEBP"})
+_DECODE_GAP: Final = 2.0
+"""Shrink cheaply (in JPEG's own transform, by boxes) to this multiple of the target, then well, as Pillow's thumbnails
+are made."""
+
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation."""
+
+
+class ImageStore:
+    """The pictures of a dataset: ``ab/<sha256>.jpg`` or ``.png`` below one folder.
+
+    Any number of processes may store into one folder at a time. Equal bytes give an equal file (with one version of
+    Pillow); a file is there whole or not at all.
+
+    Args:
+        directory: The folder, ``DATASET/images``; made when the first picture is stored.
+        max_pixels: Area that larger pictures are shrunk to, keeping their shape.
+        min_side: Pixels that each side must have, before and after shrinking.
+        quality: Of the JPEG files that are encoded here.
+        factor: As in `shrunk_size`.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        max_pixels: int,
+        min_side: int = MIN_SIDE,
+        quality: int = QUALITY,
+        factor: int = QWEN2_5_VL.factor,
+    ) -> None:
+        if max_pixels < min_side**2:
+            raise ValueError(f"max_pixels {max_pixels} leaves no room for sides of {min_side} px")
+        self.directory = Path(directory).absolute()
+        self.max_pixels = max_pixels
+        self.min_side = min_side
+        self.quality = quality
+        self.factor = factor
+
+    def put(self, data: bytes) -> ImageRef:
+        """Store the picture that a file's bytes hold.
+
+        A JPEG or PNG file that needs no change is stored as it is. Everything else is encoded again, without metadata:
+        as JPEG what was lossy before, as PNG the rest. Transparency is laid on white, as qwen_vl_utils does; of 16 bits
+        the upper 8 are kept; colour profiles are not applied, as no reader on verl's way does.
+
+        Raises:
+            Rejected: ``image_format``, ``image_broken``, ``image_animated``, ``image_too_large``, ``image_too_small``
+                or ``image_too_thin``.
+            OSError: the folder cannot be written, or the disk is full.
+        """
+        with _decoding(f"{len(data)} bytes"):
+            image = Image.open(BytesIO(data), formats=_FORMATS)
+            kind, source_size = str(image.format), image.size
+            size = self._target(source_size)
+            if kind != "MPO" and getattr(image, "is_animated", False):
+                raise Rejected("image_animated", f"{kind} with {getattr(image, 'n_frames', 'several')} frames or pages")
+            box = None
+            if size != source_size and (
+                drafted := image.draft(None, (int(size[0] * _DECODE_GAP), int(size[1] * _DECODE_GAP)))
+            ):
+                box = drafted[1]
+            image.load()
+            turn = _UPRIGHT.get(_orientation(image))
+            plain = _plain(image)
+            unchanged = kind in ("JPEG", "PNG") and plain is image and turn is None and size == source_size
+            upright = _upright(plain, size, box, turn)
+        if unchanged:
+            return self._write(data, kind, upright)
+        kind = "JPEG" if kind in _LOSSY else "PNG"
+        return self._write(self._encoded(upright, kind), kind, upright)
+
+    def put_image(self, image: Image.Image) -> ImageRef:
+        """Store a decoded picture, such as a video's frame, as JPEG.
+
+        Raises:
+            Rejected: as `put` does, for its size.
+            OSError: as `put` does.
+        """
+        upright = _upright(_plain(image), self._target(image.size), None, None)
+        return self._write(self._encoded(upright, "JPEG"), "JPEG", upright)
+
+    def sync(self) -> None:
+        """Wait until all that was stored is on the disk. Call it before a file that names the pictures is written.
+
+        `put` itself does not wait: kill -9 takes nothing, and only a crash of the whole machine needs this.
+        """
+        os.sync()
+
+    def _target(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) that a picture of this size is stored with, or `Rejected`: nothing is decoded yet."""
+        width, height = size
+        if width * height > MAX_SOURCE_PIXELS:
+            raise Rejected("image_too_large", f"{width}x{height} px are over {MAX_SOURCE_PIXELS} pixels")
+        target = shrunk_size(width, height, self.max_pixels, self.factor)
+        shrunk = "" if target == size else f", {target[0]}x{target[1]} px within {self.max_pixels} pixels,"
+        if min(target) < self.min_side:
+            raise Rejected("image_too_small", f"{width}x{height} px{shrunk} has a side under {self.min_side} px")
+        if max(max(side) / min(side) for side in (size, target)) > MAX_ASPECT_RATIO:
+            raise Rejected("image_too_thin", f"{width}x{height} px{shrunk} has an aspect ratio over {MAX_ASPECT_RATIO}")
+        return target
+
+    def _encoded(self, image: Image.Image, kind: str) -> bytes:
+        image.info = {}  # Pillow would write comments, profiles and transparency out of it
+        buffer = BytesIO()
+        if kind == "JPEG":
+            # Colour at full resolution: thin coloured lines in diagrams are what questions ask about.
+            image.save(buffer, kind, quality=self.quality, subsampling=0)
+        else:
+            image.save(buffer, kind)
+        return buffer.getvalue()
+
+    def _write(self, data: bytes, kind: str, image: Image.Image) -> ImageRef:
+        name = hashlib.sha256(data).hexdigest()
+        path = self.directory / name[:2] / f"{name}.{'jpg' if kind == 'JPEG' else 'png'}"
+        try:
+            if not path.exists() or path.stat().st_size != len(data):
+                with atomic_write(path, "wb", durable=False) as file:
+                    file.write(data)
+        except OSError as error:
+            raise OSError(error.errno, f"the picture cannot be stored: {error.strerror}", str(path)) from error
+        return ImageRef(str(path), image.width, image.height, name, phash(image))
+
+
+def shrunk_size(width: int, height: int, max_pixels: int, factor: int = QWEN2_5_VL.factor) -> tuple[int, int]:
+    """(width, height) within an area: as they are, or what the model's processor would shrink them to, sides of whole
+    vision tokens (of `factor` pixels: `Patching.factor`).
+
+    The processor then leaves the stored picture as it is. Any other size, be it one pixel less, it would resample a
+    second time, and small text suffers: measured on made charts of 1600x1200, what the policy sees then has a PSNR of
+    28 dB against the source shrunk once, and 36 dB here. A side of which nothing is left is 0.
+
+    Raises:
+        Rejected: ``image_too_thin``.
+    """
+    if width * height <= max_pixels:
+        return width, height
+    try:
+        rows, columns = smart_resize(height, width, factor, 1, max_pixels)
+    except ImageSizeError as error:
+        raise Rejected("image_too_thin", str(error)) from error
+    return columns, rows
+
+
+@contextmanager
+def _decoding(what: str) -> Iterator[None]:
+    """Whatever decoders raise on broken bytes is a rejection: they know no common error, and touch no disk here."""
+    try:
+        yield
+    except Rejected:
+        raise
+    except UnidentifiedImageError as error:
+        raise Rejected("image_format", f"{what} that are none of {', '.join(_FORMATS)}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Rejected("image_too_large", str(error)) from error
+    # MemoryError is among them: a file within MAX_SOURCE_PIXELS that asks for more than there is lies about itself.
+    except Exception as error:
+        raise Rejected("image_broken", f"{what}: {type(error).__name__}: {error}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation; 1, upright, where there is none or it cannot be read, as viewers take it."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return 1
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """As RGB or L, opaque; `image` itself where it is that already."""
+    if image.mode.startswith("I;16"):  # before transparency, which Pillow would mix in without scaling the values
+        values = np.asarray(image)
+        grey = (values >> 8).astype(np.uint8)
+        grey[values == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(grey)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("RGBA"))
+        return white.convert("RGB")
+    if image.mode in ("RGB", "L"):
+        return image
+    if image.mode in ("I", "F"):
+        raise Rejected("image_format", f"pixels of 32 bits (mode {image.mode}), whose range is not known")
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _upright(
+    image: Image.Image,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float] | None,
+    turn: Image.Transpose | None,
+) -> Image.Image:
+    """Shrunk to `size`, then turned. Boxed: the part of a drafted image that holds the picture."""
+    if image.size != size:
+        image = image.resize(size, FILTER, box=box, reducing_gap=_DECODE_GAP)
+    return image if turn is None else image.transpose(turn)

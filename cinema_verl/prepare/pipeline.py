@@ -1,0 +1,287 @@
+"""A source on disk becomes a dataset directory: plan, convert on every core, join. Interrupted, it goes on.
+
+`prepare` is the run; its command line is in the module of that name. What is done to a row is in `convert`, what
+survives a kill in `shards`, and who works where in `spread`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tqdm import tqdm
+
+from cinema_verl.data.canonical import REASONS, Rejected, SourceError
+from cinema_verl.data.directory import MANIFEST, WORK
+from cinema_verl.prepare.convert import Converter, Settings
+from cinema_verl.prepare.draft import Adapter
+from cinema_verl.prepare.media.paths import is_url, resolve
+from cinema_verl.prepare.readers import Span, check_fields, contents, find_files, plan, read
+from cinema_verl.prepare.shards import PLAN, ROWS_PER_SHARD, Job, join, make_shard
+from cinema_verl.utils.files import atomic_write, sha256_of
+from cinema_verl.utils.ray_map import ClusterFailed, spread
+
+_VERSIONS: Final = ("cinema-verl", "pillow", "av", "pyarrow", "numpy", "transformers")  # what decides bytes
+_FIRST_MEDIA: Final = 20  # rows whose media must not all be missing; our choice
+
+
+class Stopped(RuntimeError):
+    """The run cannot go on; the message says why and what to do. Finished shards are kept."""
+
+
+class Result(NamedTuple):
+    """Of a run.
+
+    Attributes:
+        manifest: As it is on disk.
+        workers: Who converted rows in this run, ``node:pid``; empty if nothing was left to do.
+    """
+
+    manifest: dict[str, Any]
+    workers: frozenset[str]
+
+
+def prepare(
+    adapter: Adapter,
+    source: str | Path,
+    output: str | Path,
+    settings: Settings,
+    *,
+    limit: int | None = None,
+    workers: int = 0,
+    ray_address: str | None = None,
+    command: Sequence[str] = (),
+) -> Result:
+    """Make the dataset directory of a source, or go on where an earlier run was interrupted.
+
+    The same source, settings and versions give the same bytes, whatever the number of workers and of interruptions;
+    only the manifest also names the command.
+
+    Args:
+        source: A file of rows, or a directory of them.
+        output: The dataset directory.
+        limit: Take the first so many rows; None for all.
+        workers, ray_address: As in `spread.spread`.
+        command: What the manifest is to show as the command.
+
+    Raises:
+        SourceError: the input is not what the adapter reads.
+        Stopped: an interrupted or finished run with other settings is there; another run is writing there; the disk,
+            a permission or a worker failed. What is finished stays.
+    """
+    output = Path(output).absolute()
+    root, found = find_files(source, adapter.patterns)
+    files = [file for file in found if output not in (root / file).absolute().parents]  # an output inside the input
+    with _only_one(output / WORK):
+        try:
+            identity = _identity(adapter, settings, root, files, limit)
+            if (output / MANIFEST).is_file():
+                manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
+                _check_same(identity, manifest, output)
+                return Result(manifest, frozenset())
+            job = Job(adapter, settings, root, output)
+            spans = _planned(job, files, identity, limit)
+            done = _convert(job, spans, workers, ray_address)
+            manifest = join(job, spans, {"command": list(command), **identity})
+            return Result(manifest, done)
+        except OSError as error:
+            raise _stopped(f"{error.strerror or error}: {error.filename or output}") from error
+        finally:
+            if (output / MANIFEST).is_file():
+                shutil.rmtree(output / WORK, ignore_errors=True)
+
+
+def _stopped(what: str) -> Stopped:
+    return Stopped(f"{what}. Finished shards are kept: mend it and run the same command again")
+
+
+@contextmanager
+def _only_one(work: Path) -> Iterator[None]:
+    """The directory of work, locked against a second run for as long as the block and the process last."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = os.open(work / "lock", os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise _stopped(f"{error.strerror}: {error.filename}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Stopped(f"another run is writing to {work.parent}: wait for it, or give another --output") from error
+        yield
+    finally:
+        os.close(lock)
+
+
+# --- What is run ----------------------------------------------------------------------------------------------------
+
+
+def _identity(
+    adapter: Adapter, settings: Settings, root: Path, files: Sequence[str], limit: int | None
+) -> dict[str, Any]:
+    """All that decides the output's bytes, as JSON has it."""
+    inputs = []
+    for file in files:
+        for path in contents(root / file):
+            inputs.append((path.relative_to(root).as_posix(), path))
+    total = sum(path.stat().st_size for _, path in inputs)
+    with tqdm(total=total, desc="reading the input's checksums", unit="B", unit_scale=True, delay=5) as progress:
+        hashed = []
+        for name, path in inputs:
+            hashed.append({"name": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)})
+            progress.update(path.stat().st_size)
+    identity = {
+        "source": adapter.name,
+        "license": adapter.license,
+        "settings": asdict(settings),
+        "limit": limit,
+        "rows_per_shard": ROWS_PER_SHARD,
+        "versions": {name: found for name in _VERSIONS if (found := _version(name))},
+        "inputs": hashed,
+    }
+    as_json: dict[str, Any] = json.loads(json.dumps(identity))
+    return as_json
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _check_same(identity: Mapping[str, Any], earlier: Mapping[str, Any], output: Path) -> None:
+    """Refuse to mix two runs in one directory."""
+    differences = list(_differences(identity, {name: earlier.get(name) for name in identity}))
+    if differences:
+        raise Stopped(
+            f"{output} holds a run that differs: {'; '.join(differences[:5])}. "
+            "Go on with what it was begun with, or give another --output"
+        )
+
+
+def _differences(new: Any, old: Any, name: str = "") -> Iterator[str]:
+    if isinstance(new, dict) and isinstance(old, dict):
+        for key in {**old, **new}:
+            yield from _differences(new.get(key), old.get(key), f"{name}.{key}".lstrip("."))
+    elif name == "inputs" and isinstance(old, list):
+        before, now = ({item["name"]: item for item in items} for items in (old, new))
+        for file in {**before, **now}:
+            if before.get(file) != now.get(file):
+                state = "is new" if file not in before else "is gone" if file not in now else "has changed"
+                yield f"input file {file} {state}"
+    elif new != old:
+        yield f"{name} was {old!r} and is {new!r}"
+
+
+def _planned(job: Job, files: Sequence[str], identity: dict[str, Any], limit: int | None) -> list[Span]:
+    """The spans of the run: those of the interrupted run that is there, or new ones."""
+    path = job.output / WORK / PLAN
+    if path.is_file():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        _check_same(identity, earlier["identity"], job.output)
+        return [Span(*span) for span in earlier["spans"]]
+    spans: list[Span] = []
+    for file in tqdm(files, desc="planning", unit=" files", delay=2):
+        found = plan(job.root, file, ROWS_PER_SHARD)
+        if found:
+            check_fields(job.root, found, job.adapter)
+        spans += found
+    if not spans:
+        raise SourceError(f"{job.root}: no rows in {', '.join(files[:8])}")
+    spans = _first(spans, limit)
+    _check_media(job, spans[0])
+    with atomic_write(path) as file:
+        json.dump({"identity": identity, "spans": spans}, file, ensure_ascii=False)
+    return spans
+
+
+def _first(spans: Sequence[Span], limit: int | None) -> list[Span]:
+    """The spans of the first `limit` rows."""
+    if limit is None:
+        return list(spans)
+    taken: list[Span] = []
+    for span in spans:
+        if limit <= 0:
+            break
+        taken.append(span._replace(rows=min(span.rows, limit)))
+        limit -= span.rows
+    return taken
+
+
+def _check_media(job: Job, span: Span) -> None:
+    """Stop at once where no row's media are found: a wrong --media-root would reject every row, one by one."""
+    converter, missing = Converter(job.adapter, job.settings, job.output), []
+    for _, row in read(job.root, span):
+        try:
+            if isinstance(row, Rejected):
+                continue
+            media = [medium for medium in converter.draft(row).media if medium.data is None]
+        except Rejected:
+            continue
+        for medium in media:
+            try:
+                if is_url(medium.path) or resolve(job.settings.media_root, medium.path):
+                    return
+            except Rejected as rejected:
+                if rejected.reason not in ("path_missing", "path_outside"):
+                    return
+                missing.append(rejected.detail)
+        if len(missing) >= _FIRST_MEDIA:
+            raise SourceError(
+                f"none of the first {len(missing)} images and videos is below {job.settings.media_root}: {missing[0]}. "
+                "Is --media-root right?"
+            )
+
+
+# --- Converting -----------------------------------------------------------------------------------------------------
+
+
+def _convert(job: Job, spans: Sequence[Span], workers: int, ray_address: str | None) -> frozenset[str]:
+    """Make the shards that are not there yet."""
+    for trace in (job.output / WORK).glob("*.try-*"):  # of the run that was interrupted
+        trace.unlink()
+    numbers = [number for number in range(len(spans)) if not job.shard(number).is_file()]
+    rows, left = sum(span.rows for span in spans), sum(spans[number].rows for number in numbers)
+    items = [{"number": number, "span": json.dumps(spans[number])} for number in numbers]
+    seen: set[str] = set()
+    rejected = 0
+    with tqdm(total=rows, initial=rows - left, desc=job.adapter.name, unit=" rows", smoothing=0.05) as progress:
+        try:
+            for result in spread(partial(make_shard, job=job), items, workers=workers, ray_address=ray_address):
+                if result["error"]:
+                    raise _stopped(result["error"])
+                seen.add(result["worker"])
+                rejected += result["rejected"]
+                progress.update(result["rows"])
+                progress.set_postfix(rejected=rejected, refresh=False)
+        except ClusterFailed as error:
+            raise _stopped(str(error)) from error
+    return frozenset(seen)
+
+
+def summary(manifest: Mapping[str, Any]) -> str:
+    """What a person wants to know of a finished run; the numbers add up to the input."""
+    rows, questions, rejected = manifest["input_rows"], manifest["questions"], manifest["rejected"]
+    lines = [f"{rows:,} rows = {questions:,} questions + {rejected:,} rejected"]
+    for name, counts in manifest["counts"].items():
+        ordered = sorted(counts.items(), key=lambda item: int(item[0]) if name == "images" else -item[1])
+        if ordered:
+            lines.append(f"  {name.replace('_', ' '):<12} " + "   ".join(f"{key} {count:,}" for key, count in ordered))
+    for reason, count in sorted(manifest["rejected_by_reason"].items(), key=lambda item: -item[1]):
+        lines.append(f"  rejected {count:>9,}  {reason}: {REASONS[reason]}")
+    return "\n".join(lines)
+
+
+def processors() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,44 @@
+"""EMMA: questions that need the pictures, over up to five of them in columns ``image_1`` to ``image_5``."""
+
+from cinema_verl.prepare.draft import Adapter, Draft
+from cinema_verl.prepare.sources import fields
+from cinema_verl.prepare.sources.build import build
+
+
+def convert(row: fields.Row) -> Draft:
+    context, question = fields.text(row, "context", ""), fields.text(row, "question")
+    options = fields.texts(row, "options")
+    return build(
+        source_id=fields.text(row, "pid"),
+        source=fields.sub_source("emma", fields.text(row, "subject", "")),
+        split="test",
+        question="\n".join(filter(None, (context, question))),
+        media=fields.pictures([image for n in range(1, 6) if (image := row.get(f"image_{n}")) is not None], "image_1"),
+        options=options,
+        answer=fields.text(row, "answer"),
+        answer_type="mcq" if options else "",
+    )
+
+
+ADAPTER = Adapter(
+    name="emma",
+    summary="EMMA, 2,788 questions of mathematics, physics, chemistry and coding (evaluation only)",
+    license="mit",
+    patterns=("**/test*.parquet",),
+    example={
+        "pid": "math_9",
+        "question": "Which shape continues <image_1>?",
+        "options": ["<image_2>", "<image_3>"],
+        "answer": "A",
+        "image_1": {"bytes": None, "path": "row.png"},
+        "image_2": {"bytes": None, "path": "a.png"},
+        "image_3": {"bytes": None, "path": "b.png"},
+        "image_4": None,
+        "image_5": None,
+        "type": "Multiple Choice",
+        "subject": "Math",
+        "context": "",
+    },
+    required=("pid", "question", "options", "answer", "image_1"),
+    convert=convert,
+)

@@ -1,0 +1,44 @@
+"""MathVision: competition mathematics; several cited images may be one composite file, choices may be drawn."""
+
+from cinema_verl.prepare.draft import Adapter, Draft
+from cinema_verl.prepare.sources import fields, placeholders
+from cinema_verl.prepare.sources.build import build
+
+
+def convert(row: fields.Row) -> Draft:
+    """A row has one file. Where it cites a later image than the first, that shows them all and tags become words."""
+    options = fields.texts(row, "options")
+    question = fields.text(row, "question")
+    composite = bool(placeholders.cited("\n".join([question, *options])) - {1})
+    return build(
+        source_id=fields.text(row, "id"),
+        source=fields.sub_source("mathvision", fields.text(row, "subject", "")),
+        split="test",
+        question=question,
+        media=fields.pictures(row.get("decoded_image") or row.get("image"), "image"),
+        options=options,
+        answer=fields.text(row, "answer"),
+        answer_type="mcq" if options else "",
+        composite=composite,
+        flags=("composite",) if composite else (),
+    )
+
+
+ADAPTER = Adapter(
+    name="mathvision",
+    summary="MathVision, 3,040 questions over one file of one or several images (evaluation only)",
+    license="mit",
+    patterns=("**/test-*.parquet", "**/test.jsonl"),  # not testmini, whose rows are among these
+    example={
+        "id": "77",
+        "question": "Five tiles are shown. <image1> Which of them completes the wall? <image2>",
+        "options": ["A", "B", "C", "D", "E"],
+        "image": "images/77.jpg",
+        "answer": "D",
+        "solution": None,
+        "level": 2,
+        "subject": "combinatorial geometry",
+    },
+    required=("id", "question", "options", "answer", "image"),
+    convert=convert,
+)

@@ -1,0 +1,54 @@
+"""MathVista: mathematics over one picture; golds are option texts, integers, floats of k decimals, lists."""
+
+from typing import Any, Final
+
+from cinema_verl.data.canonical import Rejected
+from cinema_verl.prepare.draft import Adapter, Draft
+from cinema_verl.prepare.sources import fields
+from cinema_verl.prepare.sources.build import build
+from cinema_verl.prepare.sources.options import letter_of
+
+ANSWER_TYPES: Final = {"text": "", "integer": "number", "float": "number", "list": "ordering"}
+
+
+def convert(row: fields.Row) -> Draft:
+    """A float of k decimals is right within half a unit of the last one; a list is right item by item, in order."""
+    kind = fields.text(row, "answer_type")
+    if kind not in ANSWER_TYPES:
+        raise Rejected("answer_type", f"{kind!r}; known are {', '.join(ANSWER_TYPES)}")
+    unit, precision = fields.text(row, "unit", ""), fields.number(row, "precision")
+    choices = fields.texts(row, "choices")
+    extra: dict[str, Any] = (
+        {"options": choices, "answer_type": "mcq"} if choices else {"answer_type": ANSWER_TYPES[kind]}
+    )
+    if kind == "float" and not choices and precision is not None:
+        extra["tolerance"] = float(f"5e-{int(precision) + 1}")
+    return build(
+        source_id=fields.text(row, "pid"),
+        split="test",
+        question=fields.text(row, "question") + (f" (Unit: {unit})" if unit else ""),
+        media=fields.pictures(row.get("decoded_image") or row.get("image"), "image"),
+        answer=letter_of(fields.text(row, "answer", ""), choices),
+        **extra,
+    )
+
+
+ADAPTER = Adapter(
+    name="mathvista",
+    summary="MathVista, 1,000 questions of testmini (evaluation only); the test split has no answers",
+    license="cc-by-sa-4.0",
+    patterns=("**/testmini*.parquet",),
+    example={
+        "pid": "12",
+        "question": "How long is the shorter side?",
+        "image": "images/12.jpg",
+        "choices": None,
+        "unit": "m",
+        "precision": 1.0,
+        "answer": "2.4",
+        "question_type": "free_form",
+        "answer_type": "float",
+    },
+    required=("pid", "question", "answer", "answer_type"),
+    convert=convert,
+)

@@ -1,0 +1,41 @@
+"""OpenMMReasoner-RL-74K: verl's own parquet, mixed from several sets; golds may be lists that were written as text."""
+
+from cinema_verl.prepare.draft import Adapter, Draft
+from cinema_verl.prepare.sources import fields, gold_answers
+from cinema_verl.prepare.sources.build import build
+from cinema_verl.prepare.sources.conversations import only_request
+
+
+def convert(row: fields.Row) -> Draft:
+    """The system message goes: training asks in the words of `cinema_verl.prompts`."""
+    question = only_request(fields.items(row, "prompt"), "prompt")
+    media = fields.pictures(row.get("images"))
+    gold = fields.text(fields.record(row, "reward_model"), "ground_truth")
+    source = fields.text(row, "data_source", "")
+    return build(
+        source_id=fields.content_id(source, question, gold, *media),
+        source=fields.sub_source("openmmreasoner", source),
+        question=fields.text({"prompt": question}, "prompt"),
+        media=media,
+        answer=gold_answers.as_list(gold) or gold,
+    )
+
+
+ADAPTER = Adapter(
+    name="openmmreasoner",
+    summary="OpenMMReasoner-RL-74K, verl parquet over several sets (it contains ViRL39K and MMK12: deduplicate)",
+    license="apache-2.0",
+    patterns=("**/*.parquet",),
+    example={
+        "data_source": "tqa_train",
+        "prompt": [
+            {"role": "system", "content": "Think first."},
+            {"role": "user", "content": "<image>Which layer lies below the crust?"},
+        ],
+        "images": [{"bytes": None, "path": "earth.png"}],
+        "reward_model": {"style": "rule", "ground_truth": "['mantle', 'the mantle']"},
+        "extra_info": {"index": 3},
+    },
+    required=("prompt", "images", "reward_model"),
+    convert=convert,
+)

@@ -1,0 +1,40 @@
+"""Video-MME: multiple choice over short, medium and long videos, which are files named by their YouTube id."""
+
+from cinema_verl.prepare.draft import Adapter, Draft
+from cinema_verl.prepare.sources import fields
+from cinema_verl.prepare.sources.build import build
+
+
+def convert(row: fields.Row) -> Draft:
+    video, question = fields.text(row, "videoID"), fields.text(row, "question")
+    return build(
+        source_id=fields.text(row, "question_id", fields.content_id(video, question)),
+        source=fields.sub_source("video_mme", fields.text(row, "duration", "")),
+        split="test",
+        question=question,
+        media=fields.video(f"{video}.mp4"),
+        options=fields.texts(row, "options"),
+        answer=fields.text(row, "answer"),
+        answer_type="mcq",
+    )
+
+
+ADAPTER = Adapter(
+    name="video_mme",
+    summary="Video-MME, 2,700 questions over 900 videos (evaluation only)",
+    license="academic use only, as its card states",
+    patterns=("**/test*.parquet", "**/*.json", "**/*.jsonl"),
+    example={
+        "question_id": "004-2",
+        "videoID": "aB3_xyz",
+        "duration": "short",
+        "domain": "Knowledge",
+        "sub_category": "Astronomy",
+        "task_type": "Counting Problem",
+        "question": "How many moons are named?",
+        "options": ["A. One.", "B. Two.", "C. Three.", "D. Four."],
+        "answer": "C",
+    },
+    required=("videoID", "question", "options", "answer"),
+    convert=convert,
+)

@@ -1,0 +1,1 @@
+"""The rollout engine of transformers alone, and the same generation behind an OpenAI-compatible endpoint."""

@@ -1,0 +1,161 @@
+"""The meta-action rollout: one question, one trajectory that ends at `</answer>`.
+
+An agent loop for verl's registry (`agent_name` column or `rollout.agent.default_agent_loop`), chosen as "cinema". It is
+verl's single-turn loop with these additions: generation stops at `</answer>` and keeps it, vision placeholder tokens
+never reach the trainer, the sample carries how it ended, and the sessions of a question share its images
+(`cinema_verl.training.shared_vision`).
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import numpy as np
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
+from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.workers.rollout.replica import TokenOutput
+from verl.workers.rollout.utils import get_vision_placeholder_token_ids
+
+from cinema_verl.meta_action import ANSWER, TAGS
+from cinema_verl.training.shared_vision import Question, SharedImages
+
+NAME = "cinema"
+STOP = TAGS[ANSWER].close
+
+# Engines that understand the OpenAI-style `stop` of sampling params. Others generate on; `cut` trims what follows.
+ENGINES_WITH_STOP = ("vllm", "transformers")
+# Engines that draw each trajectory from its own `seed`. vLLM could, but per-request generators slow its sampler down;
+# there `rollout.full_determinism` is the switch.
+ENGINES_WITH_SEED = ("transformers",)
+
+
+def first_stop(ids: Sequence[int], decode: Callable[[Sequence[int]], str], stop: str = STOP) -> int | None:
+    """Length of the shortest prefix of `ids` whose text contains `stop`, or None: O(log n) decodes."""
+    if stop not in decode(ids):
+        return None
+    low, high = 1, len(ids)
+    while low < high:
+        middle = (low + high) // 2
+        if stop in decode(ids[:middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def cut(
+    ids: Sequence[int], decode: Callable[[Sequence[int]], str], placeholders: Collection[int], eos: Collection[int]
+) -> tuple[int, str]:
+    """Where a response must end, and why.
+
+    Args:
+        ids: response token ids.
+        decode: token ids -> text, special tokens skipped.
+        placeholders: vision token ids that may never stand in a response: they would claim images that do not exist
+            ("Image features and image tokens do not match").
+        eos: ids that end a turn.
+
+    Returns:
+        (kept length, reason): "answer" (ends with `</answer>`), "placeholder" (cut before an illegal token),
+        "eos" (the policy ended without an answer) or "length".
+    """
+    legal = next((i for i, token in enumerate(ids) if token in placeholders), len(ids))
+    length = first_stop(ids[:legal], decode)
+    if length is not None:
+        return length, "answer"
+    if legal < len(ids):
+        return legal, "placeholder"
+    return len(ids), "eos" if ids and ids[-1] in eos else "length"
+
+
+def trajectory_seed(*parts: Any) -> int:
+    """A 63-bit seed from anything printable: the same in every process and run, unlike `hash`."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class _Recalled:
+    """In the place of verl's `LLMServerClient`: says what was said before."""
+
+    def __init__(self, response: np.ndarray):
+        self.response = response
+
+    async def generate(self, **_: Any) -> TokenOutput:
+        return TokenOutput(token_ids=self.response.tolist())
+
+
+@register(NAME)
+class MetaActionAgentLoop(SingleTurnAgentLoop):
+    """Roll out one meta-action trajectory.
+
+    Adds to `AgentLoopOutput.extra_fields`: `stop_reason` (see `cut`).
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.placeholders = frozenset(get_vision_placeholder_token_ids(self.processor))
+        self.question = Question()
+        self.eos = frozenset({self.tokenizer.eos_token_id, self.tokenizer.pad_token_id} - {None})
+
+    async def process_multi_modal_info(self, messages: list[dict]) -> dict:
+        async with self.question.lock:
+            if self.question.media is None:
+                media = await super().process_multi_modal_info(messages)
+                if media.get("images"):
+                    media["images"] = SharedImages(media["images"])
+                self.question.media = media
+        return dict(self.question.media)
+
+    async def ct_build_initial_tokens(self, messages: list[dict], *args: Any, **kwargs: Any) -> list[int]:
+        if kwargs.get("videos") or kwargs.get("audios"):  # verl wants their features back, too
+            return await super().ct_build_initial_tokens(messages, *args, **kwargs)
+        async with self.question.lock:
+            if self.question.prompt_ids is None:
+                self.question.prompt_ids = await super().ct_build_initial_tokens(messages, *args, **kwargs)
+        return list(self.question.prompt_ids)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    async def run(
+        self, sampling_params: dict[str, Any], answer: tuple[np.ndarray, str] | None = None, **kwargs: Any
+    ) -> AgentLoopOutput:
+        """verl's `SingleTurnAgentLoop.run`.
+
+        Args:
+            answer: (response ids (int32), stop reason) where they are known already: nothing is generated then.
+        """
+        if answer is not None:
+            self.server_manager = _Recalled(answer[0])
+        params = dict(sampling_params)
+        engine = self.rollout_config.name
+        if engine in ENGINES_WITH_STOP:
+            params |= {"stop": [STOP], "include_stop_str_in_output": True}
+        if engine in ENGINES_WITH_SEED:
+            # What identifies a trajectory from one run to the next; verl's own ids are random.
+            row = kwargs.get("extra_info") or {}
+            params["seed"] = trajectory_seed(
+                self.rollout_config.seed,
+                kwargs.get("global_steps"),
+                row.get("uid"),
+                row.get("index"),
+                kwargs.get("session_id"),
+            )
+        self.question = Question.of(kwargs.get("uid"))
+        output = await super().run(params, **kwargs)
+
+        length, reason = cut(output.response_ids, self._decode, self.placeholders, self.eos)
+        if answer is not None:
+            reason = answer[1]  # what a response was cut short for is not in it any more
+        output.response_ids = output.response_ids[:length]
+        output.response_mask = output.response_mask[:length]
+        if output.response_logprobs is not None:
+            output.response_logprobs = output.response_logprobs[:length]
+        if not output.response_ids:
+            # verl scores the last response token, so there must be one; masked out, it trains nothing.
+            output.response_ids = [self.tokenizer.eos_token_id]
+            output.response_mask = [0]
+            if output.response_logprobs is not None:
+                output.response_logprobs = [0.0]
+        output.extra_fields["stop_reason"] = reason
+        return output

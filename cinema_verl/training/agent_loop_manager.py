@@ -1,0 +1,62 @@
+"""verl's agent-loop manager whose workers process a question's images once (`cinema_verl.training.shared_vision`).
+
+They also put beside each score what verl's validation dumps would lack: where the question is from, how long the
+response is, and how it ended.
+"""
+
+from typing import Any
+
+import ray
+import torch
+import transfer_queue as tq
+from verl.experimental.agent_loop import AgentLoopWorker
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+
+from cinema_verl.training.shared_vision import SharedImages
+
+
+class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ignore[misc, name-defined]
+    """verl's agent-loop worker that runs the processor over shared images once."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        # What AgentLoopWorkerTQ.__init__ does. It cannot be called: Ray ships the class that `@ray.remote` hides by
+        # value, and the copy's zero-argument super() belongs to another class.
+        AgentLoopWorker.__init__(self, *args, **kwargs)
+        tq.init()
+        self.background_tasks: set[Any] = set()
+
+    def _compute_multi_modal_inputs(self, output: Any, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        media = output.multi_modal_data or {}
+        images = media.get("images")
+        if not isinstance(images, SharedImages) or media.get("videos") or media.get("audios"):
+            return super()._compute_multi_modal_inputs(output, input_ids)
+        if images.features is None:
+            images.features = super()._compute_multi_modal_inputs(output, input_ids)
+        # verl takes `mm_token_type_ids` out of the dictionary, and makes it anew from the sequence at hand.
+        return dict(images.features)
+
+    async def _run_agent_loop(self, *args: Any, session_id: int, answers: Any = None, **kwargs: Any) -> Any:
+        if answers and session_id in answers:
+            kwargs["answer"] = answers[session_id]
+        return await super()._run_agent_loop(*args, session_id=session_id, **kwargs)
+
+    async def _agent_loop_postprocess(self, *args: Any, answer: Any = None, **kwargs: Any) -> Any:
+        return await super()._agent_loop_postprocess(*args, **kwargs)  # which would store `answer`, too
+
+    async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
+        await super()._compute_score(outputs, kwargs=kwargs)
+        last = outputs[-1]
+        info = last.extra_fields.get("reward_extra_info")
+        if info is not None:  # a colocated reward model scores later
+            info["data_source"] = str(kwargs.get("data_source") or "unknown")
+            info["ability"] = str(kwargs.get("ability") or "unknown")
+            info["response_tokens"] = float(sum(last.response_mask))  # an empty response has one token, masked out
+            info["stop_reason"] = last.extra_fields.get("stop_reason", "unknown")
+
+
+class SharingAgentLoopManager(AgentLoopManagerTQ):
+    """Chosen by `actor_rollout_ref.rollout.agent.agent_loop_manager_class`."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(SharingAgentLoopWorker)

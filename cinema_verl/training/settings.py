@@ -1,0 +1,108 @@
+"""The `cinema` section of the config, read and checked before anything starts.
+
+The recipes put it at the root of verl's config; every value can be overridden on the command line
+(`cinema.coefficient=0.05`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cinema_verl.meta_action import PATTERN_MODES
+from cinema_verl.runs.conditions import CONDITIONS
+from cinema_verl.schedule import AnnealingSchedule
+
+ESTIMATOR = "cinema_dps"
+WHEN_EXHAUSTED = ("continue", "stop")
+
+
+@dataclass(frozen=True)
+class CinemaSettings:
+    """What the `cinema` trainer needs beyond verl's own config.
+
+    Args:
+        coefficient: of the diversity term during exploration, in [0, 1]. Paper: 0.1.
+        exploration_steps, annealing_steps: lengths of the two stages. Paper: 700, 300.
+        annealing_shape: a key of `cinema_verl.schedule.SHAPES`. Our choice: linear.
+        pattern_mode: which trajectories count as alike, a mode of `cinema_verl.meta_action.pattern_in_mode`.
+            Paper: exact.
+        when_exhausted: "continue" or "stop" when dynamic sampling reaches its bound. Our choice: continue.
+        poll_interval: seconds between two looks at the rollouts. verl: 2.0.
+        image_conditions: under which images a validation asks its questions again, of
+            `cinema_verl.runs.conditions.CONDITIONS`; none for no such thing.
+        image_sample: how many questions of each benchmark are asked again, None for all. Our choice: see the recipes.
+        other_sources: what an evaluation takes for a known `data_source` beside those of `data_preprocess`.
+    """
+
+    coefficient: float
+    exploration_steps: int
+    annealing_steps: int
+    annealing_shape: str
+    pattern_mode: str
+    when_exhausted: str
+    poll_interval: float
+    image_conditions: tuple[str, ...]
+    image_sample: int | None
+    other_sources: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self.schedule  # noqa: B018  raises on a bad schedule
+        if self.pattern_mode not in PATTERN_MODES:
+            raise ValueError(
+                f"cinema.pattern_mode must be one of {', '.join(PATTERN_MODES)}, got {self.pattern_mode!r}"
+            )
+        if self.when_exhausted not in WHEN_EXHAUSTED:
+            raise ValueError(f"cinema.when_exhausted must be one of {WHEN_EXHAUSTED}, got {self.when_exhausted!r}")
+        if not self.poll_interval > 0:
+            raise ValueError(f"cinema.poll_interval must be > 0 seconds, got {self.poll_interval!r}")
+        if not isinstance(self.image_conditions, tuple) or not set(self.image_conditions) <= set(CONDITIONS):
+            raise ValueError(
+                f"cinema.image_conditions must be a list of {', '.join(CONDITIONS)}, got {self.image_conditions!r}"
+            )
+        if self.image_sample is not None and not (type(self.image_sample) is int and self.image_sample > 0):
+            raise ValueError(f"cinema.image_sample must be a number of questions or null, got {self.image_sample!r}")
+        if not isinstance(self.other_sources, tuple):
+            raise ValueError(f"cinema.other_sources must be a list of names, got {self.other_sources!r}")
+
+    @property
+    def schedule(self) -> AnnealingSchedule:
+        return AnnealingSchedule(self.coefficient, self.exploration_steps, self.annealing_steps, self.annealing_shape)
+
+    @classmethod
+    def from_config(cls, config: Any) -> "CinemaSettings":
+        """Read the section from verl's config and check it together with what it depends on.
+
+        Raises:
+            ValueError: saying which key is missing, unknown or impossible, and what to do.
+        """
+        section = config.get("cinema")
+        if section is None:
+            raise ValueError(
+                "trainer.v1.trainer_mode=cinema needs the `cinema` section: compose with +recipe=cinema (or "
+                "+recipe=cinema_cpu) instead of setting the trainer by hand; `cinema-verl doctor` shows what is missing"
+            )
+        known = {field.name for field in fields(cls)}
+        if unknown := set(section) - known:
+            raise ValueError(f"unknown keys in the cinema section: {sorted(unknown)}; known: {sorted(known)}")
+        if missing := known - set(section):
+            raise ValueError(f"the cinema section lacks {sorted(missing)}: compose with +recipe=cinema")
+        values = {name: section[name] for name in known}
+        for name, value in values.items():
+            if isinstance(value, Sequence) and not isinstance(value, str):
+                values[name] = tuple(value)
+        settings = cls(**values)
+
+        if config.algorithm.adv_estimator == ESTIMATOR:
+            n = config.actor_rollout_ref.rollout.n
+            if n < 2:
+                raise ValueError(
+                    f"actor_rollout_ref.rollout.n={n}: the group-relative advantage and the diversity term compare "
+                    f"the trajectories of a group, so it must have at least 2"
+                )
+        filter_groups = config.algorithm.filter_groups
+        if filter_groups.enable and filter_groups.metric != "acc":
+            raise ValueError(
+                f"algorithm.filter_groups.metric={filter_groups.metric}: groups are judged by acc alone (paper); the "
+                f"reward is penalised for diversity and shaped for length, so it would keep groups that teach nothing"
+            )
+        return settings

@@ -1,0 +1,1 @@
+"""Small tools without knowledge of the method: files, pages, Ray, random choices, imports."""

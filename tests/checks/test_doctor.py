@@ -1,0 +1,122 @@
+"""`cinema-verl doctor` in a good environment and in broken ones."""
+
+import json
+import subprocess
+from importlib import metadata
+
+import pytest
+
+from cinema_verl.checks import doctor
+from cinema_verl.cli import COMMANDS, main
+
+DOCTOR = ("-m", "cinema_verl", "doctor", "--json")
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> dict[tuple[str, str], dict]:
+    assert done.stdout, done.stderr
+    return {(found["where"], found["what"]): found for found in json.loads(done.stdout)}
+
+
+def test_all_is_well_here_in_the_driver_and_in_a_ray_worker(run):
+    done = run(*DOCTOR, "--recipe", "cinema_cpu", VERL_PLATFORM="cpu")
+    found = findings(done)
+    assert {key: f["detail"] for key, f in found.items() if f["ok"] is False} == {}
+    assert done.returncode == 0
+    worker = next(where for where, _ in found if where.startswith("Ray worker on "))
+    for where in ("driver", worker):
+        for what in ("versions", "requirements", "plugin", "platform", *(name for name, _, _ in doctor.REGISTRIES)):
+            assert (where, what) in found
+    assert found["recipe", "trainer"]["detail"] == "cinema"
+    assert found["recipe", "estimator"]["detail"] == "cinema_dps"
+    assert found["recipe", "rollout"]["detail"] == "transformers"
+
+
+def test_without_the_plugin_it_says_what_keeps_it_out(run):
+    done = run(*DOCTOR, "--no-ray", VERL_USE_EXTERNAL_PLUGINS="none")
+    found = findings(done)
+    assert done.returncode == 1
+    assert "VERL_USE_EXTERNAL_PLUGINS=none" in found["driver", "plugin"]["detail"]
+    assert "unset VERL_USE_EXTERNAL_PLUGINS" in found["driver", "plugin"]["advice"]
+    assert found["driver", "trainer cinema"]["ok"] is False
+
+
+def test_with_a_plugin_that_cannot_load_it_shows_why(run):
+    code = "import sys; sys.modules['wrapt'] = None; from cinema_verl.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = run("-c", code, "doctor", "--json", "--no-ray")
+    broken = findings(done)["driver", "import verl"]
+    assert done.returncode == 1
+    assert "wrapt" in broken["detail"]
+
+
+def test_a_recipe_that_is_not_there():
+    config, found = doctor.compose("cinemma", [])
+    assert config is None
+    assert found[-1].ok is False
+    assert "Could not find 'recipe/cinemma'" in found[-1].detail
+    assert "cinema_cpu" in found[-1].detail
+
+
+def test_a_selection_that_is_not_there_and_one_that_is_not_cinemas():
+    overrides = ["actor_rollout_ref.rollout.name=vllm", "algorithm.adv_estimator=grpo", "trainer.v1.trainer_mode=cine"]
+    config, _ = doctor.compose("cinema_cpu", [*overrides, "trainer.use_v1=false", "data.train_batch_size=0"])
+    found = {finding.what: finding for finding in doctor.inspect_selection(config)}
+    assert found["trainer"].ok is False
+    assert "cinema, colocate_async" in found["trainer"].advice
+    assert found["legacy trainer"].ok is False
+    assert found["estimator"].ok is None
+    assert "a baseline" in found["estimator"].detail
+    assert found["validation"].ok is False
+    if doctor._version("vllm") is None:
+        assert "cinema-verl[gpu]" in found["vllm"].advice
+
+
+def test_too_few_gpus():
+    config, _ = doctor.compose("cinema", ["trainer.nnodes=2"])
+    found = doctor._gpus(config, 8.0)
+    assert found.ok is False
+    assert found.detail.startswith("8 in Ray, 16 wanted")
+
+
+def test_an_environment_without_the_entry_point(monkeypatch):
+    monkeypatch.delitem(doctor.sys.modules, "cinema_verl.plugin", raising=False)
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [])
+    found = doctor._plugin("driver")
+    assert found.ok is False
+    assert "pip install cinema-verl" in found.advice
+
+
+def test_a_dependency_of_the_wrong_version(monkeypatch):
+    versions = {"cinema-verl": "0.1.0", "verl": "0.9.1", "transformers": "6.0"}
+    monkeypatch.setattr(doctor, "_version", versions.get)
+    monkeypatch.setattr(metadata, "requires", lambda name: ["transformers<5.11"] if name == "verl" else ["wrapt>=1.16"])
+    details = [found.detail for found in doctor._requirements("driver")]
+    assert details == ["cinema-verl needs wrapt>=1.16, found none", "verl needs transformers<5.11, found 6.0"]
+
+
+def test_a_finding_prints_its_advice_only_when_it_is_needed():
+    assert str(doctor.Finding("driver", "plugin", True, "loaded", "reinstall")) == "✓ plugin: loaded"
+    assert str(doctor.Finding("driver", "plugin", False, "gone", "reinstall")) == "✗ plugin: gone\n    → reinstall"
+    assert str(doctor.Finding("driver", "vllm", None, "not installed")) == "- vllm: not installed"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_examples(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    assert "examples:" in capsys.readouterr().out
+
+
+def test_the_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in COMMANDS)
+
+
+def test_an_unknown_command_is_refused(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["docktor"])
+    assert exit_.value.code == 2
+    assert "invalid choice: 'docktor'" in capsys.readouterr().err

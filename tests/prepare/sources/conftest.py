@@ -1,0 +1,18 @@
+"""What an adapter makes of its example row, changed."""
+
+import pytest
+
+from cinema_verl.data.canonical import Rejected
+from cinema_verl.prepare.sources import adapter
+
+
+def convert(name, **changes):
+    """The adapter's example with fields changed; ... takes one away."""
+    row = {**adapter(name).example, **changes}
+    return adapter(name).convert({key: value for key, value in row.items() if value is not ...})
+
+
+def reason_of(name, **changes):
+    with pytest.raises(Rejected) as rejected:
+        convert(name, **changes)
+    return rejected.value.reason

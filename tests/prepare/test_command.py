@@ -1,0 +1,163 @@
+"""The command line that every source's script has."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cinema_verl.data.directory import read_questions
+from cinema_verl.data.tokens import PromptCounter
+from cinema_verl.prepare import command as prepare_module
+from cinema_verl.prepare.command import script
+from cinema_verl.prepare.sources import adapter
+from cinema_verl.prompts import messages
+
+SCRIPTS = Path(__file__).parents[2] / "data_preprocess"
+
+
+def own(source, output, *more, workers="0"):
+    return script("own", "Mine.", ["--input", str(source), "--output", str(output), "--workers", workers, *more])
+
+
+def test_a_run_says_what_became_of_every_row(make_source, tmp_path, capsys):
+    assert own(make_source(20), tmp_path / "out") == 0
+    said = capsys.readouterr()
+    assert "20 rows = 14 questions + 6 rejected" in said.out
+    for reason in ("bad_record", "duplicate_uid", "path_missing"):
+        assert f"rejected         2  {reason}: " in said.out
+    assert f"what was rejected, and why, is in {tmp_path}/out/rejected.jsonl" in said.out
+    assert "own: 100%" in said.err, "the progress bar"
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["command"][2:] == ["--input", f"{tmp_path}/source", "--output", f"{tmp_path}/out", "--workers", "0"]
+
+
+def test_help_shows_the_row_that_is_expected(capsys):
+    with pytest.raises(SystemExit):
+        script("virl39k", "What this is.", ["--help"])
+    said = capsys.readouterr().out
+    assert "What this is." in said
+    assert adapter("virl39k").license in said
+    for field in adapter("virl39k").example:
+        assert f'"{field}"' in said
+    for option in ("--input", "--output", "--media-root", "--allow-download", "--max-pixels", "--frames", "--workers"):
+        assert option in said
+    assert "602112" in said, "defaults are shown"
+
+
+def test_every_source_has_a_script_whose_help_works(run):
+    scripts = [path for path in SCRIPTS.glob("*.py") if "import script" in path.read_text()]
+    assert len(scripts) > 20
+    code = "import runpy, sys; sys.argv[1:] = ['--help']\n"
+    code += f"for path in {[str(path) for path in scripts]}:\n"
+    code += "    try:\n        runpy.run_path(path, run_name='__main__')\n"
+    code += "    except SystemExit as ended:\n        assert ended.code == 0, path\n"
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("a row looks like this:") == len(scripts)
+
+
+def test_settings_reach_the_questions(make_source, tmp_path):
+    source = make_source(10, size=(400, 300))
+    assert own(source, tmp_path / "out", "--max-pixels", "30000", "--split", "test", "--limit", "3") == 0
+    questions = list(read_questions(tmp_path / "out"))
+    assert len(questions) == 3
+    assert {question.split for question in questions} == {"test"}
+    assert all(image.width * image.height <= 30_000 for question in questions for image in question.images)
+
+
+def test_media_may_lie_elsewhere(make_source, tmp_path):
+    source = make_source(10)
+    (tmp_path / "rows").mkdir()
+    (source / "rows.jsonl").rename(tmp_path / "rows" / "rows.jsonl")
+    assert own(tmp_path / "rows" / "rows.jsonl", tmp_path / "out", "--media-root", str(source)) == 0
+    assert len(list(read_questions(tmp_path / "out"))) == 7
+
+
+def test_prompts_are_counted_with_the_model_that_is_named(make_source, tmp_path, tiny_model):
+    source = make_source(10)
+    rows = (source / "rows.jsonl").read_text()
+    (source / "rows.jsonl").write_text(rows.replace("Which is larger in 2?", "Which of the two is larger?"))
+    assert own(source, tmp_path / "all", "--processor", str(tiny_model)) == 0
+    questions = list(read_questions(tmp_path / "all"))
+    counter: PromptCounter = prepare_module.load_counter(str(tiny_model))
+    for question in questions:
+        assert question.text_tokens == counter.text_tokens([counter.render(messages(question.prompt, "cinema"))])[0]
+    longest = max(question.text_tokens + question.vision_tokens for question in questions)
+    limit = str(longest - 1)
+    assert own(source, tmp_path / "less", "--processor", str(tiny_model), "--max-prompt-tokens", limit) == 0
+    manifest = json.loads((tmp_path / "less" / "manifest.json").read_text())
+    assert manifest["rejected_by_reason"]["prompt_too_long"] == 1
+
+
+def test_the_model_is_read_where_nothing_else_was_imported(tiny_model):
+    """As in a script's own process: these tests' has made torchvision importable already."""
+    code = "import sys; from cinema_verl.prepare.convert import load_counter; load_counter(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(tiny_model)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--max-prompt-tokens", "9"], "give --processor MODEL, too"),
+        (["--processor", "/nowhere"], "--processor /nowhere"),
+        (["--max-pixels", "783"], "under 784, one vision token"),
+        (["--max-pixels", "1000", "--min-pixels", "2000"], "--min-pixels 2000 is over --max-pixels 1000"),
+        (["--workers", "-1"], "-1 is negative"),
+        (["--limit", "0"], "0 is not positive"),
+        (["--fps", "0"], "0 is no rate"),
+        (["--fps", "1", "--frames", "4"], "not allowed with"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(make_source, tmp_path, capsys, more, says):
+    with pytest.raises(SystemExit) as ended:
+        own(make_source(10), tmp_path / "out", *more)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_failures_are_one_line_and_exit_1(make_source, tmp_path, capsys):
+    source = make_source(10)
+    for given, says in (
+        ((tmp_path / "nowhere", tmp_path / "out"), f"own: {tmp_path}/nowhere does not exist\n"),
+        ((tmp_path, tmp_path / "out"), f"own: {tmp_path} has no *.jsonl or *.json or *.csv or *.parquet; "),
+        ((source, source / "rows.jsonl" / "out"), "own: Not a directory: "),
+    ):
+        assert own(*given) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(says)
+        assert said.count("\n") == 1
+    own(source, tmp_path / "out")
+    assert own(source, tmp_path / "out", "--limit", "3") == 1
+    assert "limit was None and is 3" in capsys.readouterr().err
+
+
+def test_an_input_of_which_nothing_is_left_is_a_failure(make_source, tmp_path, capsys):
+    source = make_source(10)
+    row = {"question": "Which?", "image": "0.jpg", "answer": ""}
+    (source / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert own(source, tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert "1 rows = 0 questions + 1 rejected" in said.out
+    assert said.err.endswith("own: no row became a question\n")
+
+
+def test_an_interrupt_says_how_to_go_on(make_source, tmp_path, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_module, "prepare", interrupt)
+    assert own(make_source(10), tmp_path / "out") == 1
+    assert capsys.readouterr().err == "own: interrupted; the same command goes on from here\n"
+
+
+@pytest.mark.slow
+def test_a_script_with_workers(make_source, tmp_path, run):
+    given = ("--input", str(make_source(120)), "--output", str(tmp_path / "out"), "--workers", "2")
+    done = run(str(SCRIPTS / "own.py"), *given, python=sys.executable)
+    assert done.returncode == 0, done.stderr
+    assert "120 rows = 84 questions + 36 rejected" in done.stdout
+    noise = [line for line in done.stderr.replace("\r", "\n").splitlines() if line and not line.startswith("own:")]
+    assert noise == [], "nothing but the progress bar"

@@ -1,0 +1,161 @@
+"""The estimator: verl's GRPO on the paper's reward, fed by the cinema trainer or refusing."""
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from verl.trainer.config import AlgoConfig
+from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, get_adv_estimator_fn
+
+from cinema_verl.training.advantage import NAME, GroupFeed, compute_cinema_dps_advantage, feed
+
+
+def batch(rewards, lengths=None, width=4):
+    """Rewards on the last token of each response, as verl's reward managers put them; (B, T) and (B, T)."""
+    lengths = lengths or [1 + i % width for i in range(len(rewards))]
+    mask = (torch.arange(width) < torch.tensor(lengths).unsqueeze(1)).float()
+    scores = torch.zeros(len(rewards), width)
+    scores[torch.arange(len(rewards)), torch.tensor(lengths) - 1] = torch.tensor(rewards)
+    return scores, mask
+
+
+def estimate(rewards, groups, acc=None, patterns=None, coefficient=0.0, padding=None, by_std=True, **layout):
+    scores, mask = batch(rewards, **layout)
+    fed = GroupFeed(
+        acc=acc if acc is not None else [0.0] * len(rewards),
+        patterns=patterns if patterns is not None else ["a"] * len(rewards),
+        coefficient=coefficient,
+        padding=np.array(padding if padding is not None else [False] * len(rewards)),
+    )
+    with feed(fed):
+        advantages, returns = compute_cinema_dps_advantage(
+            token_level_rewards=scores,
+            response_mask=mask,
+            index=np.array(groups, dtype=object),
+            config=OmegaConf.create({"norm_adv_by_std_in_grpo": by_std}),
+        )
+    assert torch.equal(advantages, returns)
+    assert torch.equal(advantages, advantages[:, :1] * mask), "one value a response, nothing outside it"
+    return advantages[:, 0], fed.metrics
+
+
+@pytest.mark.parametrize("by_std", [True, False])
+def test_without_a_coefficient_it_is_verls_grpo(by_std):
+    random = np.random.default_rng(0)
+    rewards = random.choice([0.0, 0.5, 1.0], size=64).tolist()
+    groups = np.array([f"uid{i}" for i in random.permutation(np.repeat(np.arange(8), 8))], dtype=object)
+    patterns = random.choice(list("abc"), size=64).tolist()
+    scores, mask = batch(rewards, width=7)
+    theirs, _ = compute_grpo_outcome_advantage(scores.clone(), mask, groups, norm_adv_by_std_in_grpo=by_std)
+    config = AlgoConfig(norm_adv_by_std_in_grpo=by_std)
+    with feed(GroupFeed(acc=[1.0] * 64, patterns=patterns, coefficient=0.0, padding=np.zeros(64, dtype=bool))):
+        ours, _ = compute_cinema_dps_advantage(scores, mask, groups, config=config)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_a_group_of_one_gets_nothing_where_verl_gives_it_its_raw_reward():
+    scores, mask = batch([1.0])
+    theirs, _ = compute_grpo_outcome_advantage(scores.clone(), mask, np.array(["q"]))
+    assert theirs.max() == pytest.approx(1.0, abs=1e-5)
+    assert estimate([1.0], ["q"])[0].tolist() == [0.0]
+
+
+def test_a_group_without_differences_gets_a_true_zero():
+    """verl's float32 mean of eight times 0.7 is off by 6e-8, which the division by 1e-6 would turn into 0.06."""
+    assert estimate([0.7] * 8, ["q"] * 8)[0].tolist() == [0.0] * 8
+
+
+def test_the_diversity_term_by_hand():
+    """Rewards 1, 1, 1, 0.5 and patterns a, a, b, a: the two right a's lose 0.05 * 2/3 = 1/30 each."""
+    arguments = {"acc": [1, 1, 1, 0], "patterns": list("aaba"), "coefficient": 0.1, "by_std": False}
+    advantage, metrics = estimate([1.0, 1.0, 1.0, 0.5], ["q"] * 4, **arguments)
+    right_common, right_rare, wrong = 1 - 1 / 30, 1.0, 0.5
+    mean = (2 * right_common + right_rare + wrong) / 4
+    expected = [right_common - mean, right_common - mean, right_rare - mean, wrong - mean]
+    assert advantage.tolist() == pytest.approx(expected, abs=1e-6)
+    assert metrics["diversity_penalty"] == pytest.approx(1 / 60)
+
+    by_std, _ = estimate([1.0, 1.0, 1.0, 0.5], ["q"] * 4, **(arguments | {"by_std": True}))
+    assert by_std.tolist() == pytest.approx((np.array(expected) / np.std(expected, ddof=1)).tolist(), abs=1e-4)
+
+
+def test_the_penalty_is_taken_from_whatever_reward_verl_has_shaped():
+    """Overlong shaping has taken 0.2 from the first row: the diversity term comes off what is left."""
+    advantage, _ = estimate([0.8, 1.0], ["q"] * 2, acc=[1, 1], patterns=["a", "a"], coefficient=0.1, by_std=False)
+    assert advantage.tolist() == pytest.approx([-0.1, 0.1], abs=1e-6)
+
+
+def test_padding_rows_get_exactly_zero_and_change_nothing_for_the_others():
+    alone = {"acc": [1, 0, 1], "patterns": list("aab"), "coefficient": 0.1, "lengths": [1, 2, 3]}
+    without, metrics = estimate([1.0, 0.5, 1.0], ["q"] * 3, **alone)
+    padded, padded_metrics = estimate(
+        [9.0, 1.0, 0.5, 1.0, 9.0],
+        ["q", "q", "q", "q", "pad"],
+        acc=[1, 1, 0, 1, 1],
+        patterns=["a", "a", "a", "b", "b"],
+        coefficient=0.1,
+        padding=[True, False, False, False, True],
+        lengths=[4, 1, 2, 3, 4],
+    )
+    assert padded[1:4].tolist() == without.tolist()
+    assert padded[[0, 4]].tolist() == [0.0, 0.0]
+    assert padded_metrics == metrics
+
+
+def test_a_batch_of_padding_alone_is_all_zero():
+    advantage, metrics = estimate([1.0, 0.0], ["q", "q"], padding=[True, True])
+    assert advantage.tolist() == [0.0, 0.0]
+    assert metrics == {"diversity_penalty": 0.0, "diversity_advantage_share": 0.0}
+
+
+# The table of docs/paper.md (benchmarks/diversity_share.py): eight trajectories, one pattern common, coefficient 0.1.
+ALL_RIGHT = {"acc": [1] * 8, "patterns": list("aaabcaab"), "coefficient": 0.1}
+MIXED = {"acc": [1, 1, 1, 1, 1, 0, 0, 0], "patterns": list("aaabcabd"), "coefficient": 0.1}
+
+
+def share(example, by_std):
+    rewards = [0.5 + 0.5 * acc for acc in example["acc"]]
+    return estimate(rewards, ["q"] * 8, by_std=by_std, **example)[1]["diversity_advantage_share"]
+
+
+@pytest.mark.parametrize("by_std", [True, False])
+def test_in_an_all_right_group_the_whole_advantage_is_the_diversity_terms(by_std):
+    assert share(ALL_RIGHT, by_std) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("by_std", "measured"), [(True, 0.024), (False, 0.041)])
+def test_in_a_mixed_group_the_term_is_a_nudge(by_std, measured):
+    assert share(MIXED, by_std) == pytest.approx(measured, abs=5e-4)
+
+
+def test_dividing_by_the_deviation_blows_the_term_up_to_full_size_in_an_all_right_group():
+    """At most 0.05 of reward becomes an advantage above 1; the paper's filter on accuracy drops these groups."""
+    by_std, _ = estimate([1.0] * 8, ["q"] * 8, by_std=True, **ALL_RIGHT)
+    centred, _ = estimate([1.0] * 8, ["q"] * 8, by_std=False, **ALL_RIGHT)
+    assert by_std[[0, 3]].tolist() == pytest.approx([-0.713, 0.998], abs=5e-4)  # the common pattern, a rare one
+    assert centred[[0, 3]].tolist() == pytest.approx([-0.009, 0.013], abs=5e-4)
+
+
+def test_verl_finds_it_by_name():
+    assert NAME == "cinema_dps"
+    assert get_adv_estimator_fn("cinema_dps") is compute_cinema_dps_advantage
+
+
+def test_under_a_trainer_that_feeds_nothing_it_refuses_and_says_what_to_set():
+    scores, mask = batch([1.0, 0.0])
+    with pytest.raises(RuntimeError, match=r"trainer\.v1\.trainer_mode=cinema"):
+        compute_cinema_dps_advantage(scores, mask, np.array(["q", "q"]))
+
+
+def test_the_feed_ends_with_its_block_even_when_that_fails():
+    fed = GroupFeed(acc=[1], patterns=["a"], coefficient=0.1, padding=np.array([False]))
+    with pytest.raises(ZeroDivisionError), feed(fed):
+        raise ZeroDivisionError
+    scores, mask = batch([1.0])
+    with pytest.raises(RuntimeError, match="cinema_dps"):
+        compute_cinema_dps_advantage(scores, mask, np.array(["q"]))
+
+
+def test_a_feed_for_another_batch_is_refused():
+    with pytest.raises(ValueError, match="fed 3 patterns, 2 accuracies and 2 padding flags for a batch of 2 rewards"):
+        estimate([1.0, 0.0], ["q", "q"], patterns=["a", "b", "c"])

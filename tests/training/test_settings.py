@@ -1,0 +1,90 @@
+"""The `cinema` section: each mistake is named before anything starts, with what to do about it."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from cinema_verl.schedule import AnnealingSchedule
+from cinema_verl.training.settings import CinemaSettings
+
+CONFIG = OmegaConf.create(
+    {
+        "cinema": {
+            "coefficient": 0.1,
+            "exploration_steps": 700,
+            "annealing_steps": 300,
+            "annealing_shape": "linear",
+            "pattern_mode": "exact",
+            "when_exhausted": "continue",
+            "poll_interval": 2.0,
+            "image_conditions": ["shuffled", "blank"],
+            "image_sample": 64,
+            "other_sources": [],
+        },
+        "algorithm": {"adv_estimator": "cinema_dps", "filter_groups": {"enable": True, "metric": "acc"}},
+        "actor_rollout_ref": {"rollout": {"n": 8}},
+    }
+)
+
+
+def read(**changes):
+    """The settings of the config with these keys changed; `__` stands for a dot."""
+    config = CONFIG.copy()
+    for key, value in changes.items():
+        OmegaConf.update(config, key.replace("__", "."), value)
+    return CinemaSettings.from_config(config)
+
+
+def test_the_section_becomes_a_schedule():
+    settings = read(cinema__annealing_shape="cosine")
+    assert settings.schedule == AnnealingSchedule(0.1, 700, 300, "cosine")
+    assert settings.when_exhausted == "continue"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cinema__coefficient": 1.5}, r"coefficient must lie in \[0, 1\].*got 1.5"),
+        ({"cinema__coefficient": -0.1}, r"must lie in \[0, 1\]"),
+        ({"cinema__exploration_steps": -1}, "exploration_steps must be an integer >= 0, got -1"),
+        ({"cinema__annealing_steps": 0.5}, "annealing_steps must be an integer >= 0, got 0.5"),
+        ({"cinema__annealing_shape": "zigzag"}, "unknown annealing shape 'zigzag': choose one of linear"),
+        ({"cinema__pattern_mode": "fuzzy"}, r"cinema\.pattern_mode must be one of exact.*got 'fuzzy'"),
+        ({"cinema__when_exhausted": "pray"}, r"cinema\.when_exhausted must be one of.*continue.*stop.*got 'pray'"),
+        ({"cinema__poll_interval": 0}, r"cinema\.poll_interval must be > 0 seconds, got 0"),
+        ({"cinema__image_conditions": ["upside_down"]}, r"image_conditions must be a list of shuffled.*upside_down"),
+        ({"cinema__image_conditions": "blank"}, r"image_conditions must be a list of shuffled"),
+        ({"cinema__image_sample": 0}, r"cinema\.image_sample must be a number of questions or null, got 0"),
+        ({"cinema__other_sources": "mine"}, r"cinema\.other_sources must be a list of names, got 'mine'"),
+        ({"cinema__coeficient": 0.1}, r"unknown keys in the cinema section: \['coeficient'\]; known: .*'coefficient'"),
+        ({"actor_rollout_ref__rollout__n": 1}, r"actor_rollout_ref\.rollout\.n=1: .*must have at least 2"),
+        (
+            {"algorithm__filter_groups__metric": "reward"},
+            r"algorithm\.filter_groups\.metric=reward: groups are judged by acc alone \(paper\)",
+        ),
+    ],
+)
+def test_a_mistake_says_what_is_wrong_and_what_is_right(changes, message):
+    with pytest.raises(ValueError, match=message):
+        read(**changes)
+
+
+def test_a_missing_section_says_which_recipe_to_compose_with():
+    config = CONFIG.copy()
+    del config["cinema"]
+    with pytest.raises(ValueError, match=r"\+recipe=cinema .*cinema-verl doctor"):
+        CinemaSettings.from_config(config)
+
+
+def test_a_missing_key_is_named():
+    config = CONFIG.copy()
+    del config.cinema["coefficient"]
+    with pytest.raises(ValueError, match=r"lacks \['coefficient'\]: compose with \+recipe=cinema"):
+        CinemaSettings.from_config(config)
+
+
+def test_the_ablation_without_diversity_may_have_any_group_size():
+    read(algorithm__adv_estimator="grpo", actor_rollout_ref__rollout__n=1)
+
+
+def test_without_dynamic_sampling_its_metric_does_not_matter():
+    read(algorithm__filter_groups={"enable": False, "metric": "reward"})

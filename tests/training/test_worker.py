@@ -1,0 +1,127 @@
+"""The repair of multimodal position ids, beside what verl does to them without it."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+from verl.utils.tensordict_utils import (
+    chunk_tensordict,
+    index_select_tensor_dict,
+    maybe_fix_3d_position_ids,
+)
+from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
+
+from cinema_verl.training.worker import CinemaActorRolloutRefWorker, CinemaTrainingWorker, repair_position_ids
+
+ROWS = 4  # text, time, height, width
+
+
+def samples(*lengths):
+    """Position ids of each sample, (4, L), all numbers different."""
+    start, result = 0, []
+    for length in lengths:
+        result.append(torch.arange(start, start + ROWS * length).view(ROWS, length))
+        start += ROWS * length
+    return result
+
+
+def batch_of(position_ids):
+    """As a batch comes out of the transfer queue: torch guesses which dimension is ragged."""
+    nested = torch.nested.as_nested_tensor(position_ids, layout=torch.jagged)
+    return TensorDict({"position_ids": nested}, batch_size=len(position_ids))
+
+
+def seen_by_the_model(batch, expected):
+    """The samples as verl's engine pads them for the model (`FSDPEngineWithLMHead.prepare_model_inputs`)."""
+    maybe_fix_3d_position_ids(batch)
+    longest = max(sample.shape[1] for sample in expected)
+    size = (len(expected), ROWS, longest)
+    padded = torch.nested.to_padded_tensor(batch["position_ids"], padding=-1, output_size=size)
+    for sample, row in zip(expected, padded, strict=True):
+        assert (row[:, sample.shape[1] :] == -1).all(), "padded on the right"
+    return [row[:, : sample.shape[1]] for sample, row in zip(expected, padded, strict=True)]
+
+
+def assert_seen(batch, expected):
+    for got, wanted in zip(seen_by_the_model(batch, expected), expected, strict=True):
+        assert torch.equal(got, wanted)
+
+
+# When one of these two fails, verl (or torch) has mended it: see whether `repair_position_ids` is still needed.
+def test_verl_alone_cannot_cut_a_batch_of_equal_lengths_into_mini_batches():
+    batch = batch_of(samples(5, 5, 5))
+    maybe_fix_3d_position_ids(batch)
+    with pytest.raises(RuntimeError):
+        index_select_tensor_dict(batch, [0, 1])
+
+
+def test_verl_alone_gives_samples_scrambled_positions_where_the_numbers_happen_to_fit():
+    """Three samples of 4 rows and 12 positions: 12 rows are cut where 12 positions should be."""
+    expected = samples(12, 12, 12)
+    batch = batch_of(expected)
+    maybe_fix_3d_position_ids(batch)
+    for got, wanted in zip(batch["position_ids"].unbind(), expected, strict=True):
+        assert not torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("lengths", [(5, 5, 5), (5, 7, 3), (7,), (1, 1), (64,) * 8], ids=str)
+def test_after_the_repair_every_sample_has_its_own_positions(lengths):
+    expected = samples(*lengths)
+    assert_seen(repair_position_ids(batch_of(expected)), expected)
+
+
+def test_it_is_repaired_once():
+    once = repair_position_ids(batch_of(samples(5, 5)))["position_ids"]
+    twice = repair_position_ids(TensorDict({"position_ids": once}, batch_size=2))["position_ids"]
+    assert twice is once
+
+
+@pytest.mark.parametrize("lengths", [(5, 5, 5, 5), (5, 7, 3, 6), (5, 5, 7, 7)], ids=str)
+def test_mini_batches_and_micro_batches_of_a_repaired_batch_are_right(lengths):
+    expected = samples(*lengths)
+
+    def repaired():
+        batch = repair_position_ids(batch_of(expected))
+        maybe_fix_3d_position_ids(batch)
+        return batch
+
+    assert_seen(index_select_tensor_dict(repaired(), [3, 0]), [expected[3], expected[0]])
+    assert_seen(index_select_tensor_dict(repaired(), [1]), [expected[1]])
+    for i, chunk in enumerate(chunk_tensordict(repaired(), 2)):
+        assert_seen(chunk, expected[2 * i : 2 * i + 2])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TensorDict({"input_ids": torch.zeros(2, 3)}, batch_size=2),
+        TensorDict({"position_ids": torch.arange(6).view(2, 3)}, batch_size=2),
+        TensorDict({"position_ids": torch.arange(24).view(2, 4, 3)}, batch_size=2),
+    ],
+    ids=["none", "text only, padded", "multimodal, padded"],
+)
+def test_other_batches_are_left_alone(data):
+    before = data.clone()
+    after = repair_position_ids(data)
+    assert after is data
+    assert all(torch.equal(after[key], before[key]) for key in before.keys())  # noqa: SIM118
+
+
+def test_text_only_jagged_position_ids_are_left_alone():
+    nested = torch.nested.as_nested_tensor([torch.arange(3), torch.arange(3)], layout=torch.jagged)
+    batch = TensorDict({"position_ids": nested}, batch_size=2)
+    assert repair_position_ids(batch)["position_ids"] is nested
+
+
+def test_verls_worker_builds_the_repairing_ones():
+    assert issubclass(CinemaActorRolloutRefWorker, ActorRolloutRefWorker)
+    assert CinemaActorRolloutRefWorker.actor_worker_cls is CinemaTrainingWorker
+    assert CinemaActorRolloutRefWorker.ref_worker_cls is CinemaTrainingWorker
+
+
+@pytest.mark.parametrize("method", ["train_mini_batch", "infer_batch"])
+def test_the_worker_repairs_before_verl_looks(monkeypatch, method):
+    arrived = []
+    monkeypatch.setattr(TrainingWorker, method, lambda self, data: arrived.append(data))
+    expected = samples(5, 5)
+    getattr(CinemaTrainingWorker, method)(object.__new__(CinemaTrainingWorker), batch_of(expected))
+    assert_seen(arrived[0], expected)
