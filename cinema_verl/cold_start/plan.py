@@ -23,6 +23,7 @@ from cinema_verl.data.canonical import Question
 from cinema_verl.data.directory import parts_of, read_questions
 from cinema_verl.endpoint.client import Endpoint
 from cinema_verl.utils.files import atomic_write, sha256_of
+from cinema_verl.utils.stable_random import stable_hash
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Plan:
 
     def owner(self, uid: str) -> int:
         """Which worker has a question."""
-        return int.from_bytes(hashlib.sha256(uid.encode()).digest()[:8], "big") % self.workers
+        return stable_hash(uid) % self.workers
 
     def settle_workers(self) -> None:
         """Hold the number of workers to what the work began with: the ledgers are divided by it.

@@ -3,7 +3,6 @@
 The paper gives neither prompts nor numbers of draws: what is chosen here says so, with its reason.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from cinema_verl.data.canonical import IMAGE, ImageRef, Question
 from cinema_verl.endpoint.ledger import Call
 from cinema_verl.meta_action import ANSWER, GLOBAL, TAGS
 from cinema_verl.prompts import messages, render, system_prompt
+from cinema_verl.utils.stable_random import stable_hash
 
 NO_SYSTEM: Final = "none"
 """Prompt mode without a system prompt, for policies that already know the format (the shipped digits policy)."""
@@ -175,12 +175,8 @@ class Calls:
 
     def _sampling(self, temperature: float, tokens: int, uid: str, draw: int) -> dict[str, Any]:
         # Not the draw alone: with one seed for all questions, all of them would begin with the same action.
-        seed = {"seed": _digest(f"{uid}#{draw}") % 2**31} if self.settings.seeds else {}
+        seed = {"seed": stable_hash(f"{uid}#{draw}") % 2**31} if self.settings.seeds else {}
         return {"temperature": temperature, "max_tokens": tokens, **seed}
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def other_paths(samples: Sequence[Sample], refined: Path, num_images: int, uid: str) -> list[Path]:
@@ -189,7 +185,7 @@ def other_paths(samples: Sequence[Sample], refined: Path, num_images: int, uid: 
     None over a single image has Global. The standard ones start at a place that the uid decides.
     """
     own = [sample.path for sample in samples if sample.usable]
-    start = _digest(uid) % len(_STANDARD_PATHS)
+    start = stable_hash(uid) % len(_STANDARD_PATHS)
     standard = _STANDARD_PATHS[start:] + _STANDARD_PATHS[:start]
     return [
         path

@@ -7,7 +7,6 @@ Everything is deterministic: the seed and the rows' uids decide.
 """
 
 import base64
-import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any, Final
 from PIL import Image
 
 from cinema_verl.runs.conditions import BLANK, CONDITIONS, REORDERED, SHUFFLED, source_under
+from cinema_verl.utils.stable_random import stable_hash
 
 Row = Mapping[str, Any]
 Cells = list[dict[str, Any]]
@@ -59,15 +59,11 @@ def under(condition: str, rows: Sequence[Row], pool: Sequence[Row], seed: int) -
     ]
 
 
-def _digest(*parts: object) -> int:
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big")
-
-
 def _order(row: Row, seed: int) -> tuple[int, str, int]:
     """A random but repeatable place for a row, which also tells it from every other row."""
     info = row["extra_info"]
     uid, index = str(info.get("uid") or ""), int(info.get("index") or 0)
-    return _digest(seed, row["data_source"], uid, index), uid, index
+    return stable_hash(seed, row["data_source"], uid, index), uid, index
 
 
 def _paths(row: Row) -> tuple[str, ...]:

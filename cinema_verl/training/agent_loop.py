@@ -6,7 +6,6 @@ never reach the trainer, the sample carries how it ended, and the sessions of a 
 (`cinema_verl.training.shared_vision`).
 """
 
-import hashlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from verl.workers.rollout.utils import get_vision_placeholder_token_ids
 
 from cinema_verl.meta_action import ANSWER, TAGS
 from cinema_verl.training.shared_vision import Question, SharedImages
+from cinema_verl.utils.stable_random import stable_hash
 
 NAME = "cinema"
 STOP = TAGS[ANSWER].close
@@ -70,8 +70,7 @@ def cut(
 
 def trajectory_seed(*parts: Any) -> int:
     """A 63-bit seed from anything printable: the same in every process and run, unlike `hash`."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return stable_hash(*parts) >> 1
 
 
 class _Recalled:

@@ -1,6 +1,7 @@
-"""Files that are absent, the old one, or complete, whatever kills the process that writes them."""
+"""Files that are absent, the old one, or complete, whatever kills the process that writes them; and who may write."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
@@ -42,6 +43,30 @@ def atomic_write(path: str | Path, mode: str = "w", *, durable: bool = True) -> 
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class Locked(RuntimeError):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def only_one(path: str | Path) -> Iterator[None]:
+    """Hold the lock file at `path`, made where missing, for as long as the block and the process last.
+
+    The kernel releases the lock of a process that dies, so nothing has to be cleaned up after kill -9. The file stays.
+
+    Raises:
+        Locked: another process holds it. It is not waited for.
+        OSError: the file cannot be made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Locked(f"another process is at work in {path.parent}") from error
+        yield
 
 
 def sha256_of(path: str | Path) -> str:

@@ -9,9 +9,18 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+def stable_hash(*parts: object) -> int:
+    """A 64-bit number that depends on the parts alone, in every process and on every machine, unlike `hash`.
+
+    It is the first 8 bytes, big-endian, of the SHA-256 of the parts' texts joined by "/". The numbers of different
+    names are as if drawn at random.
+    """
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big")
+
+
 def rank(seed: int, name: str) -> int:
-    """A 64-bit number for a name, as if drawn at random; the lowest ranks are a uniform sample."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest(), "big")
+    """A 64-bit number for a name, as if drawn at random; the names with the lowest ranks are a uniform sample."""
+    return stable_hash(seed, name)
 
 
 class Sample(Generic[T]):

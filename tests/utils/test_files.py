@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cinema_verl.utils.files import atomic_write, sha256_of
+from cinema_verl.utils.files import Locked, atomic_write, only_one, sha256_of
 
 
 def test_a_block_that_ends_well_replaces_the_file(tmp_path):
@@ -73,3 +73,21 @@ def test_sha256_of_a_file_longer_than_one_block(tmp_path):
     content = os.urandom((1 << 20) + 17)
     (tmp_path / "file").write_bytes(content)
     assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_lock_is_one_processs_until_it_ends_however_it_ends(tmp_path):
+    lock = tmp_path / "made" / "lock"
+    program = (
+        "import sys, time\nfrom cinema_verl.utils.files import only_one\n"
+        "with only_one(sys.argv[1]):\n    print('holding', flush=True)\n    time.sleep(60)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", program, str(lock)], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"holding\n"
+    with pytest.raises(Locked, match=str(lock.parent)), only_one(lock):
+        pass
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    with only_one(lock):
+        pass
+    with only_one(lock):  # released by the end of the block
+        pass
