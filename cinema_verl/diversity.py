@@ -5,7 +5,8 @@ counted) and coefficient c = 0.1,
 
     R = 0.5 * (R_acc * (R_acc - (N - 1) / (G - 1) * c)) + 0.5 * R_format
 
-so a right answer found the way everybody found it is worth a little less, and a wrong answer is never touched.
+so a correct answer found the way everybody found it is worth a little less, and the reward of an incorrect one is not
+changed.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
@@ -41,9 +42,9 @@ def pattern_counts(patterns: Sequence[str], groups: Sequence) -> tuple[np.ndarra
 
 
 def diversity_penalty(acc: Sequence[float], patterns: Sequence[str], groups: Sequence) -> np.ndarray:
-    """What DPS takes from each reward at coefficient 1: 0.5 * R_acc * (N - 1) / (G - 1), shape (B,), in [0, 0.5].
+    """What DPS subtracts from each reward at coefficient 1: 0.5 * R_acc * (N - 1) / (G - 1), shape (B,), in [0, 0.5].
 
-    A group of one has nobody to resemble: its penalty is 0.
+    In a group of one no other trajectory has the same pattern: its penalty is 0.
     """
     n, g = pattern_counts(patterns, groups)
     return 0.5 * np.asarray(acc, dtype=np.float64) * (n - 1) / np.maximum(g - 1, 1)
@@ -67,19 +68,19 @@ def group_rewards(
     Raises:
         ValueError: if the lengths differ, a reward is not 0 or 1, or the coefficient is outside [0, 1].
     """
-    right = np.asarray(acc, dtype=np.float64)
+    correct = np.asarray(acc, dtype=np.float64)
     well_formed = np.asarray(fmt, dtype=np.float64)
-    if not len(right) == len(well_formed) == len(patterns) == len(groups):
+    if not len(correct) == len(well_formed) == len(patterns) == len(groups):
         raise ValueError(
             f"acc, fmt, patterns and groups must have one entry a trajectory, got lengths "
-            f"{len(right)}, {len(well_formed)}, {len(patterns)}, {len(groups)}"
+            f"{len(correct)}, {len(well_formed)}, {len(patterns)}, {len(groups)}"
         )
-    for name, values in (("acc", right), ("fmt", well_formed)):
+    for name, values in (("acc", correct), ("fmt", well_formed)):
         if not np.isin(values, (0.0, 1.0)).all():
             raise ValueError(f"{name} must be 0 or 1 for every trajectory (the paper's R_acc and R_format)")
     if not 0.0 <= coefficient <= 1.0:
         raise ValueError(f"the diversity coefficient must lie in [0, 1] (the paper's is 0.1), got {coefficient!r}")
-    return 0.5 * right + 0.5 * well_formed - coefficient * diversity_penalty(acc, patterns, groups)
+    return 0.5 * correct + 0.5 * well_formed - coefficient * diversity_penalty(acc, patterns, groups)
 
 
 def normalise(rewards: np.ndarray, groups: Sequence, by_std: bool, epsilon: float = 1e-6) -> np.ndarray:

@@ -25,6 +25,7 @@ them:
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -45,35 +46,24 @@ class Tags(NamedTuple):
 
 TAGS: Final = MappingProxyType({name: Tags(f"<{name}>", f"</{name}>") for name in ACTIONS})
 
-# Violation codes. Each is a ready metric suffix, so they are short and stable.
-UNCLOSED_TAG: Final = "unclosed_tag"  # an opening tag whose closing tag never comes
-STRAY_CLOSING_TAG: Final = "stray_closing_tag"  # a closing tag with nothing of its name open
-NESTED_TAG: Final = "nested_tag"  # an opening tag inside the body of a closed action
-UPPER_CASE_TAG: Final = "upper_case_tag"  # <Think>: one of the five, not in lower case
-TEXT_OUTSIDE: Final = "text_outside"  # anything but white space while no action is open
-EMPTY_BODY: Final = "empty_body"  # an action without a visible character
-NO_ACTION: Final = "no_action"  # no closed action besides answers
-STARTS_WITH_ANSWER: Final = "starts_with_answer"  # the first closed action is an answer
-NO_ANSWER: Final = "no_answer"  # no closed answer
-SEVERAL_ANSWERS: Final = "several_answers"  # two or more closed answers
-ANSWER_NOT_LAST: Final = "answer_not_last"  # another action opens after the first answer
-GLOBAL_ON_SINGLE_IMAGE: Final = "global_on_single_image"  # needs the number of images: see violations_for
-REMOVED_ACTION: Final = "removed_action"  # an action that the prompt's mode takes out: see violations_for
-VIOLATIONS: Final = (
-    UNCLOSED_TAG,
-    STRAY_CLOSING_TAG,
-    NESTED_TAG,
-    UPPER_CASE_TAG,
-    TEXT_OUTSIDE,
-    EMPTY_BODY,
-    NO_ACTION,
-    STARTS_WITH_ANSWER,
-    NO_ANSWER,
-    SEVERAL_ANSWERS,
-    ANSWER_NOT_LAST,
-    GLOBAL_ON_SINGLE_IMAGE,
-    REMOVED_ACTION,
-)
+
+class ViolationCode(str, Enum):
+    """The rules that a trajectory can break. A member equals its text, which is stable: it is a metric's suffix."""
+
+    UNCLOSED_TAG = "unclosed_tag"  # an opening tag whose closing tag never comes
+    STRAY_CLOSING_TAG = "stray_closing_tag"  # a closing tag with nothing of its name open
+    NESTED_TAG = "nested_tag"  # an opening tag inside the body of a closed action
+    UPPER_CASE_TAG = "upper_case_tag"  # <Think>: one of the five, not in lower case
+    TEXT_OUTSIDE = "text_outside"  # anything but white space while no action is open
+    EMPTY_BODY = "empty_body"  # an action without a visible character
+    NO_ACTION = "no_action"  # no closed action besides answers
+    STARTS_WITH_ANSWER = "starts_with_answer"  # the first closed action is an answer
+    NO_ANSWER = "no_answer"  # no closed answer
+    SEVERAL_ANSWERS = "several_answers"  # two or more closed answers
+    ANSWER_NOT_LAST = "answer_not_last"  # another action opens after the first answer
+    GLOBAL_ON_SINGLE_IMAGE = "global_on_single_image"  # needs the number of images: see violations_for
+    REMOVED_ACTION = "removed_action"  # an action that the prompt's mode takes out: see violations_for
+
 
 # Anything shaped like one of the five, in any case; _TAG_MEANS then says which it is. A regex that named the five and
 # ignored case would be half as fast, and would take the Kelvin sign for a k.
@@ -94,7 +84,7 @@ _VISIBLE = re.compile(
 class Violation(NamedTuple):
     """One broken rule: its code and the character offset where it first shows (the end, for what is missing)."""
 
-    code: str
+    code: ViolationCode
     position: int
 
 
@@ -105,7 +95,7 @@ class Trajectory:
     Attributes:
         actions: the closed actions as ``(name, body)``, bodies verbatim, in the order of their opening tags.
         answer: body of the answer without surrounding white space when there is exactly one closed answer,
-            whatever else is wrong; otherwise None.
+            whatever other rule is broken; otherwise None.
         faults: every rule the text breaks, each code once, at its first position, in the order of positions. A
             rule that needs the number of images is not among them; see :meth:`violations_for`.
     """
@@ -121,8 +111,8 @@ class Trajectory:
 
     @property
     def violations(self) -> tuple[str, ...]:
-        """The codes of :attr:`faults`."""
-        return tuple([code for code, _ in self.faults])
+        """The codes of :attr:`faults`, as plain strings."""
+        return tuple([code.value for code, _ in self.faults])
 
     def violations_for(self, num_images: int, removed: str | None = None) -> tuple[str, ...]:
         """All codes for a question over ``num_images`` images, asked without the action ``removed``.
@@ -131,9 +121,9 @@ class Trajectory:
         """
         codes = self.violations
         if num_images == 1 and any(name == GLOBAL for name, _ in self.actions):
-            codes = (*codes, GLOBAL_ON_SINGLE_IMAGE)
+            codes = (*codes, ViolationCode.GLOBAL_ON_SINGLE_IMAGE.value)
         if removed and any(name == removed for name, _ in self.actions):
-            codes = (*codes, REMOVED_ACTION)
+            codes = (*codes, ViolationCode.REMOVED_ACTION.value)
         return codes
 
     def is_well_formed(self, num_images: int) -> bool:
@@ -153,7 +143,7 @@ def parse(text: str) -> Trajectory:
     if plain := _parse_plain(text):
         return plain
 
-    faults: dict[str, int] = {}  # code -> first position
+    faults: dict[ViolationCode, int] = {}  # code -> first position
     open_at: dict[str, tuple[int, int]] = {}  # name -> (start of its tag, start of its body); at most five entries
     tag_inside: dict[str, int] = {}  # name that is open -> first opening tag seen inside its body
     closed: list[tuple[int, str, str]] = []  # (start, name, body), in the order of the closing tags
@@ -164,7 +154,7 @@ def parse(text: str) -> Trajectory:
         start, end = match.span()
         if tag not in _TAG_MEANS:
             if tag.lower() in _TAG_MEANS:
-                faults.setdefault(UPPER_CASE_TAG, start)
+                faults.setdefault(ViolationCode.UPPER_CASE_TAG, start)
             continue
         name, opens = _TAG_MEANS[tag]
         if not open_at and start != outside_from:
@@ -177,20 +167,22 @@ def parse(text: str) -> Trajectory:
             opened, body_start = open_at.pop(name)
             body = text[body_start:start]
             if not _VISIBLE.search(body):
-                faults[EMPTY_BODY] = min(opened, faults.get(EMPTY_BODY, opened))
+                faults[ViolationCode.EMPTY_BODY] = min(opened, faults.get(ViolationCode.EMPTY_BODY, opened))
             if name in tag_inside:
                 inner = tag_inside.pop(name)
-                faults[NESTED_TAG] = min(inner, faults.get(NESTED_TAG, inner))
+                faults[ViolationCode.NESTED_TAG] = min(inner, faults.get(ViolationCode.NESTED_TAG, inner))
             closed.append((opened, name, body))
         else:
-            faults.setdefault(STRAY_CLOSING_TAG, start)
+            faults.setdefault(ViolationCode.STRAY_CLOSING_TAG, start)
         outside_from = end
 
     if open_at:
-        faults[UNCLOSED_TAG] = min(start for start, _ in open_at.values())
+        faults[ViolationCode.UNCLOSED_TAG] = min(start for start, _ in open_at.values())
     elif outside_from != len(text):
         _check_outside(text, outside_from, len(text), faults)
-    if NESTED_TAG in faults:  # only then can the order of the closing tags differ from that of the opening tags
+    if (
+        ViolationCode.NESTED_TAG in faults
+    ):  # only then can the order of the closing tags differ from that of the opening tags
         closed.sort()
 
     answers = [i for i, (_, name, _) in enumerate(closed) if name == ANSWER]
@@ -217,33 +209,33 @@ def _parse_plain(text: str) -> Trajectory | None:
     )
 
 
-def _check_outside(text: str, start: int, end: int, faults: dict[str, int]) -> None:
+def _check_outside(text: str, start: int, end: int, faults: dict[ViolationCode, int]) -> None:
     """Add the violation when ``text[start:end]``, which belongs to no action, is more than white space."""
-    if TEXT_OUTSIDE not in faults:
+    if ViolationCode.TEXT_OUTSIDE not in faults:
         gap = text[start:end]
         if not gap.isspace():
-            faults[TEXT_OUTSIDE] = end - len(gap.lstrip())
+            faults[ViolationCode.TEXT_OUTSIDE] = end - len(gap.lstrip())
 
 
 def _check_sequence(
-    closed: list[tuple[int, str, str]], answers: list[int], length: int, faults: dict[str, int]
+    closed: list[tuple[int, str, str]], answers: list[int], length: int, faults: dict[ViolationCode, int]
 ) -> None:
     """Add the violations that are about the order of the closed actions; ``answers`` indexes into ``closed``."""
     if len(answers) == len(closed):
-        faults[NO_ACTION] = closed[0][0] if closed else length
+        faults[ViolationCode.NO_ACTION] = closed[0][0] if closed else length
     if not answers:
-        faults[NO_ANSWER] = length
+        faults[ViolationCode.NO_ANSWER] = length
         return
     first = answers[0]
     if first == 0:
-        faults[STARTS_WITH_ANSWER] = closed[0][0]
+        faults[ViolationCode.STARTS_WITH_ANSWER] = closed[0][0]
     if len(answers) > 1:
-        faults[SEVERAL_ANSWERS] = closed[answers[1]][0]
+        faults[ViolationCode.SEVERAL_ANSWERS] = closed[answers[1]][0]
     if first + 1 < len(closed):
-        faults[ANSWER_NOT_LAST] = closed[first + 1][0]
+        faults[ViolationCode.ANSWER_NOT_LAST] = closed[first + 1][0]
 
 
-def _by_position(item: tuple[str, int]) -> tuple[int, str]:
+def _by_position(item: tuple[ViolationCode, int]) -> tuple[int, str]:
     code, position = item
     return position, code
 
@@ -274,10 +266,8 @@ def pattern_in_mode(pattern: str, mode: str) -> str:
 
     Args:
         pattern: an exact pattern, as :attr:`Trajectory.pattern` gives it.
-        mode: ``exact``, the paper's: the sequence as it is. ``collapsed``: a run of one action counts once,
-        so that
-            repeating an action is not a new pattern. ``set``: which actions occur, in the order of
-            ``ACTIONS``.
+        mode: ``exact``, the paper's: the sequence as it is. ``collapsed``: a run of one action counts once, so that
+            repeating an action is not a new pattern. ``set``: which actions occur, in the order of ``ACTIONS``.
 
     Raises:
         ValueError: an unknown mode.

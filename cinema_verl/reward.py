@@ -59,8 +59,8 @@ def compute_score(
         The same keys on every call, floats and strings only, so that verl can average the ones and log the
         others: ``score`` in [0, 1]; ``acc`` and ``format`` in {0, 1}; ``pattern``; ``answer`` ("" when
         there is not exactly one); ``abstained`` in {0, 1}, 1 where the gold cannot be read or the
-        judge not be asked, and then ``acc`` is 0; ``timed_out`` in {0, 1}, 1 where an answer was too much
-        mathematics to be judged, and then ``acc`` is 0; ``violations``, codes joined by ","; ``verdict``, why
+        judge could not be asked, and then ``acc`` is 0; ``timed_out`` in {0, 1}, 1 where the verifier reached
+        its limits on an answer, and then ``acc`` is 0; ``violations``, codes joined by ","; ``verdict``, why
         acc is what it is; ``answer_type``; ``num_images``; ``question_uid``, the row's ``uid``, by which the same
         question is found again in verl's dumps.
 

@@ -13,8 +13,8 @@ from cinema_verl.meta_action import (
     ANSWER,
     PATTERN_MODES,
     TAGS,
-    VIOLATIONS,
     Trajectory,
+    ViolationCode,
     parse,
     pattern_in_mode,
     pattern_of,
@@ -85,8 +85,8 @@ def test_broken(text: str, faults: list[tuple[str, int]], pattern: str, answer: 
 
 def test_every_code_is_covered_here() -> None:
     seen = {code for _, faults, _, _ in BROKEN for code, _ in faults}
-    of_the_question = {meta_action.GLOBAL_ON_SINGLE_IMAGE, meta_action.REMOVED_ACTION}  # below
-    assert seen | of_the_question == set(VIOLATIONS)
+    of_the_question = {ViolationCode.GLOBAL_ON_SINGLE_IMAGE, ViolationCode.REMOVED_ACTION}  # below
+    assert seen | of_the_question == set(ViolationCode)
 
 
 def test_an_action_that_was_taken_out_may_not_be_used() -> None:
@@ -152,7 +152,7 @@ def test_parse_never_raises_and_is_consistent(text: str) -> None:
         assert [body for other, body in trajectory.actions if other == name] == closed
     assert trajectory.pattern == ">".join(name for name, _ in trajectory.actions)
     assert len(set(trajectory.violations)) == len(trajectory.violations)
-    assert set(trajectory.violations) <= set(VIOLATIONS)
+    assert set(trajectory.violations) <= set(ViolationCode)
     positions = [position for _, position in trajectory.faults]
     assert positions == sorted(positions)
     assert all(0 <= position <= len(text) for position in positions)
@@ -197,7 +197,7 @@ def test_megabytes(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
     for trajectory in (parse(text), parse(f"<think>{text}</think><answer>B</answer>")):
         assert isinstance(trajectory, Trajectory)
-        assert len(trajectory.faults) <= len(VIOLATIONS)
+        assert len(trajectory.faults) <= len(ViolationCode)
 
 
 plain = st.lists(st.tuples(st.sampled_from(ACTIONS), st.text(max_size=5)), max_size=5).map(

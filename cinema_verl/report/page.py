@@ -46,7 +46,7 @@ MEANINGS: Final = {
     "global_on_single_image": "global over one image",
     "removed_action": "an action that was taken away",
 }
-"""What the codes of `cinema_verl.meta_action.VIOLATIONS` say to a reader."""
+"""What the codes of `cinema_verl.meta_action.ViolationCode` say to a reader."""
 
 _SCRIPTS: Final = ("dom.js", "chart.js", "curves.js", "patterns.js", "groups.js", "main.js")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinema_verl.meta_action import VIOLATIONS
+from cinema_verl.meta_action import ViolationCode
 from cinema_verl.report.groups import GroupPlace, in_turn, spread
 from cinema_verl.report.page import MEANINGS
 from cinema_verl.report.questions import Metrics, number
@@ -126,4 +126,4 @@ def test_what_is_no_number(value):
 
 
 def test_every_violation_has_a_meaning():
-    assert set(MEANINGS) == set(VIOLATIONS)
+    assert set(MEANINGS) == set(ViolationCode)
