@@ -147,8 +147,8 @@ def write_run(folder: Path, steps: int, prompts: int, group: int) -> None:
                     "cinema/diversity_advantage_share": schedule(step) * 0.4,
                     "timing_s/step": 30 + rng.random(),
                     "cinema/dynamic_sampling/mixed": mixed,
-                    "cinema/dynamic_sampling/all_right": (1 - mixed) * 0.6,
-                    "cinema/dynamic_sampling/all_wrong": (1 - mixed) * 0.4,
+                    "cinema/dynamic_sampling/solve_all": (1 - mixed) * 0.6,
+                    "cinema/dynamic_sampling/solve_none": (1 - mixed) * 0.4,
                 }
                 | {f"timing_s/part{i}": rng.random() for i in range(100)}
             )  # fmt: skip  verl logs about 150 metrics

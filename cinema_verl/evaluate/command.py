@@ -1,4 +1,4 @@
-"""Tables from the validations that verl has dumped: of an evaluation, a training run, or several beside one another."""
+"""Make tables from the validations that verl wrote: of an evaluation, of a training run, or of several side by side."""
 
 import argparse
 import sys
@@ -9,11 +9,11 @@ from cinema_verl.evaluate.files import dump_of, evaluate_dump
 from cinema_verl.evaluate.statistics import difference
 from cinema_verl.evaluate.summary import share
 from cinema_verl.evaluate.tables import Table, beside_the_paper, estimate, to_markdown
-from cinema_verl.runs.rollouts import by_question, read_rollouts
+from cinema_verl.runs.rollouts import by_question, read_strictly
 
 EPILOG = """\
-A PATH is a dump, <step>.jsonl of trainer.validation_data_dir, or a folder of dumps, whose latest step is taken.
-Beside each dump are written <step>.evaluation.json (schema: docs/evaluation.md), .md and .html.
+PATH is a dump, <step>.jsonl of trainer.validation_data_dir, or a folder of dumps, of which the latest step is read.
+The command writes <step>.evaluation.json (schema: docs/evaluation.md), .md and .html beside each dump.
 
 to make a dump, and these files with it:
   python -m verl.trainer.main_ppo +recipe=cinema_evaluate actor_rollout_ref.model.path=MODEL 'data.val_files=[...]' \\
@@ -24,12 +24,12 @@ examples:
   cinema-verl evaluate outputs/demo/validation/120.jsonl   one validation of a training run
   cinema-verl evaluate eval/dapo eval/dps eval/cot         side by side, differences paired by question
 
-exit codes: 0 done, 1 there is nothing to read or it is no such dump, 2 the command line is not understood
+exit codes: 0 the files were written, 1 a dump is missing or not valid, 2 the command line is not understood
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write and print; the exit code."""
+    """Write the files, print the tables, and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="cinema-verl evaluate",
         description=__doc__,
@@ -56,24 +56,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def differences(names: Sequence[str], dumps: Sequence[Path]) -> Table:
-    """Accuracy of each run less that of the first, by benchmark, over the questions that both were asked."""
-    runs = [by_question(read_rollouts(dump)) for dump in dumps]
+    """Accuracy of each run minus that of the first, by benchmark, over the questions that both were asked."""
+    runs = [by_question(read_strictly(dump)) for dump in dumps]
     rows = []
     for name, run in zip(names[1:], runs[1:], strict=True):
         common = [question for question in runs[0] if question in run]
         for benchmark in sorted({runs[0][question][0].benchmark for question in common}):
             asked = [question for question in common if runs[0][question][0].benchmark == benchmark]
             values = [
-                share({q: side[q] for q in asked}, lambda r: r.acc, max(map(len, side.values())))
+                share({question: side[question] for question in asked}, "acc", max(map(len, side.values())))
                 for side in (runs[0], run)
             ]
             gained = difference([b - a for a, b in zip(*values, strict=True)])
             rows.append((name, benchmark, str(len(asked)), estimate(gained.to_json())))
     return Table(
-        f"Accuracy less that of {names[0]}",
+        f"Accuracy minus that of {names[0]}",
         ("policy", "benchmark", "questions", "difference"),
         tuple(rows),
-        "In percent, paired by question, with 95 % intervals; questions of one of the two alone are left out.",
+        "In percent, paired by question, with 95 % intervals; questions that only one of the two was asked are left out.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Where an evaluation lies: beside the dump that it was made from, as `<step>.evaluation.json`, `.md` and `.html`."""
+"""The files of an evaluation: `<step>.evaluation.json`, `.md` and `.html` beside the dump that it was made from."""
 
 import json
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ from typing import Any
 from cinema_verl import __version__
 from cinema_verl.evaluate.summary import summarise
 from cinema_verl.evaluate.tables import to_html, to_markdown
-from cinema_verl.runs.rollouts import read_rollouts
+from cinema_verl.runs.rollouts import read_strictly, step_files
 from cinema_verl.utils.files import atomic_write
 
 _SUFFIX = ".evaluation"
 
 
 def dump_of(path: Path) -> Path:
-    """The dump that is meant: the file, or the latest of a folder or of its `validation` folder.
+    """The dump that `path` names: the file itself, or the latest of the folder or of its `validation` folder.
 
     Raises:
         FileNotFoundError: there is none; the message says what was looked for.
@@ -23,17 +23,17 @@ def dump_of(path: Path) -> Path:
     if path.is_file():
         return path
     for folder in (path, path / "validation"):
-        if dumps := [file for file in folder.glob("*.jsonl") if file.stem.isdigit()]:
-            return max(dumps, key=lambda file: int(file.stem))
+        if dumps := step_files(folder):
+            return dumps[-1][1]
     raise FileNotFoundError(f"{path} is no validation dump and holds none (trainer.validation_data_dir/<step>.jsonl)")
 
 
 def settings_of(config: Any, step: int) -> dict[str, Any]:
-    """What of verl's config an evaluation's numbers depend on, to stand in its JSON.
+    """The values of verl's config that an evaluation's numbers depend on, for its JSON.
 
     Args:
-        config: the whole config of the run, composed.
-        step: training steps that the weights have seen since ``model``.
+        config: the whole composed config of the run.
+        step: training steps between `model` and the weights that are evaluated.
     """
     rollout, data = config.actor_rollout_ref.rollout, config.data
     files = [data.val_files] if isinstance(data.val_files, str) else list(data.val_files)
@@ -56,18 +56,21 @@ def settings_of(config: Any, step: int) -> dict[str, Any]:
 
 
 def evaluate_dump(dump: Path, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Sum a dump up and write the three files.
+    """Summarise a dump and write the three files.
 
     Args:
-        settings: See `summarise`; None takes those of an evaluation that lies there already.
+        settings: see `summarise`; None takes those of an earlier evaluation of this dump, if there is one.
+
+    Returns:
+        The summary, as it stands in the JSON.
 
     Raises:
-        FileNotFoundError, ValueError: the dump is not there or not one; nothing was written.
+        FileNotFoundError, ValueError: the dump is missing or is not one; nothing was written.
     """
     target = dump.with_suffix(f"{_SUFFIX}.json")
     if settings is None and target.exists():
         settings = _settings_in(target)
-    summary = summarise(read_rollouts(dump), settings)
+    summary = summarise(read_strictly(dump), settings)
     run = summary["settings"]
     name = str(run.get("checkpoint") or run.get("model") or dump)
     for suffix, text in (
@@ -84,4 +87,4 @@ def _settings_in(evaluation: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(evaluation.read_bytes())["settings"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{evaluation} is no evaluation ({error!r}): remove it to make it anew") from error
+        raise ValueError(f"{evaluation} is no evaluation ({error!r}): remove it and run the evaluation of its dump again") from error

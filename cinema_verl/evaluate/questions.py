@@ -20,7 +20,7 @@ from cinema_verl.data.sources import NAMES
 from cinema_verl.data.tokens import PromptCounter
 from cinema_verl.evaluate.perturb import sample, under
 from cinema_verl.runs.conditions import SHUFFLED, TRUE, split_source
-from cinema_verl.runs.rollouts import FAILED
+from cinema_verl.runs.stop_reason import StopReason
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def with_failures(dump: Mapping[str, Any], rows: Iterable[Row], rollouts: int) -
             "outputs": "",
             "gts": row["reward_model"]["ground_truth"],
             "scores": 0.0,
-            "uid": f"{FAILED}-{row['extra_info']['uid']}_{session}_0",
+            "uid": f"{StopReason.FAILED}-{row['extra_info']['uid']}_{session}_0",
             "question_uid": row["extra_info"]["uid"],
             "data_source": row["data_source"],
             "ability": row.get("ability"),
@@ -186,7 +186,7 @@ def with_failures(dump: Mapping[str, Any], rows: Iterable[Row], rollouts: int) -
             "acc": 0.0,
             "format": 0.0,
             "pattern": "",
-            "stop_reason": FAILED,
+            "stop_reason": StopReason.FAILED,
         }
         for row in rows
         for session in range(got[row["extra_info"]["uid"], row["data_source"]], rollouts)

@@ -1,33 +1,35 @@
-"""What an evaluation found: a validation's rollouts, summed up by benchmark and in every part of it, as JSON.
+"""A validation's rollouts summarised as one dictionary of numbers, by benchmark and by the parts of each.
 
-The result is one dictionary of numbers (docs/evaluation.md has its schema), from which the Markdown and HTML tables are
-made, so that nobody has to read a table back.
+docs/evaluation.md has its schema. The Markdown and HTML tables are made from it, so nobody has to parse a table.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final
 
 from cinema_verl.evaluate.statistics import Estimate, difference, pass_at_k, rate
 from cinema_verl.runs.conditions import BLANK, CONDITIONS, SHUFFLED, TRUE
-from cinema_verl.runs.rollouts import FAILED, Rollout, by_question, rollout_of
+from cinema_verl.runs.rollouts import Rollout, by_question
+from cinema_verl.runs.stop_reason import StopReason
 
 SCHEMA: Final = "cinema-verl/evaluation"
-VERSION: Final = 1  # raised with every change that a reader of the JSON would notice
+VERSION: Final = 1  # incremented with every change of the JSON that a program reading it would notice
 K_MAX: Final = 16  # paper: Pass@K up to K = 16
 _PATTERNS: Final = 20  # our choice: patterns listed one by one; the rest are counted together
 
 Groups = Mapping[str, Sequence[Rollout]]
+"""Question -> its rollouts under one condition."""
 
 
 def summarise(rollouts: Sequence[Rollout], settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The whole evaluation.
 
     Args:
-        rollouts: Of one validation, under every image condition that was asked. A question with fewer rollouts than
-            another has lost the others: they count as wrong, as verl counts them.
-        settings: What the run was: model, prompt mode, sampling. Kept as it is.
+        rollouts: those of one validation, under every image condition that was asked. The rollouts that a question has
+            fewer than another were lost: they count as incorrect, as in verl.
+        settings: model, prompt mode, sampling and the like (`cinema_verl.evaluate.files.settings_of`), copied.
     """
     expected = max(Counter((r.question, r.condition) for r in rollouts).values())
     by_benchmark: defaultdict[str, list[Rollout]] = defaultdict(list)
@@ -40,7 +42,7 @@ def summarise(rollouts: Sequence[Rollout], settings: Mapping[str, Any] | None = 
         "settings": dict(settings or {}),
         "rollouts_per_question": expected,
         "questions": {condition: questions[condition] for condition in (TRUE, *CONDITIONS) if questions[condition]},
-        "failed_rollouts": sum(questions.values()) * expected - sum(r.stop_reason != FAILED for r in rollouts),
+        "failed_rollouts": sum(questions.values()) * expected - sum(r.stop_reason != StopReason.FAILED for r in rollouts),
         "benchmarks": {name: _benchmark(part, expected) for name, part in sorted(by_benchmark.items())},
     }
 
@@ -65,22 +67,22 @@ def _benchmark(rollouts: Sequence[Rollout], expected: int) -> dict[str, Any]:
 
 
 def _task(groups: Groups, expected: int) -> dict[str, Any]:
-    """A benchmark's tasks differ more than anything else: what is known of the whole is known of each, too."""
+    """A part with images and patterns, which a benchmark's tasks have because they differ more than anything else."""
     by_images = _split(groups, expected, lambda rollout: rollout.num_images)
     return {**_figures(groups, expected), "by_images": by_images, "patterns": _patterns(groups)}
 
 
 def _figures(groups: Groups, expected: int) -> dict[str, Any]:
-    """Accuracy and the rest over some questions; None where there are none."""
+    """Accuracy and the other figures of a part; its number of questions alone where that is 0."""
     if not groups:
         return {"questions": 0}
     answers = [r for group in groups.values() for r in group]
-    ended = [r for r in answers if r.stop_reason != FAILED]
+    ended = [r for r in answers if r.stop_reason != StopReason.FAILED]
     tokens = [r.tokens for r in ended]
     return {
         "questions": len(groups),
-        "accuracy": rate(share(groups, lambda r: r.acc, expected), expected).to_json(),
-        "format": rate(share(groups, lambda r: r.format, expected), expected).to_json(),
+        "accuracy": rate(share(groups, "acc", expected), expected).to_json(),
+        "format": rate(share(groups, "format", expected), expected).to_json(),
         "pass_at_k": {str(k): found and found.to_json() for k, found in passes(groups, expected).items()},
         "abstained": _mean([r.abstained for r in answers]),
         "timed_out": _mean([r.timed_out for r in answers]),
@@ -89,16 +91,17 @@ def _figures(groups: Groups, expected: int) -> dict[str, Any]:
     }
 
 
-def share(groups: Groups, value: Callable[[Rollout], float], expected: int) -> list[float]:
-    """(Q,) a question's share of rollouts with a value of 1, of all that were asked for."""
+def share(groups: Groups, name: str, expected: int) -> list[float]:
+    """(Q,) for each question the share of rollouts whose attribute `name` is 1, of all that were asked for."""
+    value = attrgetter(name)
     return [sum(map(value, group)) / max(expected, len(group)) for group in groups.values()]
 
 
 def passes(groups: Groups, expected: int) -> dict[int, Estimate | None]:
     """pass@k for k = 1 … 16; None where k is more than the rollouts of a question."""
-    right = [round(sum(r.acc for r in group)) for group in groups.values()]
+    correct = [round(sum(map(attrgetter("acc"), group))) for group in groups.values()]
     return {
-        k: rate([pass_at_k(number, expected, k) for number in right], expected) if k <= expected else None
+        k: rate([pass_at_k(number, expected, k) for number in correct], expected) if k <= expected else None
         for k in range(1, K_MAX + 1)
     }
 
@@ -116,14 +119,14 @@ def _split(
 
 
 def _patterns(groups: Groups) -> list[dict[str, Any]]:
-    """The most frequent patterns: share of the rollouts, and how many of those are right; the rest as "other"."""
-    right: defaultdict[str, list[float]] = defaultdict(list)
+    """The most frequent patterns: share of the rollouts, and accuracy of those; the rest as "other"."""
+    by_pattern: defaultdict[str, list[Any]] = defaultdict(list)
     for group in groups.values():
         for rollout in group:
-            right[rollout.pattern].append(rollout.acc)
-    total = sum(map(len, right.values()))
-    ordered = sorted(right.items(), key=lambda item: (-len(item[1]), item[0]))
-    listed = [(name, values) for name, values in ordered[:_PATTERNS]]
+            by_pattern[rollout.pattern].append(rollout.acc)
+    total = sum(map(len, by_pattern.values()))
+    ordered = sorted(by_pattern.items(), key=lambda item: (-len(item[1]), item[0]))
+    listed = ordered[:_PATTERNS]
     if rest := [acc for _, values in ordered[_PATTERNS:] for acc in values]:
         listed.append(("other", rest))
     return [{"pattern": name, "share": len(values) / total, "accuracy": _mean(values)} for name, values in listed]
@@ -131,7 +134,7 @@ def _patterns(groups: Groups) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Dependence:
-    """What the images are worth: accuracy over the true ones, under a condition, and the paired difference."""
+    """Accuracy over the true images, under a condition, and the paired difference of the two."""
 
     condition: str
     true: Estimate
@@ -141,7 +144,7 @@ class Dependence:
 
     @property
     def warning(self) -> str | None:
-        """What to think of a drop that could be none; a reordering alone may rightly change nothing."""
+        """A sentence if the drop may be 0. Not under `reordered`, which may rightly change nothing."""
         if self.condition not in (SHUFFLED, BLANK) or not self.drop.holds_zero:
             return None
         return (
@@ -165,8 +168,7 @@ def image_dependence(rollouts: Sequence[Rollout], condition: str, expected: int)
     both = [question for question in true if question in under]
     if not both:
         return None
-    here = share({question: true[question] for question in both}, lambda r: r.acc, expected)
-    there = share({question: under[question] for question in both}, lambda r: r.acc, expected)
+    here, there = (share({question: side[question] for question in both}, "acc", expected) for side in (true, under))
     drop = difference([a - b for a, b in zip(here, there, strict=True)])
     return Dependence(condition, rate(here, expected), rate(there, expected), drop, len(both))
 
@@ -174,13 +176,13 @@ def image_dependence(rollouts: Sequence[Rollout], condition: str, expected: int)
 def mean_metrics(
     sources: Sequence[str], infos: Mapping[str, Sequence[Any]], asked: Mapping[tuple[str, str], int]
 ) -> dict[str, float]:
-    """Accuracy and format rate of each ``data_source`` under verl's own names.
+    """Accuracy and format rate of each `data_source` under verl's own names.
 
-    They are ``val-core/SOURCE/acc/mean@N`` and ``val-aux/SOURCE/format/mean@N``: accuracy alone is verl's core.
+    They are `val-core/SOURCE/acc/mean@N` and `val-aux/SOURCE/format/mean@N`: verl counts accuracy alone as core.
 
     Args:
-        sources, infos: See `dependence_metrics`; both may be empty.
-        asked: (``data_source``, verl's group id) -> rollouts asked for. Those that are missing failed, and count as 0.
+        sources, infos: see `dependence_metrics`; both may be empty.
+        asked: (`data_source`, group) -> rollouts asked for. Those that are missing failed, and count as 0.
     """
     total: Counter[str] = Counter()
     most: Counter[str] = Counter()
@@ -199,25 +201,24 @@ def mean_metrics(
 
 
 def dependence_metrics(
-    sources: Sequence[str], uids: Sequence[str], infos: Mapping[str, Sequence[Any]], expected: int
+    sources: Sequence[str], groups: Sequence[str], infos: Mapping[str, Sequence[Any]], expected: int
 ) -> tuple[dict[str, float], list[str]]:
-    """`cinema/image_dependence…` of a validation, and what there is to warn of.
+    """`cinema/image_dependence…` of a validation, and warnings.
 
     Args:
-        sources, uids: (B,) ``data_source`` and verl's group id of each rollout.
-        infos: what the reward function returned, a column of (B,) each.
+        sources, groups: (B,) `data_source` and verl's uid of the prompt of each rollout.
+        infos: what the reward function returned, name -> (B,). A rollout without `acc` failed.
         expected: rollouts a question.
 
     Returns:
-        For each condition ``/CONDITION/accuracy``, ``true``, ``drop``, ``drop_low`` and ``drop_high`` (95 %), over the
-        questions that were asked both ways. ``cinema/image_dependence`` is the mean drop of the conditions under which
-        whoever looks must lose: shuffled and blank.
+        For each condition `/CONDITION/accuracy`, `true`, `drop`, `drop_low` and `drop_high` (95 %), over the questions
+        that were asked both ways. `cinema/image_dependence` is the mean drop of the conditions under which a policy
+        that uses the images must lose accuracy: shuffled and blank.
     """
-    rows = [{name: column[i] for name, column in infos.items()} for i in range(len(sources))]
     rollouts = [
-        rollout_of({**row, "data_source": source, "uid": f"{uid}_0_0"})
-        for row, source, uid in zip(rows, sources, uids, strict=True)
-        if row.get("acc") is not None
+        Rollout(group=group, question_uid=str(infos["question_uid"][i] or ""), data_source=source, acc=float(acc))
+        for i, (source, group, acc) in enumerate(zip(sources, groups, infos.get("acc", [None] * len(sources)), strict=True))
+        if acc is not None
     ]
     name = "cinema/image_dependence"
     metrics: dict[str, float] = {}

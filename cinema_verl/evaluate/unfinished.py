@@ -1,15 +1,15 @@
-"""The answers of an evaluation that has not ended: one that is killed, started again, asks only what is missing.
+"""The answers of an evaluation that has not ended: when it is started again, it asks only what is missing.
 
-verl writes a validation down at its end. Until then `unfinished.jsonl` in `trainer.validation_data_dir` has what each
-rollout said, appended batch by batch, under a first line that says what was asked of whom. It goes when the
-evaluation is written. Answers are scored again when they are taken up: a verdict costs little, a rollout does not.
+verl writes a validation to the disk at its end. Until then `unfinished.jsonl` in `trainer.validation_data_dir` has what
+each rollout said, appended batch by batch, below a first line that says what was asked of which policy. The file is
+removed when the evaluation is written. Kept answers are scored anew: a verdict costs little, a rollout does not.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -17,52 +17,45 @@ import numpy as np
 
 from cinema_verl.data.check import DataError
 from cinema_verl.evaluate.files import settings_of
-from cinema_verl.utils.files import sha256_of
+from cinema_verl.utils.files import Locked, only_one, sha256_of
 
 NAME: Final = "unfinished.jsonl"
+_LOCK: Final = ".unfinished.lock"
 
-
-Question = tuple[str, str]
-"""A row's uid and its data_source, which says under which condition it was asked."""
+Asked = tuple[str, str]
+"""A row's uid and its `data_source`, which says under which condition it was asked."""
 Answer = tuple[np.ndarray, str]
-"""The token ids (int32) that the agent loop kept of one rollout, and how it ended
-(`cinema_verl.training.agent_loop.cut`)."""
+"""The token ids (int32) that the agent loop kept of one rollout, and its `StopReason` as a word."""
 
 
 class Unfinished:
-    """The file in `folder`, made if absent, and locked as long as it is open.
+    """The file in `folder`, made where it is missing; one process at a time has it open.
 
     Attributes:
-        answers: What earlier runs left, by question and then by session, which of its rollouts counted from 0.
+        answers: what earlier runs left, by question and then by session (which of its rollouts, counted from 0).
 
     Args:
-        asked: What answers depend on (`asked_of`): those of anything else are not this evaluation's.
+        asked: what answers depend on (`asked_of`). Answers to anything else do not belong to this evaluation.
 
     Raises:
-        DataError: The answers there are to something else, or another process writes there now.
-        OSError: The file cannot be written.
+        DataError: the answers in the file are to something else, or another process has it open.
+        OSError: the file cannot be written.
     """
 
     def __init__(self, folder: Path, asked: Mapping[str, Any]):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / NAME
-        self.answers: dict[Question, dict[int, Answer]] = {}
-        self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115  open until the evaluation is written
-        try:
-            self._lock()
+        self.path, self._lock = folder / NAME, folder / _LOCK
+        self.answers: dict[Asked, dict[int, Answer]] = {}
+        with ExitStack() as opened:
+            try:
+                opened.enter_context(only_one(self._lock))
+            except Locked as error:
+                raise DataError(
+                    f"another evaluation is writing to {folder}: wait for it, or give this one a "
+                    "trainer.validation_data_dir of its own"
+                ) from error
+            self._file: IO[bytes] = opened.enter_context(open(self.path, "a+b"))
             self._read(json.loads(json.dumps(asked)))
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                f"another evaluation is writing to {self.path.parent}: wait for it, or give this one a "
-                "trainer.validation_data_dir of its own"
-            ) from error
+            self._open = opened.pop_all()
 
     def _read(self, asked: dict[str, Any]) -> None:
         before, end = None, 0
@@ -88,20 +81,21 @@ class Unfinished:
         if before != asked:
             changed = sorted(name for name in before.keys() | asked.keys() if before.get(name) != asked.get(name))
             raise DataError(
-                f"{self.path} holds {len(self)} answers of an evaluation that did not end, and it asked otherwise: "
+                f"{self.path} holds {len(self)} answers of an evaluation that did not end and that asked something "
+                "else: "
                 + "; ".join(f"{name} was {before.get(name)!r}, is {asked.get(name)!r}" for name in changed)
-                + ". To go on with it, ask as it did. To start anew, remove the file or choose another "
+                + ". To continue that evaluation, use its settings. To start anew, remove the file or choose another "
                 "trainer.validation_data_dir"
             )
 
     def __len__(self) -> int:
         return sum(map(len, self.answers.values()))
 
-    def add(self, answers: Iterable[tuple[Question, int, Answer]]) -> None:
-        """Keep what earlier runs have not left; a kill after this returns cannot take it.
+    def add(self, answers: Iterable[tuple[Asked, int, Answer]]) -> None:
+        """Append the answers that are not there yet. A kill after this returns does not lose them.
 
         Raises:
-            OSError: The disk is full. What was kept before stays.
+            OSError: the disk is full. What was written before stays.
         """
         self._write(
             (*question, session, response.tolist(), stop_reason)
@@ -115,21 +109,22 @@ class Unfinished:
 
     def close(self) -> None:
         """Leave the file for the next run."""
-        self._file.close()
+        self._open.close()
 
     def remove(self) -> None:
-        """The evaluation is written: nothing is unfinished."""
+        """Remove the file and its lock: the evaluation is written."""
         self.path.unlink(missing_ok=True)
+        self._lock.unlink(missing_ok=True)
         self.close()
 
 
 def asked_of(config: Any) -> dict[str, Any]:
     """What the answers of an evaluation depend on, from the whole config of the run.
 
-    How they are computed may change between two runs (batches, memory, parallelism), and so may their number.
+    Their number and how they are computed (batches, memory, parallelism) may differ between two runs.
 
     Raises:
-        OSError: A file of questions cannot be read.
+        OSError: a file of questions cannot be read.
     """
     asked = settings_of(config, step=0)
     del asked["step"]  # not known before the weights are loaded; `weights` says more
@@ -148,7 +143,7 @@ def asked_of(config: Any) -> dict[str, Any]:
 
 
 def _stamp(folder: Path) -> str:
-    """Tells apart what a folder holds, without reading it: names, sizes and times of its files."""
+    """A hash of the names, sizes and times of a folder's files: tells contents apart without reading them."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     listing = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]

@@ -7,14 +7,14 @@ from pathlib import Path
 from cinema_verl.diversity import pattern_statistics
 from cinema_verl.evaluate.statistics import Estimate, difference, mean, rate
 from cinema_verl.evaluate.summary import share
-from cinema_verl.runs.rollouts import by_question, read_rollouts
+from cinema_verl.runs.rollouts import by_question, read_strictly
 
 
 @dataclass(frozen=True)
 class Validation:
     """One validation over the true images: per question, in the order of the questions' names.
 
-    Args:
+    Attributes:
         step: global step.
         questions: (Q,) the rows' `uid`.
         acc, fmt: (Q,) mean over the question's rollouts.
@@ -34,15 +34,15 @@ def read_validation(path: Path) -> Validation:
     """Read `trainer.validation_data_dir/<step>.jsonl`.
 
     Raises:
-        FileNotFoundError, ValueError: as `cinema_verl.runs.rollouts.read_rollouts`.
+        FileNotFoundError, ValueError: as `cinema_verl.runs.rollouts.read_strictly`.
     """
-    groups = by_question(read_rollouts(path))
+    groups = by_question(read_strictly(path))
     rollouts = max(map(len, groups.values()))
     return Validation(
         step=int(path.stem),
         questions=tuple(groups),
-        acc=tuple(share(groups, lambda rollout: rollout.acc, rollouts)),
-        fmt=tuple(share(groups, lambda rollout: rollout.format, rollouts)),
+        acc=tuple(share(groups, "acc", rollouts)),
+        fmt=tuple(share(groups, "format", rollouts)),
         pattern_entropy=tuple(
             pattern_statistics([rollout.pattern for rollout in group], [0] * len(group))["pattern_entropy"]
             for group in groups.values()
@@ -65,7 +65,7 @@ def change(before: Validation, after: Validation) -> Estimate:
     """Accuracy gained, paired by question.
 
     Raises:
-        ValueError: if the two validations did not ask the same questions.
+        ValueError: the two validations did not ask the same questions.
     """
     if before.questions != after.questions:
         raise ValueError(f"{len(before.acc)} questions before and {len(after.acc)} after: not the same data")

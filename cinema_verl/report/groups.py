@@ -16,9 +16,11 @@ from PIL import Image
 
 from cinema_verl.diversity import pattern_counts
 from cinema_verl.meta_action import parse, pattern_in_mode
-from cinema_verl.report.questions import Question, Rollout, read_questions, read_rollouts_at
-from cinema_verl.report.summarise import Mix, rightness
-from cinema_verl.runs.conditions import TRUE, split_source
+from cinema_verl.report.questions import ShownQuestion, read_questions
+from cinema_verl.report.summarise import Mix, correctness
+from cinema_verl.runs.conditions import TRUE
+from cinema_verl.runs.rollouts import Rollout, read_at
+from cinema_verl.runs.stop_reason import StopReason
 from cinema_verl.utils.pages import json_for_script, thumbnail
 
 MAX_TEXT: Final = 12_000
@@ -143,7 +145,7 @@ def choose(
         )
     at: dict[str, int] = {}
     for place in candidates:
-        rollouts = read_rollouts_at(place.path, place.offsets)
+        rollouts = read_at(place.path, place.offsets)
         if not rollouts:
             continue
         key = place.question_uid or rollouts[0].prompt
@@ -164,9 +166,9 @@ def choose(
     return shown
 
 
-def _question(question: Question | None, rollout: Rollout, pictures: Pictures) -> dict[str, Any]:
+def _question(question: ShownQuestion | None, rollout: Rollout, pictures: Pictures) -> dict[str, Any]:
     if question is None:
-        question = Question(rollout.question_uid, rollout.prompt, rollout.gold, (), (), (), rollout.data_source)
+        question = ShownQuestion(rollout.question_uid, rollout.prompt, rollout.gold)
     return {
         "uid": question.uid,
         "text": question.text[:MAX_TEXT],
@@ -187,7 +189,7 @@ def _group(
     coefficient: float | None,
 ) -> dict[str, Any]:
     """An entry of the page's list of groups, with the rollouts packed: they are unpacked when somebody looks."""
-    condition = split_source(rollouts[0].data_source)[1]
+    condition = rollouts[0].condition
     patterns = [pattern_in_mode(rollout.pattern, pattern_mode) for rollout in rollouts]
     alike, size = pattern_counts(patterns, [0] * len(patterns))
     packed = [
@@ -201,7 +203,7 @@ def _group(
         "condition": condition if condition != TRUE else None,
         "source": mix.sources.index.get(rollouts[0].data_source, -1),
         "type": mix.types.index.get(rollouts[0].answer_type, -1),
-        "rollouts": [[mix.patterns.index.get(r.pattern, -1), rightness(r.acc)] for r in rollouts],
+        "rollouts": [[mix.patterns.index.get(r.pattern, -1), correctness(r.acc)] for r in rollouts],
         "packed": base64.b64encode(gzip.compress(text, mtime=0)).decode("ascii"),
     }
 
@@ -227,7 +229,7 @@ def _details(rollout: Rollout, alike: int, size: int, coefficient: float | None)
         "penalty": penalty,
         "verdict": rollout.verdict,
         "violations": rollout.violations,
-        "stop": rollout.stop_reason,
+        "stop": rollout.stop_reason if rollout.stop_reason != StopReason.UNKNOWN else "",
         "tokens": rollout.tokens,
     }
     return {name: value for name, value in details.items() if value is not None and value != "" and value != ()}

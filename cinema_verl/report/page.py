@@ -11,7 +11,6 @@ from markupsafe import Markup
 
 from cinema_verl.meta_action import ACTIONS, PATTERN_MODES
 from cinema_verl.report.groups import GroupPlace, Pictures, choose, places
-from cinema_verl.report.questions import Metrics, number, read_metrics, read_rollouts, step_files
 from cinema_verl.report.summarise import (
     PANELS,
     Mix,
@@ -24,8 +23,10 @@ from cinema_verl.report.summarise import (
     stages,
     thin,
 )
-from cinema_verl.runs.conditions import TRUE, split_source
+from cinema_verl.runs.conditions import TRUE
 from cinema_verl.runs.locate import RunFiles
+from cinema_verl.runs.metrics import Metrics, number, read_metrics
+from cinema_verl.runs.rollouts import read_leniently, step_files
 from cinema_verl.utils.pages import json_for_script, render
 
 MAX_NAMES: Final = 2000
@@ -89,12 +90,12 @@ def read_run(files: RunFiles) -> Run:
             "it was resumed from an earlier step, left them there."
         )
     for step, path in found[: len(found) - len(stale)]:
-        rollouts, bad = read_rollouts(path)
+        rollouts, bad = read_leniently(path)
         if bad:
             cut.append(f"{path.name} ({bad})")
         if rollouts:
             counts[step] = count(rollouts)
-            asked_as_they_are = [rollout for rollout in rollouts if split_source(rollout.data_source)[1] == TRUE]
+            asked_as_they_are = [rollout for rollout in rollouts if rollout.condition == TRUE]
             statistics[step] = rollout_statistics(asked_as_they_are, mode)
             groups.append(places(step, path, rollouts))
     if cut:
@@ -154,13 +155,13 @@ def _panel(panel: Panel) -> dict[str, Any]:
 def _fixed(run: Run) -> dict[str, Any]:
     """Everything of a run but its groups, for the script."""
     steps = run.metrics.steps
-    groups = bins(steps)
+    spans = bins(steps)
     named = {name for panel in PANELS for line in panel.lines for name in line.metrics}
     names = sorted(run.metrics.series, key=lambda name: (name not in named, name.startswith("val-aux/"), name))
     return {
         "name": run.files.name,
-        "steps": [steps[group[-1]] for group in groups],
-        "series": {name: _sparse(thin(run.metrics.series[name], groups)) for name in names[:MAX_NAMES]},
+        "steps": [steps[span[-1]] for span in spans],
+        "series": {name: _sparse(thin(run.metrics.series[name], spans)) for name in names[:MAX_NAMES]},
         "stages": stages(run.metrics, run.files.setting("cinema.exploration_steps")),
         "mix": run.mix.as_json(),
         "validation": run.files.from_validation,
@@ -180,8 +181,8 @@ def _shortened(run: Run) -> list[str]:
     notes = []
     if len(names) > MAX_NAMES:
         notes.append(f"{len(names) - MAX_NAMES} of {len(names)} metrics are left out, the last in the alphabet.")
-    if len(groups := bins(steps)) < len(steps):
-        notes.append(f"Curves show means over {len(groups[0])} neighbouring steps: the run has {len(steps)}.")
+    if len(spans := bins(steps)) < len(steps):
+        notes.append(f"Curves show means over {len(spans[0])} neighbouring steps: the run has {len(steps)}.")
     return notes
 
 

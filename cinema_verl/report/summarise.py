@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple
 
 from cinema_verl.diversity import pattern_statistics
 from cinema_verl.meta_action import pattern_in_mode
-from cinema_verl.report.questions import Metrics, Rollout
 from cinema_verl.runs.conditions import CONDITIONS, TRUE, split_source
+from cinema_verl.runs.metrics import Metrics
+from cinema_verl.runs.rollouts import Rollout
 
 MAX_POINTS: Final = 500
 """Points of a curve. Our choice: more than a screen has room for."""
@@ -51,8 +52,8 @@ _SAMPLING = "cinema/dynamic_sampling"
 
 PANELS: Final = (
     _panel("Reward", "mean a rollout, before the diversity term", "critic/rewards/mean", "critic/score/mean"),
-    _panel("Accuracy in training", "share right, of the groups kept", "cinema/acc", share=True),
-    _panel("Accuracy in validation", "share right, mean over data sources", VALIDATION_ACCURACY, share=True),
+    _panel("Accuracy in training", "share correct, of the groups kept", "cinema/acc", share=True),
+    _panel("Accuracy in validation", "share correct, mean over data sources", VALIDATION_ACCURACY, share=True),
     _panel("Format", "share well formed", "cinema/format", share=True),
     _panel("Token entropy", "nats", "actor/entropy"),
     _panel("Pattern entropy", "nats, mean over groups", "cinema/pattern_entropy"),
@@ -69,8 +70,8 @@ PANELS: Final = (
         "share of the groups generated",
         (
             Line((f"{_SAMPLING}/mixed",), "mixed (kept)"),
-            Line((f"{_SAMPLING}/all_right",), "all right"),
-            Line((f"{_SAMPLING}/all_wrong",), "all wrong"),
+            Line((f"{_SAMPLING}/solve_all",), "all correct"),
+            Line((f"{_SAMPLING}/solve_none",), "all incorrect"),
         ),
         share=True,
     ),
@@ -92,9 +93,9 @@ def bins(steps: Sequence[int], limit: int = MAX_POINTS) -> list[list[int]]:
     return [list(range(start, min(start + width, len(steps)))) for start in range(0, len(steps), width)]
 
 
-def thin(values: Sequence[float | None], groups: Sequence[Sequence[int]]) -> list[float | None]:
-    """The mean of each group of indices, to six digits; None where no value is."""
-    means = [_mean([values[i] for i in group]) for group in groups]
+def thin(values: Sequence[float | None], spans: Sequence[Sequence[int]]) -> list[float | None]:
+    """The mean over each list of indices, to six digits; None where there is no value."""
+    means = [_mean([values[i] for i in span]) for span in spans]
     return [None if mean is None else float(f"{mean:.6g}") for mean in means]
 
 
@@ -146,23 +147,23 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 class Cell(NamedTuple):
-    """What is counted of a rollout; `right` is 1, 0, or 2 where the dump does not say."""
+    """What is counted of a rollout; `correct` as `correctness` says it."""
 
     data_source: str
     answer_type: str
     pattern: str
-    right: int
+    correct: int
     violations: tuple[str, ...]
 
 
-def rightness(acc: float | None) -> int:
-    """1 right, 0 wrong, 2 not known."""
+def correctness(acc: float | None) -> int:
+    """1 correct, 0 incorrect, 2 not known."""
     return 2 if acc is None else int(acc > 0)
 
 
 def count(rollouts: Sequence[Rollout]) -> Counter[Cell]:
     """How many rollouts of each kind."""
-    return Counter(Cell(r.data_source, r.answer_type, r.pattern, rightness(r.acc), r.violations) for r in rollouts)
+    return Counter(Cell(r.data_source, r.answer_type, r.pattern, correctness(r.acc), r.violations) for r in rollouts)
 
 
 @dataclass(frozen=True)
@@ -203,26 +204,26 @@ class Mix:
         return cls(steps, tuple(by_step[step] for step in steps), *map(Vocabulary.of, fields))
 
     def as_json(self) -> dict[str, Any]:
-        """`cells`: for each point in time a flat list of (source, type, pattern, right, violation set, count)."""
+        """`cells`: for each point in time a flat list of (source, type, pattern, correct, violation set, count)."""
         sets: dict[tuple[int, ...], int] = {(): 0}
-        groups = bins(self.steps)
+        spans = bins(self.steps)
         cells = []
-        for group in groups:
+        for span in spans:
             merged: Counter[tuple[int, int, int, int, int]] = Counter()
-            for i in group:
+            for i in span:
                 for cell, n in self.counts[i].items():
                     broken = tuple(sorted({self.violations.index[code] for code in cell.violations}))
                     merged[
                         self.sources.index[cell.data_source],
                         self.types.index[cell.answer_type],
                         self.patterns.index[cell.pattern],
-                        cell.right,
+                        cell.correct,
                         sets.setdefault(broken, len(sets)),
                     ] += n
             cells.append([value for key, n in sorted(merged.items()) for value in (*key, n)])
         return {
-            "from": [self.steps[group[0]] for group in groups],
-            "to": [self.steps[group[-1]] for group in groups],
+            "from": [self.steps[span[0]] for span in spans],
+            "to": [self.steps[span[-1]] for span in spans],
             "sources": self.sources.words,
             "types": self.types.words,
             "patterns": self.patterns.words,

@@ -1,7 +1,7 @@
-"""Where the parts of a run are: metrics, rollouts, questions and configuration, found from the directory of the run.
+"""Find the parts of a run (metrics, rollouts, questions, configuration) from any of its folders.
 
-verl writes them to four places, and only Hydra's record of the run (`.hydra/`) knows all four. What lies in the run
-directory itself comes first, so that a run that was copied to another machine is still found.
+verl writes them to four places, and only Hydra's record of the run (`.hydra/`) knows all four. What lies in the folder
+itself comes first, so that a run that was copied to another machine is found, too.
 """
 
 import json
@@ -15,23 +15,27 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import cinema_verl.utils.resolvers  # noqa: F401  the recipes' own interpolations
+from cinema_verl.runs.rollouts import step_files
 
 _WHAT_TO_GIVE: Final = (
-    "give the folder of a run (the one that Hydra wrote `.hydra/` to, or its parent), or point at the parts with "
-    "--metrics and --rollouts."
+    "give a folder of a run (the one that Hydra wrote `.hydra/` to, the checkpoints, the rollouts, or the parent of "
+    "these), or name the parts with --metrics and --rollouts."
 )
+_LOCAL_PLACES: Final = ("rollouts", "validation", "checkpoints/rollouts", "checkpoints/validation")
+_CONFIG: Final = ".hydra/config.yaml"
+_DEPTH: Final = 3  # our choice: from where runs are started, outputs/DATE/TIME and checkpoints/PROJECT/EXPERIMENT
 
 
 class NothingFound(Exception):
-    """There is no directory, or neither metrics nor rollouts in it; the message says what was looked for."""
+    """There is no run in the folder, or more than one; the message says what was looked for or found."""
 
 
 @dataclass(frozen=True)
 class RunFiles:
     """The parts of one run; None where there is none.
 
-    Args:
-        name: for headings, the end of the directory's path.
+    Attributes:
+        name: for headings, the end of the folder's path.
         config: the composed configuration, unresolved; empty without `.hydra/`.
         overrides: the command line of the run, as Hydra recorded it.
         metrics: what verl's `file` logger wrote, one JSON a step.
@@ -77,26 +81,34 @@ def names(directories: Sequence[Path]) -> list[str]:
 def locate(
     directory: Path, metrics: Path | None = None, rollouts: Path | None = None, data: Sequence[Path] = ()
 ) -> RunFiles:
-    """Find the parts of the run in `directory`; what is given is not looked for.
+    """Find the parts of the run that `directory` belongs to; parts that are given are not looked for.
 
     Raises:
-        NothingFound: there is nothing to report, with everything that was looked for.
+        NothingFound: there is nothing to report, with everything that was looked for; or there are several runs.
     """
     if not directory.is_dir():
         what = "is a file, not a directory" if directory.exists() else "does not exist"
         raise NothingFound(f"{directory} {what}: {_WHAT_TO_GIVE}")
-    notes: list[str] = []
-    config, overrides, started_in = _hydra(directory, notes)
+    name, notes = names([directory])[0], []
+    if directory.name == ".hydra" or directory.name.startswith("global_step_"):
+        directory = directory.resolve().parent
+    if any(not _looks_like_metrics(path) for _, path in step_files(directory)):  # the rollouts themselves
+        rollouts = rollouts or directory
+        record, directory = _record_of(directory.absolute().parent, directory), directory.absolute().parent
+    else:
+        if not (metrics or rollouts or _is_run(directory)):
+            directory = _the_run_below(directory)
+        record = _record_of(directory)
+    if record.problem:
+        notes.append(record.problem)
 
-    looked_for = [metrics] if metrics else list(_metrics_places(directory, config, started_in))
+    looked_for = [metrics] if metrics else list(_metrics_places(directory, record))
     found_metrics = next((path for path in looked_for if path.is_file()), None)
     if found_metrics is None and not metrics:
-        files = sorted(filter(Path.is_file, directory.glob("*.jsonl")))
-        found_metrics = next(filter(_looks_like_metrics, files), None)
-
-    train = [rollouts] if rollouts else list(_places(directory, config, started_in, "rollout_data_dir", "rollouts"))
-    validation = [] if rollouts else list(_places(directory, config, started_in, "validation_data_dir", "validation"))
-    found_rollouts = next((path for path in [*train, *validation] if _has_steps(path)), None)
+        found_metrics = _only(directory, _other_metrics(directory), "give one with --metrics")
+    validation = list(_places(directory, record, "validation"))
+    train = [rollouts] if rollouts else list(_places(directory, record, "rollouts"))
+    found_rollouts = next((path for path in (train if rollouts else [*train, *validation]) if _has_steps(path)), None)
 
     if found_metrics is None and found_rollouts is None:
         lines = [f"  {path}" for path in looked_for] + [f"  {path}/<step>.jsonl" for path in [*train, *validation]]
@@ -104,98 +116,167 @@ def locate(
             f"{directory} has neither metrics nor rollouts. Looked for:\n" + "\n".join(dict.fromkeys(lines)) + "\n"
             f"{_WHAT_TO_GIVE[0].upper()}{_WHAT_TO_GIVE[1:]}"
         )
-    from_validation = found_rollouts in validation
-    if found_metrics is None:
-        notes.append(
-            "No metrics file: the run had no `file` logger (trainer.logger=[console,file]), or it is elsewhere "
-            f"(--metrics). Looked for {', '.join(map(str, looked_for))}. Curves below are counted from the rollouts."
-        )
-    if found_rollouts is None:
-        notes.append(
-            "No rollouts (trainer.rollout_data_dir was not set, or they are elsewhere: --rollouts). Looked for "
-            f"{', '.join(map(str, train))}. Patterns, violations and groups need them."
-        )
-    elif from_validation:
-        notes.append(
-            "No training rollouts (trainer.rollout_data_dir was not set, or they are elsewhere: --rollouts): "
-            "patterns, violations and groups below are those of the validations."
-        )
+    from_validation = found_rollouts is not None and found_rollouts.resolve() in [path.resolve() for path in validation]
+    notes += _missing(found_metrics, looked_for, found_rollouts, train, from_validation and not rollouts)
     return RunFiles(
-        name=names([directory])[0],
-        config=config,
-        overrides=overrides,
+        name=name,
+        config=record.config,
+        overrides=record.overrides,
         metrics=found_metrics,
         rollouts=found_rollouts,
         from_validation=from_validation,
-        data=_data(directory, config, started_in, data, notes),
+        data=_data(directory, record, data, notes),
         notes=tuple(notes),
     )
 
 
-def _hydra(directory: Path, notes: list[str]) -> tuple[DictConfig, tuple[str, ...], Path]:
-    """Configuration, overrides and working directory of the run, from the newest `.hydra/` in or just below it."""
-    found = [*directory.glob(".hydra/config.yaml"), *directory.glob("*/.hydra/config.yaml")]
-    empty = OmegaConf.create()
-    if not found:
-        notes.append("No `.hydra/config.yaml`: model, settings and planned steps of the run are not known.")
-        return empty, (), directory
-    folder = max(found, key=lambda path: path.stat().st_mtime).parent
+def _missing(
+    metrics: Path | None, metrics_places: Sequence[Path],
+    rollouts: Path | None, rollouts_places: Sequence[Path], in_their_place: bool,
+) -> Iterator[str]:  # fmt: skip
+    """Sentences about parts that were not found; `in_their_place`: validations are shown instead of rollouts."""
+    if metrics is None:
+        yield (
+            "No metrics file: the run had no `file` logger (trainer.logger=[console,file]), or it is elsewhere "
+            f"(--metrics). Looked for {', '.join(map(str, metrics_places))}. Curves below are counted from the "
+            "rollouts."
+        )
+    if rollouts is None:
+        yield (
+            "No rollouts (trainer.rollout_data_dir was not set, or they are elsewhere: --rollouts). Looked for "
+            f"{', '.join(map(str, rollouts_places))}. Patterns, violations and groups need them."
+        )
+    elif in_their_place:
+        yield (
+            "No training rollouts (trainer.rollout_data_dir was not set, or they are elsewhere: --rollouts): "
+            "patterns, violations and groups below are those of the validations."
+        )
+
+
+# ---- Hydra's record of a run -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What Hydra wrote of the start of a run.
+
+    Attributes:
+        started_in: the working directory of the run; relative paths of the configuration begin there.
+        problem: what is not known because there is no record, or because it cannot be read.
+    """
+
+    config: DictConfig
+    overrides: tuple[str, ...]
+    started_in: Path
+    problem: str = ""
+
+    def path(self, key: str) -> Path | None:
+        """Where verl wrote to, by a key below `trainer`."""
+        value = setting(self.config, f"trainer.{key}")
+        return self.started_in / str(value) if value else None
+
+    def writes_to(self, folder: Path, *, by_name: bool) -> bool:
+        """Whether the run wrote to the folder; `by_name`: a folder of that name, as in a run that was moved."""
+        keys = ("default_local_dir", "rollout_data_dir", "validation_data_dir")
+        paths = [path for path in map(self.path, keys) if path]
+        return any(path.resolve() == folder.resolve() or (by_name and path.name == folder.name) for path in paths)
+
+
+def _record_of(directory: Path, steps: Path | None = None) -> _Record:
+    """The newest record in or just below the folder of a run; else one around it that says the run wrote there.
+
+    Args:
+        steps: a folder of rollouts in `directory`; then `directory` may hold other things than a run.
+    """
+    if steps is None or steps.name in _LOCAL_PLACES:
+        for path in _newest_first(directory, _CONFIG, f"*/{_CONFIG}"):
+            return _read_record(path, directory)
+    folders = [directory] if steps is None else [steps, directory]
+    around = directory.absolute().parents[: _DEPTH + 1]
+    for place in around if steps is None else [directory, *around]:
+        for path in _newest_first(place, _CONFIG, f"*/{_CONFIG}", f"outputs/*/*/{_CONFIG}"):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if any(folder.name in text for folder in folders):  # reading a configuration takes a fifth of a second
+                record = _read_record(path, directory)
+                if any(record.writes_to(folder, by_name=place == folder.absolute().parent) for folder in folders):
+                    return record
+    problem = "No `.hydra/config.yaml`: model, settings and planned steps of the run are not known."
+    return _Record(OmegaConf.create(), (), directory, problem)
+
+
+def _newest_first(folder: Path, *patterns: str) -> list[Path]:
+    found = [path for pattern in patterns for path in folder.glob(pattern)]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _read_record(path: Path, directory: Path) -> _Record:
+    """The record whose configuration is at `path`; relative paths begin in `directory` if it does not say where."""
     try:
-        config = OmegaConf.load(folder / "config.yaml")
+        config = OmegaConf.load(path)
         if not isinstance(config, DictConfig):
             raise ValueError("it holds no mapping")
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        notes.append(f"{folder / 'config.yaml'} cannot be read ({error}): the run's settings are not known.")
-        return empty, (), directory
-    return config, _overrides(folder / "overrides.yaml"), _working_directory(folder / "hydra.yaml") or directory
+        problem = f"{path} cannot be read ({error}): the run's settings are not known."
+        return _Record(OmegaConf.create(), (), directory, problem)
+    return _Record(config, _overrides(path.parent), _working_directory(path.parent) or directory)
 
 
-def _overrides(path: Path) -> tuple[str, ...]:
+def _overrides(folder: Path) -> tuple[str, ...]:
     try:
-        lines = yaml.safe_load(path.read_text(encoding="utf-8"))
+        lines = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return ()
     return tuple(map(str, lines)) if isinstance(lines, list) else ()
 
 
-def _working_directory(path: Path) -> Path | None:
+def _working_directory(folder: Path) -> Path | None:
     try:
-        value = setting(DictConfig(OmegaConf.load(path)), "hydra.runtime.cwd")
+        value = setting(DictConfig(OmegaConf.load(folder / "hydra.yaml")), "hydra.runtime.cwd")
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
         return None
     return Path(value) if isinstance(value, str) else None
 
 
-def _metrics_places(directory: Path, config: DictConfig, started_in: Path) -> Iterator[Path]:
+# ---- Where the parts of a run may be ---------------------------------------------------------------------------
+
+
+def _metrics_places(directory: Path, record: _Record) -> Iterator[Path]:
     yield directory / "metrics.jsonl"
-    yield directory.parent / "metrics.jsonl"  # the run directory may be Hydra's, inside the folder of the run
-    project, experiment = setting(config, "trainer.project_name"), setting(config, "trainer.experiment_name")
+    yield directory.parent / "metrics.jsonl"  # the folder may be Hydra's or the checkpoints', inside that of the run
+    project, experiment = (setting(record.config, f"trainer.{key}_name") for key in ("project", "experiment"))
     if project and experiment:  # verl: FileLogger's own default
         yield directory / str(project) / f"{experiment}.jsonl"
-        yield started_in / str(project) / f"{experiment}.jsonl"
+        yield record.started_in / str(project) / f"{experiment}.jsonl"
 
 
-def _places(directory: Path, config: DictConfig, started_in: Path, key: str, name: str) -> Iterator[Path]:
+def _other_metrics(directory: Path) -> list[Path]:
+    return [path for path in sorted(directory.glob("*.jsonl")) if path.is_file() and _looks_like_metrics(path)]
+
+
+def _places(directory: Path, record: _Record, name: str) -> Iterator[Path]:
+    """Folders that may hold the steps; `name` is that of the folder in the recipes, "rollouts" or "validation"."""
     yield directory / name
     yield directory / "checkpoints" / name
-    configured = setting(config, f"trainer.{key}")
-    if configured:
-        yield started_in / str(configured)
+    if configured := record.path({"rollouts": "rollout_data_dir", "validation": "validation_data_dir"}[name]):
+        yield configured
+        for root in (directory, directory.parent):  # a run that was moved: …/checkpoints/rollouts
+            yield root / Path(*configured.parts[-2:])
+    if (directory / _CONFIG).is_file():
+        yield directory.parent / name
+        yield directory.parent / "checkpoints" / name
 
 
-def _data(
-    directory: Path, config: DictConfig, started_in: Path, given: Sequence[Path], notes: list[str]
-) -> tuple[Path, ...]:
+def _data(directory: Path, record: _Record, given: Sequence[Path], notes: list[str]) -> tuple[Path, ...]:
     wanted: list[Path] = list(given)
     if not given:
         for key in ("data.train_files", "data.val_files"):
-            value = setting(config, key)
-            wanted += [started_in / str(one) for one in (value if isinstance(value, list) else [value]) if one]
+            value = setting(record.config, key)
+            wanted += [record.started_in / str(one) for one in (value if isinstance(value, list) else [value]) if one]
         if not wanted:
             notes.append("No data files are known (--data): questions are shown without their images.")
     found = []
     for path in wanted:
-        here = [path, directory / "data" / path.name]
+        here = [path, directory / "data" / path.name, directory.parent / "data" / path.name]
         existing = next((candidate for candidate in here if candidate.is_file()), None)
         if existing:
             found.append(existing)
@@ -205,13 +286,71 @@ def _data(
 
 
 def _has_steps(path: Path) -> bool:
-    return path.is_dir() and any(file.stem.isdecimal() for file in path.glob("*.jsonl"))
+    return path.is_dir() and bool(step_files(path))
 
 
 def _looks_like_metrics(path: Path) -> bool:
     with open(path, encoding="utf-8", errors="replace") as file:
         try:
             record = json.loads(file.readline(1 << 20))
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
     return isinstance(record, dict) and {"step", "data"} <= record.keys()
+
+
+# ---- Runs below a folder ---------------------------------------------------------------------------------------
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether the folder itself holds Hydra's record, metrics or rollouts."""
+    return (
+        (folder / _CONFIG).is_file()
+        or any(_has_steps(folder / name) for name in _LOCAL_PLACES)
+        or bool(_other_metrics(folder))
+    )
+
+
+def _the_run_below(directory: Path) -> Path:
+    """The folder of the one run below; `directory` itself if there is none.
+
+    Folders that share metrics, rollouts, validations or checkpoints belong to one run: Hydra's, one for each start, and
+    that of the checkpoints. The folder of the last start knows all others.
+
+    Raises:
+        NothingFound: there are several.
+    """
+    runs: list[tuple[set[Path], list[Path]]] = []  # the parts of a run, and its folders
+    for folder in _run_folders(directory):
+        record = _record_of(folder) if (folder / _CONFIG).is_file() else _Record(OmegaConf.create(), (), folder)
+        places = [*_metrics_places(folder, record), *_places(folder, record, "rollouts")]
+        places += [*_places(folder, record, "validation"), record.path("default_local_dir") or folder, folder]
+        parts, folders = {path.resolve() for path in places if path.exists()}, [folder]
+        for run in [run for run in runs if run[0] & parts]:
+            parts, folders = parts | run[0], folders + run[1]
+            runs.remove(run)
+        runs.append((parts, folders))
+
+    def started(folder: Path) -> float:
+        return (folder / _CONFIG).stat().st_mtime if (folder / _CONFIG).is_file() else 0.0
+
+    with_parts = [folders for parts, folders in runs if parts - {folder.resolve() for folder in folders}]
+    last_starts = [max(folders, key=started) for folders in with_parts or [folders for _, folders in runs]]
+    return _only(directory, sorted(last_starts), "give one of these folders") or directory
+
+
+def _run_folders(directory: Path) -> list[Path]:
+    """The uppermost folders below that are runs, as far down as `_DEPTH`."""
+    found, level = [], [directory]
+    for _ in range(_DEPTH):
+        below = [path for folder in level for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
+        runs = [path for path in below if _is_run(path)]
+        found += runs
+        level = [path for path in below if path not in runs and not path.name.startswith("global_step_")]
+    return found
+
+
+def _only(directory: Path, found: Sequence[Path], advice: str) -> Path | None:
+    if len(found) > 1:
+        listed = "\n".join(f"  {path}" for path in found)
+        raise NothingFound(f"{directory} holds {len(found)} runs: {advice}.\n{listed}")
+    return found[0] if found else None

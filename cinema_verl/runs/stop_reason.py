@@ -18,7 +18,10 @@ class StopReason(str, Enum):
     @classmethod
     def of(cls, word: object) -> "StopReason":
         """The member for a word in a file; `UNKNOWN` for anything else."""
-        return next((member for member in cls if member == word), cls.UNKNOWN)
+        try:
+            return cls(word)
+        except ValueError:
+            return cls.UNKNOWN
 
     @property
     def metric(self) -> str:

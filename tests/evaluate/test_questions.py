@@ -23,7 +23,7 @@ from cinema_verl.evaluate.questions import ask_again, check_files, check_questio
 from cinema_verl.evaluate.summary import summarise
 from cinema_verl.prompts import system_prompt
 from cinema_verl.runs.conditions import split_source
-from cinema_verl.runs.rollouts import read_rollouts
+from cinema_verl.runs.rollouts import read_strictly
 from cinema_verl.training.settings import CinemaSettings
 
 from .conftest import rollout
@@ -234,7 +234,7 @@ def test_rollouts_that_failed_are_dumped_as_wrong(tmp_path, dump):
     assert [(r["question_uid"], r["data_source"]) for r in failed] == [("digits/same/1", "digits/same")] + [
         ("digits/same/2", "digits/same")] * 2 + [("digits/same/0", "digits/same@blank")] * 2  # fmt: skip
     assert all((r["acc"], r["stop_reason"], r["output"], r["gts"]) == (0.0, "failed", "", "yes") for r in failed)
-    read = read_rollouts(dump(json.loads(json.dumps(records))))
+    read = read_strictly(dump(json.loads(json.dumps(records))))
     found = summarise(read)["benchmarks"]["digits"]
     assert found["questions"] == 3
     assert found["accuracy"]["mean"] == pytest.approx((1 + 0.5 + 0) / 3)

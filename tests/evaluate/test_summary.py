@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_module
 
 from cinema_verl.evaluate.files import settings_of
 from cinema_verl.evaluate.summary import dependence_metrics, image_dependence, mean_metrics, summarise
-from cinema_verl.runs.rollouts import read_rollouts, rollout_of
+from cinema_verl.runs.rollouts import read_strictly, rollout_of
 
 from .conftest import rollout
 
@@ -154,7 +154,7 @@ def test_means_count_what_failed_as_zero():
 def test_a_dump_of_before_lengths_and_sources_is_read(dump):
     old = {name: value for name, value in rollout("a").items() if name not in ("data_source", "ability", "stop_reason")}
     old["response_tokens"] = None
-    (read,) = read_rollouts(dump([old]))
+    (read,) = read_strictly(dump([old]))
     assert (read.source, read.condition, read.tokens, read.stop_reason) == ("unknown", "true", None, "unknown")
     nameless = rollout("", uid="5f-1_3_0")
     assert rollout_of(nameless).question == "5f-1"

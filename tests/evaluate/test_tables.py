@@ -164,7 +164,7 @@ def test_several_runs_side_by_side_are_paired_by_question(dump, capsys):
     second = dump([rollout(f"q{n}") for n in range(10, 30)], "2.jsonl")
     assert main([str(first), str(second)]) == 0
     printed = capsys.readouterr().out
-    assert f"## Accuracy less that of {first}" in printed
+    assert f"## Accuracy minus that of {first}" in printed
     assert f"| {second} | digits | 10 | 50.0 [" in printed  # the ten questions of both: 0.5 before, 1 after
 
 

@@ -66,7 +66,7 @@ def two(built):
 
 
 def patterns(page):
-    """The table of patterns as {words: (first, last, rollouts, right)}."""
+    """The table of patterns as {words: (first, last, rollouts, correct)}."""
     rows = page.locator("#pattern-table tbody tr").all()
     return {row.locator(".hidden").inner_text(): tuple(row.locator("td").all_inner_texts()[1:]) for row in rows}
 
@@ -213,8 +213,8 @@ def test_smoothing_draws_a_mean_and_keeps_the_raw_curve(visit, one):
 
 
 def test_patterns_by_hand(visit, one):
-    """Of each group of four: focus>answer right and wrong, global>think>answer right, and one where nothing is closed
-    but the answer, which is wrong."""
+    """Of each group of four: focus>answer correct and incorrect, global>think>answer correct, and one where nothing
+    is closed but the answer, which is incorrect."""
     page = visit(one)
     assert patterns(page) == {
         "focus, answer": ("50 %", "50 %", "24", "50 %"),
@@ -258,7 +258,7 @@ def test_violations_by_code(visit, one):
         for panel in page.locator("#faults figure").all()
     }
     assert found == {"unclosed tag": "0.250", "no action": "0.250", "starts with answer": "0.250"}
-    choose(page, "Verdict", "right")
+    choose(page, "Verdict", "correct")
     assert page.locator("#faults .empty").inner_text() == "None: every rollout that passes the filters is well formed."
 
 
@@ -267,7 +267,7 @@ def test_violations_by_code(visit, one):
 
 def test_filter_by_verdict(visit, one):
     page = visit(one)
-    choose(page, "Verdict", "right")
+    choose(page, "Verdict", "correct")
     assert patterns(page) == {
         "focus, answer": ("50 %", "50 %", "12", "100 %"),
         "global, think, answer": ("50 %", "50 %", "12", "100 %"),
@@ -306,7 +306,7 @@ def test_filter_by_pattern(visit, one):
 def test_filters_work_together_and_are_reset(visit, one):
     page = visit(one)
     choose(page, "Data source", "squares")
-    choose(page, "Verdict", "wrong")
+    choose(page, "Verdict", "incorrect")
     choose(page, "Pattern", "focus>answer")
     assert page.locator("#group-count").inner_text() == "Showing 6 groups of 12."
     assert page.locator("#group .rollout:not(.other)").count() == 1
@@ -334,7 +334,7 @@ def test_rollouts_without_an_action_can_be_asked_for(visit, tmp_path, make_run, 
 def test_a_group_with_its_question_and_images(visit, one):
     page = visit(one)
     group = page.locator("#group")
-    assert group.locator("h3").inner_text() == "Step 1: 2 of 4 right, 3 patterns"
+    assert group.locator("h3").inner_text() == "Step 1: 2 of 4 correct, 3 patterns"
     assert group.locator(".question").inner_text() == "Which square is red?"
     assert group.locator(".options li").all_inner_texts() == ["A. first", "B. second"]
     assert "gold B" in group.locator(".meta").inner_text()
@@ -365,7 +365,7 @@ def test_the_terms_of_the_reward_by_hand(visit, one):
     assert cards.nth(1).locator(".terms dd").all_inner_texts() == ["0.500", "0.500", "0", "1.000"]
     assert cards.nth(2).locator(".terms dd").all_inner_texts() == ["0", "0.500", "0", "0.500"]
     broken = cards.nth(3)
-    assert broken.locator("h4").inner_text().split("\n")[-1].endswith("wrong")
+    assert broken.locator("h4").inner_text().split("\n")[-1].endswith("incorrect")
     assert "unclosed tag, no action, starts with answer" in broken.inner_text()
     assert "verdict: different" in broken.inner_text()
 
@@ -657,7 +657,7 @@ def test_every_control_has_a_name(visit, two):
 @pytest.mark.parametrize("name", ["one", "two"])
 def test_text_has_the_contrast_that_wcag_asks_for(visit, built, name, color_scheme):
     page = visit(built / f"{name}.html", color_scheme=color_scheme)
-    choose(page, "Verdict", "right")  # some rollouts are outside the filter
+    choose(page, "Verdict", "correct")  # some rollouts are outside the filter
     unfold(page.locator("#panels figure").first)
     found = page.evaluate(f"{CONTRAST}.text()")
     assert found["low"] == []

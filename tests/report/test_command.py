@@ -59,7 +59,7 @@ def test_an_empty_directory_is_told_what_was_looked_for(tmp_path, report, capsys
 
 def test_no_directory(tmp_path, report, capsys):
     assert report(tmp_path / "nowhere") == 1
-    assert "does not exist: give the folder of a run" in capsys.readouterr().err
+    assert "does not exist: give a folder of a run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_plain_verl_without_our_metrics(run_dir, report, capsys):
     assert "focus>answer" in one["mix"]["patterns"]
     assert "unclosed_tag" in one["mix"]["violations"]
     assert one["series"]["cinema/unique_patterns"] == [3, 3, 3, 3, 3, 3]
-    assert {right for group in one["groups"] for _, right in group["rollouts"]} == {2}
+    assert {correct for group in one["groups"] for _, correct in group["rollouts"]} == {2}
 
 
 def test_only_validations(run_dir, report, capsys):

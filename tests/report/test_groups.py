@@ -12,8 +12,8 @@ from PIL import Image
 
 from cinema_verl.diversity import group_rewards
 from cinema_verl.report.groups import MAX_IMAGES, MAX_TEXT, Pictures, choose, places
-from cinema_verl.report.questions import read_rollouts, step_files
 from cinema_verl.report.summarise import Mix, count
+from cinema_verl.runs.rollouts import read_leniently, step_files
 from cinema_verl.utils.pages import json_for_script
 
 ROOM = 1_000_000
@@ -21,7 +21,7 @@ ROOM = 1_000_000
 
 def load(run_dir):
     """Places by step, and everything counted."""
-    found = [(step, path, read_rollouts(path)[0]) for step, path in step_files(run_dir / "rollouts")]
+    found = [(step, path, read_leniently(path)[0]) for step, path in step_files(run_dir / "rollouts")]
     mix = Mix.of({step: count(rollouts) for step, _, rollouts in found})
     return [places(step, path, rollouts) for step, path, rollouts in found], mix
 
@@ -46,7 +46,7 @@ def test_a_group_of_the_page(run_dir):
     assert [group["step"] for group in shown.groups] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
     group = next(group for group in shown.groups if group["step"] == 6 and group["question"] == 0)
     _, mix = load(run_dir)
-    assert [(mix.patterns.words[pattern], right) for pattern, right in group["rollouts"]] == [
+    assert [(mix.patterns.words[pattern], correct) for pattern, correct in group["rollouts"]] == [
         ("focus>answer", 1), ("global>think>answer", 1), ("focus>answer", 0), ("answer", 0),
     ]  # fmt: skip
     assert mix.types.words[group["type"]] == "mcq"
@@ -58,7 +58,7 @@ def test_a_group_of_the_page(run_dir):
 
 
 def test_a_rollout_by_hand(run_dir):
-    """Rollouts 1 and 3 share a pattern; 1 is right: it pays 0.05 * 0.5 * 1 * (2 - 1) / (4 - 1). 3 is wrong: nothing."""
+    """Rollouts 1 and 3 share a pattern; 1 is correct: it pays 0.05 * 0.5 * 1 * (2 - 1) / (4 - 1). 3 is not: nothing."""
     first, second, third, broken = unpack(show(run_dir).groups[-1])
     assert (first["alike"], first["size"], first["coefficient"]) == (2, 4, 0.05)
     assert first["penalty"] == pytest.approx(0.05 * 0.5 / 3)
@@ -84,7 +84,7 @@ def test_what_is_shown_as_the_reward_is_the_papers(data, tmp_path_factory):
                     "uid": f"g_{i}_0", "question_uid": ""}) + "\n"
         for i, (acc, fmt, pattern) in enumerate(rows)
     ))  # fmt: skip
-    rollouts, _ = read_rollouts(path)
+    rollouts, _ = read_leniently(path)
     shown = choose(
         [places(1, path, rollouts)], [], Mix.of({1: count(rollouts)}), "exact", {1: coefficient}, Pictures(), ROOM
     )

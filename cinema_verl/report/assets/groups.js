@@ -4,8 +4,8 @@ const LISTED = 400; // options in the list at once
 let wanted = 0; // counts what was asked to be drawn: unpacking takes a moment, and somebody may go on meanwhile
 const choice = { run: 0, step: -1, groups: [], at: 0 };
 
-function rolloutPasses(run, [name, right]) {
-  return (filters.right < 0 || right === filters.right) && (filters.pattern === null || run.mix.patterns[name] === filters.pattern);
+function rolloutPasses(run, [name, correct]) {
+  return (filters.correct < 0 || correct === filters.correct) && (filters.pattern === null || run.mix.patterns[name] === filters.pattern);
 }
 function matching(run) {
   return run.groups.filter((group) =>
@@ -16,11 +16,11 @@ function matching(run) {
 }
 
 const SIGNS = ["✗", "✓", "?"];
-const SAID = ["wrong", "right", "not known"];
+const SAID = ["incorrect", "correct", "not known"];
 function verdicts(group) {
-  const right = group.rollouts.filter(([, one]) => one === 1).length;
+  const correct = group.rollouts.filter(([, one]) => one === 1).length;
   const known = group.rollouts.some(([, one]) => one !== 2);
-  return known ? h("span", { class: "verdicts" }, `${right} of ${group.rollouts.length} right`) : h("span", {}, plural(group.rollouts.length, "rollout"));
+  return known ? h("span", { class: "verdicts" }, `${correct} of ${group.rollouts.length} correct`) : h("span", {}, plural(group.rollouts.length, "rollout"));
 }
 
 // A question's text without the list of its images ("Image 1: <image>", …) before it, which the captions say; elsewhere
@@ -114,9 +114,9 @@ function terms(rollout) {
 }
 
 function rolloutCard(rollout, index, passes) {
-  const right = rollout.acc === undefined ? 2 : rollout.acc > 0 ? 1 : 0;
-  return h("section", { class: `rollout is${right}${passes ? "" : " other"}`, "aria-label": `Rollout ${index + 1}, ${SAID[right]}` },
-    h("h4", {}, `Rollout ${index + 1}`, h("span", { class: right === 1 ? "right" : right === 0 ? "wrong" : "quiet" }, `${SIGNS[right]} ${SAID[right]}`)),
+  const correct = rollout.acc === undefined ? 2 : rollout.acc > 0 ? 1 : 0;
+  return h("section", { class: `rollout is${correct}${passes ? "" : " other"}`, "aria-label": `Rollout ${index + 1}, ${SAID[correct]}` },
+    h("h4", {}, `Rollout ${index + 1}`, h("span", { class: correct === 1 ? "right" : correct === 0 ? "wrong" : "quiet" }, `${SIGNS[correct]} ${SAID[correct]}`)),
     passes ? null : h("p", { class: "quiet codes" }, "outside the filter"),
     h("div", {}, pattern(rollout.pattern || "")),
     terms(rollout),

@@ -9,7 +9,7 @@ const wordsOf = (kind) => [...new Set(RUNS.flatMap((run) => run.mix[kind]))];
 
 function readFilters() {
   const chosen = (select) => (select.value ? select.value.slice(1) : null); // a word may be empty: no action
-  Object.assign(filters, { source: chosen(form.source), type: chosen(form.type), right: Number(form.right.value), pattern: chosen(form.pattern) });
+  Object.assign(filters, { source: chosen(form.source), type: chosen(form.type), correct: Number(form.correct.value), pattern: chosen(form.pattern) });
   drawPatterns();
   drawGroups();
 }

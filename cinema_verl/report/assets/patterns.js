@@ -1,19 +1,19 @@
 // How rollouts are distributed over patterns, action paths and violations, counted under the page's filters.
 
-const SOURCE = 0, TYPE = 1, PATTERN = 2, RIGHT = 3, BROKEN = 4, COUNT = 5, FIELDS = 6;
+const SOURCE = 0, TYPE = 1, PATTERN = 2, CORRECT = 3, BROKEN = 4, COUNT = 5, FIELDS = 6;
 const COLORS = 8; // patterns with a colour of their own
 const AREA = 300; // height of the area chart
-const filters = { source: null, type: null, right: -1, pattern: null }; // null and -1: all
+const filters = { source: null, type: null, correct: -1, pattern: null }; // null and -1: all
 
-// Calls found(pattern, count, right, violations) for each counted cell of a point in time that the filters let through.
+// Calls found(pattern, count, correct, violations) for each counted cell of a point in time that the filters let through.
 function eachCell(run, point, found) {
   const { cells, sources, types, patterns, violations, sets } = run.mix;
   const flat = cells[point];
   for (let i = 0; i < flat.length; i += FIELDS) {
     if (filters.source !== null && sources[flat[i + SOURCE]] !== filters.source) continue;
     if (filters.type !== null && types[flat[i + TYPE]] !== filters.type) continue;
-    if (filters.right >= 0 && flat[i + RIGHT] !== filters.right) continue;
-    found(patterns[flat[i + PATTERN]], flat[i + COUNT], flat[i + RIGHT], () => sets[flat[i + BROKEN]].map((code) => violations[code]));
+    if (filters.correct >= 0 && flat[i + CORRECT] !== filters.correct) continue;
+    found(patterns[flat[i + PATTERN]], flat[i + COUNT], flat[i + CORRECT], () => sets[flat[i + BROKEN]].map((code) => violations[code]));
   }
 }
 
@@ -26,10 +26,10 @@ function countPatterns(run) {
     return { counts, total };
   });
   const overall = new Map();
-  run.mix.cells.forEach((_, point) => eachCell(run, point, (pattern, count, right) => {
-    const sum = overall.get(pattern) || { count: 0, right: 0, known: 0 };
+  run.mix.cells.forEach((_, point) => eachCell(run, point, (pattern, count, correct) => {
+    const sum = overall.get(pattern) || { count: 0, correct: 0, known: 0 };
     sum.count += count;
-    if (right !== 2) { sum.known += count; sum.right += right * count; }
+    if (correct !== 2) { sum.known += count; sum.correct += correct * count; }
     overall.set(pattern, sum);
   }));
   return { points, overall, total: points.reduce((sum, point) => sum + point.total, 0) };
@@ -113,7 +113,7 @@ function patternTable(counted, top) {
       counted.map((one, i) => {
         const sum = one.overall.get(name);
         return [ends[i].first, ends[i].last].map((share) => h("td", {}, share(name) === null ? "–" : percent(share(name))))
-          .concat(h("td", {}, (sum?.count || 0).toLocaleString("en")), h("td", {}, sum?.known ? percent(sum.right / sum.known) : "–"));
+          .concat(h("td", {}, (sum?.count || 0).toLocaleString("en")), h("td", {}, sum?.known ? percent(sum.correct / sum.known) : "–"));
       }));
   };
   const shown = names.slice(0, 12), body = h("tbody", {}, shown.map(row));
@@ -121,7 +121,7 @@ function patternTable(counted, top) {
     h("table", { class: "numbers" },
       h("caption", {}, "Shares in the first and the last tenth of the steps; rollouts and accuracy over the whole run"),
       h("thead", {}, RUNS.length > 1 ? h("tr", {}, h("td", {}), h("td", {}), RUNS.map((_, i) => h("th", { scope: "colgroup", colspan: 4 }, runName(i)))) : null,
-        h("tr", {}, h("td", {}), h("th", { scope: "col" }, "Pattern"), RUNS.map(() => ["first", "last", "rollouts", "right"].map((name) => h("th", { scope: "col" }, name))))),
+        h("tr", {}, h("td", {}), h("th", { scope: "col" }, "Pattern"), RUNS.map(() => ["first", "last", "rollouts", "correct"].map((name) => h("th", { scope: "col" }, name))))),
       body));
   const more = names.length - shown.length;
   if (!more) return view;
@@ -186,7 +186,7 @@ function violationCharts() {
   const shares = RUNS.map((run) => run.mix.cells.map((_, point) => {
     const found = new Map();
     let total = 0;
-    eachCell(run, point, (name, count, right, violations) => {
+    eachCell(run, point, (name, count, correct, violations) => {
       if (filters.pattern !== null && name !== filters.pattern) return;
       total += count;
       for (const code of violations()) {
