@@ -73,7 +73,7 @@ def differences(names: Sequence[str], dumps: Sequence[Path]) -> Table:
         f"Accuracy minus that of {names[0]}",
         ("policy", "benchmark", "questions", "difference"),
         tuple(rows),
-        "In percent, paired by question, with 95 % intervals; questions that only one of the two was asked are left out.",
+        "In percent, paired by question, with 95 % intervals; questions asked of one alone are left out.",
     )
 
 

@@ -87,4 +87,4 @@ def _settings_in(evaluation: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(evaluation.read_bytes())["settings"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{evaluation} is no evaluation ({error!r}): remove it and run the evaluation of its dump again") from error
+        raise ValueError(f"{evaluation} is no evaluation ({error!r}): remove it and evaluate its dump again") from error

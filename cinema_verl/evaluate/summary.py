@@ -36,13 +36,14 @@ def summarise(rollouts: Sequence[Rollout], settings: Mapping[str, Any] | None = 
     for rollout in rollouts:
         by_benchmark[rollout.benchmark].append(rollout)
     questions = Counter(condition for _, condition in {(r.question, r.condition) for r in rollouts})
+    ended = sum(r.stop_reason != StopReason.FAILED for r in rollouts)
     return {
         "schema": SCHEMA,
         "version": VERSION,
         "settings": dict(settings or {}),
         "rollouts_per_question": expected,
         "questions": {condition: questions[condition] for condition in (TRUE, *CONDITIONS) if questions[condition]},
-        "failed_rollouts": sum(questions.values()) * expected - sum(r.stop_reason != StopReason.FAILED for r in rollouts),
+        "failed_rollouts": sum(questions.values()) * expected - ended,
         "benchmarks": {name: _benchmark(part, expected) for name, part in sorted(by_benchmark.items())},
     }
 
@@ -216,9 +217,9 @@ def dependence_metrics(
         that uses the images must lose accuracy: shuffled and blank.
     """
     rollouts = [
-        Rollout(group=group, question_uid=str(infos["question_uid"][i] or ""), data_source=source, acc=float(acc))
-        for i, (source, group, acc) in enumerate(zip(sources, groups, infos.get("acc", [None] * len(sources)), strict=True))
-        if acc is not None
+        Rollout(group, str(infos["question_uid"][i] or ""), source, acc=float(acc))
+        for i, (source, group) in enumerate(zip(sources, groups, strict=True))
+        if "acc" in infos and (acc := infos["acc"][i]) is not None
     ]
     name = "cinema/image_dependence"
     metrics: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""How a rollout ended: one word, which training writes into its dumps and metrics and which report and evaluation read."""
+"""How a rollout ended, in one word, which training writes to dumps and metrics and which report and evaluation read."""
 
 from enum import Enum
 

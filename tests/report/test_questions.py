@@ -7,7 +7,6 @@ from cinema_verl.prompts import messages
 from cinema_verl.report.questions import read_questions
 
 
-
 def write_questions(path, *prompts, options=()):
     rows = [
         rl_row(

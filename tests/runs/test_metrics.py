@@ -1,7 +1,5 @@
 """What is read of metrics, in whatever state their file is."""
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +7,6 @@ from hypothesis import strategies as st
 from cinema_verl.runs.metrics import number, read_metrics, records
 
 from .conftest import file_with
-
 
 
 def test_steps_are_sorted_and_what_is_missing_is_none(tmp_path):
