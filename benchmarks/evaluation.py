@@ -1,9 +1,9 @@
-"""What evaluation adds to the time that generation takes: checks, perturbed questions, kept answers, metrics, files.
+"""Measure what evaluation adds to the time of generation: checks, perturbed questions, kept answers, metrics, files.
 
 python benchmarks/evaluation.py [--questions 100] [--rollouts 16] [--again 40]
 
 The cold-started policy of recipe cinema_evaluate_cpu answers digits questions through the transformers engine, in one
-process; before and after it runs what evaluation does around verl's own validation. The share must be below 3 %.
+process, and around it runs all that evaluation does around verl's own validation. The share must be below 3 %.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""What the run report costs: seconds, peak memory and size for 300 steps of 64 rollouts with images, and first paint.
+"""Measure the run report: seconds, peak memory and size for 300 steps of 64 rollouts with images, and first paint.
 
 python benchmarks/report.py [--steps 300] [--prompts 8] [--rollouts 8] [--keep FOLDER]
 
-A run is made up on the disk as verl and this package write one (every prompt another question over two to four
+It writes a made-up run to the disk as verl and this package do (every prompt another question over two to four
 photograph-like 640 x 480 JPEGs; about 350 tokens a rollout; a mix of patterns that moves; some that break the format
-rule), `cinema-verl report` is run on it in a process of its own, and the page is opened in the system's Chromium.
-The targets: 20 s, 1 GiB, 10 MB, first paint within 1 s.
+rule), runs `cinema-verl report` on it in a process of its own, and opens the page in the system's Chromium.
+The targets are 20 s, 1 GiB, 10 MB, and first paint within 1 s.
 """
 
 import argparse
@@ -28,16 +28,16 @@ from PIL import Image, ImageDraw
 
 from cinema_verl.data.schema import RL_SCHEMA, image_cell, rl_row, write_parquet
 from cinema_verl.prompts import messages
-from cinema_verl.report.questions import Rollout
 from cinema_verl.report.summarise import rollout_statistics
 from cinema_verl.reward import compute_score
+from cinema_verl.runs.rollouts import rollout_of
 from cinema_verl.schedule import AnnealingSchedule
 
 TARGETS = {"seconds": 20.0, "peak MiB": 1024.0, "page MB": 10.0, "first paint s": 1.0}
 FIRST_PAINT = """new Promise((done) => new PerformanceObserver((list) => {
     for (const entry of list.getEntries()) if (entry.name === "first-contentful-paint") done(entry.startTime);
 }).observe({ type: "paint", buffered: true }))"""
-PAGE_LOADS = 5  # their median counts: the first starts with cold caches
+PAGE_LOADS = 5  # their median counts: the first begins with cold caches
 
 SOURCES = {"charts": "number", "scenes": "mcq", "pages": "ocr"}
 PATTERNS = (
@@ -114,7 +114,7 @@ def write_run(folder: Path, steps: int, prompts: int, group: int) -> None:
     drawn = iter(rows)
     with open(folder / "metrics.jsonl", "w") as metrics:
         for step in range(1, steps + 1):
-            dumped, seen = [], []
+            dumped = []
             for number, row in enumerate(itertools.islice(drawn, prompts)):
                 for session in range(group):
                     text = trajectory(row, step / steps, rng)
@@ -127,18 +127,10 @@ def write_run(folder: Path, steps: int, prompts: int, group: int) -> None:
                            "response_tokens": len(text) // 4, "diversity_coefficient": schedule(step),
                            "uid": f"prompt{step}x{number}_{session}_0"}
                     )  # fmt: skip
-                    seen.append(
-                        Rollout(
-                            group=str(number), question_uid="", prompt="", text=text, gold=gold, verdict="",
-                            score=score["score"], acc=score["acc"], format=score["format"], answer_type="",
-                            pattern=score["pattern"], violations=(), data_source="", stop_reason="",
-                            tokens=len(text) // 4, overlong=None, coefficient=None, offset=0,
-                        )
-                    )  # fmt: skip
             (folder / "rollouts" / f"{step}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in dumped))
             mixed = 0.4 + 0.2 * rng.random()
             data = (
-                rollout_statistics(seen, "exact")
+                rollout_statistics(list(map(rollout_of, dumped)), "exact")
                 | {
                     "actor/entropy": 0.9 / (1 + step / steps) + 0.02 * rng.random(),
                     "prompt_length/mean": 900.0,
@@ -213,7 +205,7 @@ def main() -> int:
     print(f"{'':16}{'measured':>10}{'target':>10}")
     for name, target in TARGETS.items():
         print(f"{name:16}{measured[name]:10.2f}{target:>10g}")
-    print(f"{'processor s':16}{processor:10.2f}")  # what is left of the seconds on a machine that does nothing else
+    print(f"{'processor s':16}{processor:10.2f}")  # the time that it would take on a machine that does nothing else
     print(f"{'all drawn s':16}{load:10.2f}")
     return int(any(measured[name] > target for name, target in TARGETS.items()))
 

@@ -1,1 +1,1 @@
-"""How good a policy is, said with its uncertainty: accuracy, pass@k, and whether it looks at the images."""
+"""Evaluation of a policy: accuracy and pass@k with intervals, and whether the policy uses the images."""

@@ -1,7 +1,8 @@
-"""The rows of the CINEMA paper to stand beside ours, as far as they are known.
+"""The rows of the CINEMA paper's results that are known, to be shown beside ours.
 
-From a third party's notes of arXiv 2601.07298, in percent; the paper's images, prompts and number of rollouts are not
-public, so a difference to ours is no finding by itself. Its "Overall" averages more columns than are known: left out.
+They are from a third party's notes of arXiv 2601.07298, in percent. The paper's images, prompts and number of rollouts
+are not public, so a difference from ours shows nothing by itself. Its "Overall" averages columns that are not known
+and is left out.
 """
 
 import re
@@ -16,10 +17,10 @@ ROWS: Final[dict[str, tuple[float | None, ...]]] = {
     "CINEMA (DPS + annealing)": (71.0, 52.2, 35.0, 28.6, 55.7, 66.8, 61.0, 50.1),
 }
 
-# How data sets spell their names, letters and digits only.
+# Letters and digits of a data set's name -> the paper's column.
 _SPELLINGS: Final = {"muirbench": "MUIR", **{re.sub(r"[^a-z0-9]", "", name.lower()): name for name in COLUMNS}}
 
 
 def column_of(benchmark: str) -> str | None:
-    """The paper's column of a benchmark's ``data_source``; None for one that the paper's rows do not have."""
+    """The paper's column for the benchmark part of a `data_source`; None if the paper has none."""
     return _SPELLINGS.get(re.sub(r"[^a-z0-9]", "", benchmark.lower()))

@@ -1,9 +1,9 @@
-"""Does the policy look at the images? The same questions asked again over other, reordered or blank images.
+"""Rows of the data with other, reordered or blank images: does the policy use the images?
 
 A condition changes the image cells of a row and nothing else: text, gold and the number of images stay. So `reordered`
-keeps a gold that names a position ("B"), although the image it means has moved: a policy that uses positions loses
-accuracy there, one that ignores them does not, and questions whose answer names no position should stay as they were.
-Everything is deterministic: the seed and the rows' uids decide.
+keeps a gold that names a position ("B") although that image has moved: a policy that uses positions loses accuracy
+there, and questions whose answer names no position should be answered as before. The seed and the rows' uids decide
+everything.
 """
 
 import base64
@@ -25,7 +25,7 @@ _GREY: Final = 127  # our choice: neither dark nor bright
 
 
 def sample(rows: Sequence[Row], size: int | None, seed: int) -> list[Row]:
-    """`size` of the rows, or all of them where None: the same ones whatever their order."""
+    """`size` of the rows, or all of them where None: the same rows in whatever order they come."""
     chosen = sorted(rows, key=lambda row: _order(row, seed))
     return chosen if size is None else chosen[:size]
 
@@ -33,12 +33,12 @@ def sample(rows: Sequence[Row], size: int | None, seed: int) -> list[Row]:
 def under(condition: str, rows: Sequence[Row], pool: Sequence[Row], seed: int) -> list[dict[str, Any]]:
     """The rows that can be asked under a condition, with their images and `data_source` changed.
 
-    A question has no place in `reordered` when it has one image or they are all the same, and none in `shuffled` when
-    the pool has no other image: it is left out, and the accuracy that it is compared with leaves it out as well.
+    `reordered` leaves out questions with one image or with images that are all the same, `shuffled` those for which the
+    pool has no other image. The accuracy that they are compared with leaves these questions out, too.
 
     Args:
-        rows: The questions to ask, rows of the RL schema.
-        pool: The questions whose images `shuffled` may show; `rows` are among them.
+        rows: the questions to ask, rows of the RL schema.
+        pool: the questions whose images `shuffled` may show; `rows` are among them.
 
     Raises:
         ValueError: an unknown condition.
@@ -60,7 +60,7 @@ def under(condition: str, rows: Sequence[Row], pool: Sequence[Row], seed: int) -
 
 
 def _order(row: Row, seed: int) -> tuple[int, str, int]:
-    """A random but repeatable place for a row, which also tells it from every other row."""
+    """A sort key that puts rows in a random but repeatable order, and that no other row has."""
     info = row["extra_info"]
     uid, index = str(info.get("uid") or ""), int(info.get("index") or 0)
     return stable_hash(seed, row["data_source"], uid, index), uid, index
@@ -73,19 +73,17 @@ def _paths(row: Row) -> tuple[str, ...]:
 def _others(pool: Sequence[Row], seed: int) -> dict[tuple[int, str, int], Cells]:
     """For each row of the pool, images that are not its own, as many as it has.
 
-    Another question's images where possible, each question's once: of the same source and number of images, or else of
-    the same number. Where more than half of such a group shows the same images (many questions over one video), and
-    where a group is one question, images of all the other questions are put together.
+    They are those of one other question where possible, of the same source and number of images or else of the same
+    number, and each question's images are given once. Where that is not possible (a kind of one question, or more than
+    half of a kind over the same images, as questions about one video) they are drawn from all other questions.
     """
     found: dict[tuple[int, str, int], Cells] = {}
     left = sorted(pool, key=lambda row: _order(row, seed))
     for kind in (lambda row: (row["data_source"], len(row["images"])), lambda row: len(row["images"])):
-        groups: defaultdict[Any, list[Row]] = defaultdict(list)
+        kinds: defaultdict[Any, list[Row]] = defaultdict(list)
         for row in left:
-            groups[kind(row)].append(row)
-        left = []
-        for group in groups.values():
-            left += _exchange(group, seed, found)
+            kinds[kind(row)].append(row)
+        left = [row for rows in kinds.values() for row in _exchange(rows, seed, found)]
     stock = {cell["image"]: dict(cell) for row in pool for cell in row["images"]}
     names = sorted(stock)
     for row in left:
@@ -97,17 +95,18 @@ def _others(pool: Sequence[Row], seed: int) -> dict[tuple[int, str, int], Cells]
     return found
 
 
-def _exchange(group: Sequence[Row], seed: int, found: dict[tuple[int, str, int], Cells]) -> list[Row]:
-    """Give each row of a group another one's images, none of them its own; the rows themselves where that fails.
+def _exchange(rows: Sequence[Row], seed: int, found: dict[tuple[int, str, int], Cells]) -> Sequence[Row]:
+    """Add to `found` the images of another row for each; return the rows if they cannot all be given others.
 
-    Questions over the same images stand together, and all move on by the size of the largest such cluster.
+    Rows are lined up with those over the same images side by side. Each takes the images of the row that stands as far
+    on as the largest such cluster is long.
     """
     clusters: defaultdict[tuple[str, ...], list[Row]] = defaultdict(list)
-    for row in group:
+    for row in rows:
         clusters[tuple(sorted(_paths(row)))].append(row)
     shift = max(map(len, clusters.values()))
-    if 2 * shift > len(group):
-        return list(group)
+    if 2 * shift > len(rows):
+        return rows
     line = [row for cluster in clusters.values() for row in cluster]
     for i, row in enumerate(line):
         found[_order(row, seed)] = [dict(cell) for cell in line[(i + shift) % len(line)]["images"]]
@@ -119,7 +118,7 @@ def _rotated(items: Sequence[Any], start: int) -> list[Any]:
 
 
 def _reordered(row: Row, seed: int) -> Cells | None:
-    """The images moved on by 1 to n - 1 places: each is in another place, and the sequence is another one."""
+    """The images rotated by 1 to n - 1 places; None if every rotation looks the same."""
     paths = list(_paths(row))
     shifts = [shift for shift in range(1, len(paths)) if _rotated(paths, shift) != paths]
     if not shifts:
@@ -140,7 +139,7 @@ def _size(path: str) -> tuple[int, int]:
 
 @lru_cache(maxsize=4096)
 def grey(width: int, height: int) -> str:
-    """Grey, as a ``data:`` URI, which verl's loader (qwen_vl_utils) reads like a path: 3 KB for 1,000 x 1,000."""
+    """A grey PNG as a `data:` URI, which verl's loader (qwen_vl_utils) reads like a path: 3 KB for 1,000 x 1,000."""
     buffer = io.BytesIO()
     Image.new("L", (width, height), _GREY).save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -1,7 +1,6 @@
-"""What a validation asks: questions that are known and have names, and some of them again over other images.
+"""The questions of a validation: checked before a model is loaded, and some of them asked again over other images.
 
-This is evaluation's one contact with verl's data set, which serves the rows and their copies alike. What is wrong with
-an evaluation's files is said before a model is loaded.
+This is the only module of the evaluation that touches verl's data set.
 """
 
 import logging
@@ -27,26 +26,26 @@ logger = logging.getLogger(__name__)
 Row = Mapping[str, Any]
 
 KNOWN_SOURCES: Final = frozenset({*NAMES, "digits"})
-"""What `data_preprocess` writes before the slash of a ``data_source``; your own data are ``own/NAME``."""
+"""What `data_preprocess` writes before the slash of a `data_source`; users' own data are `own/NAME`."""
 
-_SEED: Final = 0  # one for all: runs that are compared ask the same questions over the same images
-_EXAMPLES: Final = 3  # our choice: rows named for each mistake
+_SEED: Final = 0  # fixed: runs that are compared ask the same questions over the same images
+_EXAMPLES: Final = 3  # our choice: rows named for each fault
 
 
 # --- Before anything is loaded ------------------------------------------------------------------------------
 
 
 def check_files(files: Sequence[str]) -> None:
-    """Make sure that verl can read each benchmark file, and all of them together.
+    """Make sure that verl can read each benchmark file, and concatenate all of them.
 
     Raises:
-        DataError: naming the file that is not there, is no parquet, is empty, lacks a column of the RL schema, or has a
-            column of another type than the file before it (verl could not concatenate them, and would not say which).
+        DataError: naming the file that is missing, is no parquet, is empty, lacks a column of the RL schema, or has a
+            column of another type than a file before it.
     """
     types: dict[str, tuple[str, Any]] = {}
     for file in files:
         if "://" in file or not file.endswith(".parquet"):
-            continue  # verl fetches the one and reads the other as JSON; the rows are checked all the same
+            continue  # verl downloads the one and reads the other as JSON; `check_questions` sees their rows
         try:
             with pq.ParquetFile(file) as parquet:
                 schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
@@ -56,8 +55,8 @@ def check_files(files: Sequence[str]) -> None:
             raise DataError(f"data.val_files: {file} holds no questions: leave it out, or prepare it again")
         if missing := [column for column in COLUMNS if column not in schema.names]:
             raise DataError(
-                f"data.val_files: {file} has no column {', '.join(missing)} (it has {', '.join(schema.names)}): it is "
-                f"not of the RL schema. Write it with data_preprocess/to_parquet.py"
+                f"data.val_files: {file} has no column {', '.join(missing)} (it has {', '.join(schema.names)}), so it "
+                "is not of the RL schema. Write it with data_preprocess/to_parquet.py"
             )
         features = datasets.Features.from_arrow_schema(schema)
         for column in COLUMNS:
@@ -65,26 +64,26 @@ def check_files(files: Sequence[str]) -> None:
             if feature != features[column]:
                 raise DataError(
                     f"data.val_files: the column {column} of {file} is {features[column]}, and that of {first} is "
-                    f"{feature}: verl cannot ask them together. Write both with data_preprocess/to_parquet.py"
+                    f"{feature}: verl cannot concatenate them. Write both with data_preprocess/to_parquet.py"
                 )
 
 
 def check_questions(rows: Iterable[Row], other_sources: Collection[str] | None, locate: Locate) -> None:
-    """Make sure that every question has a name of its own and comes from a benchmark that is known.
+    """Make sure that every question has a uid of its own and comes from a known benchmark.
 
-    Answers are put together by the question's ``uid``: with two questions of one name, both would be miscounted.
+    Rollouts are grouped by the question's uid: two questions with the same uid would be counted as one.
 
     Args:
-        other_sources: Names that are right although `KNOWN_SOURCES` has not got them (``cinema.other_sources``); None
-            lets any source pass, as in training.
-        locate: Where a row came from.
+        other_sources: names that are accepted besides `KNOWN_SOURCES` (`cinema.other_sources`); None accepts all, as in
+            training.
+        locate: position of a row -> the file and row that it came from.
 
     Raises:
-        DataError: naming the first few rows of each mistake, and what to do.
+        DataError: naming the first few rows of each kind of fault, and what to do.
     """
     known = KNOWN_SOURCES | set(other_sources or ())
     seen: dict[str, int] = {}
-    wrong: defaultdict[str, list[str]] = defaultdict(list)
+    faults: defaultdict[str, list[str]] = defaultdict(list)
 
     def place(position: int) -> str:
         file, number = locate(position)
@@ -93,25 +92,25 @@ def check_questions(rows: Iterable[Row], other_sources: Collection[str] | None, 
     for position, row in enumerate(rows):
         source, uid = str(row["data_source"]), str(row["extra_info"].get("uid") or "")
         if other_sources is not None and source.partition("/")[0] not in known:
-            wrong["unknown data_source"].append(f"{place(position)} ({uid}) is from {source!r}")
+            faults["unknown data_source"].append(f"{place(position)} ({uid}) is from {source!r}")
         if (condition := split_source(source)[1]) != TRUE:
-            wrong["data_source of another condition"].append(
-                f"{place(position)} is as if asked {condition}: {source!r}"
+            faults["data_source of another condition"].append(
+                f"{place(position)} would count as asked {condition}: {source!r}"
             )
         if not uid:
-            wrong["no extra_info.uid"].append(f"{place(position)} of {source}")
+            faults["no extra_info.uid"].append(f"{place(position)} of {source}")
         elif uid in seen:
-            wrong["the same extra_info.uid twice"].append(f"{place(position)} is {uid}, as {place(seen[uid])}")
+            faults["the same extra_info.uid twice"].append(f"{place(position)} is {uid}, as {place(seen[uid])}")
         else:
             seen[uid] = position
-    if wrong:
-        lines = [f"  {kind}: {len(places)}\n    " + "\n    ".join(places[:_EXAMPLES]) for kind, places in wrong.items()]
+    if faults:
+        lines = [f"  {kind}: {len(rows)}\n    " + "\n    ".join(rows[:_EXAMPLES]) for kind, rows in faults.items()]
         raise DataError(
             "the questions of data.val_files cannot be evaluated:\n"
             + "\n".join(lines)
-            + f"\nKnown sources are {', '.join(sorted(known))}, alone or as SOURCE/TASK. Call your own data own/NAME, "
-            "or add the name to cinema.other_sources. data_preprocess/to_parquet.py writes uids; give each file once. "
-            "Training needs them only to ask about the images again: cinema.image_conditions=[] does without."
+            + f"\nKnown sources are {', '.join(sorted(known))}, alone or as SOURCE/TASK. Name your own data own/NAME, "
+            "or add the name to cinema.other_sources. data_preprocess/to_parquet.py writes uids; list each file once. "
+            "Training needs uids only to ask questions over other images: cinema.image_conditions=[] turns that off."
         )
 
 
@@ -119,13 +118,16 @@ def check_questions(rows: Iterable[Row], other_sources: Collection[str] | None, 
 
 
 def ask_again(data_set: CinemaDataset, conditions: Sequence[str], size: int | None) -> None:
-    """Append questions to verl's data set, once for each condition: `size` of each benchmark, or all where None.
+    """Append rows to verl's data set: under each condition, `size` questions of each benchmark, or all where None.
 
-    Their ``data_source`` says under which condition they are (`cinema_verl.evaluate.perturb`). A question whose prompt
-    would become too long under other images is not asked there, which is logged.
+    Their `data_source` says the condition (`cinema_verl.runs.conditions`). Questions that cannot be asked under it, or
+    whose prompt would become too long, are left out, and their number is logged.
     """
     rows = list(data_set.rows())
-    chosen = [row for group in _by_benchmark(rows).values() for row in sample(group, size, _SEED)]
+    benchmarks: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        benchmarks[row["data_source"].partition("/")[0]].append(row)
+    chosen = [row for of_one in benchmarks.values() for row in sample(of_one, size, _SEED)]
     again: list[dict[str, Any]] = []
     for condition in conditions:
         asked = under(condition, chosen, rows, _SEED)
@@ -139,13 +141,6 @@ def ask_again(data_set: CinemaDataset, conditions: Sequence[str], size: int | No
         data_set.dataframe = datasets.concatenate_datasets([data_set.dataframe, added])
 
 
-def _by_benchmark(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row["data_source"].partition("/")[0], []).append(row)
-    return groups
-
-
 def _that_fit(rows: list[dict[str, Any]], data_set: CinemaDataset) -> list[dict[str, Any]]:
     counter = PromptCounter(data_set.processor, data_set.apply_chat_template_kwargs, data_set.mm_processor_kwargs)
     problems = check_rows(rows, counter=counter, limits=Limits(tokens=data_set.max_prompt_length))
@@ -153,23 +148,26 @@ def _that_fit(rows: list[dict[str, Any]], data_set: CinemaDataset) -> list[dict[
     return [row for number, row in enumerate(rows) if number not in too_long]
 
 
-# --- What became of them ------------------------------------------------------------------------------------
+# --- The rollouts that failed -------------------------------------------------------------------------------
 
 
 def with_failures(dump: Mapping[str, Any], rows: Iterable[Row], rollouts: int) -> dict[str, Any]:
-    """What verl is about to dump of a validation, with the rollouts that failed: verl leaves them out.
+    """What verl is about to dump of a validation, and the rollouts that failed, which verl leaves out.
 
-    Without them nobody could tell from a dump that a question was asked and never answered. They are wrong, empty, and
-    their ``stop_reason`` is "failed".
+    With them a dump shows that a question was asked and not answered. Their response is empty and incorrect, and their
+    `stop_reason` is "failed".
 
     Args:
-        dump: The arguments of verl's ``PPOTrainer._dump_generations``.
-        rows: Every question that was asked.
-        rollouts: How many times each.
+        dump: the arguments of verl's `PPOTrainer._dump_generations`.
+        rows: every question that was asked.
+        rollouts: how often each was asked.
+
+    Returns:
+        The arguments to use instead.
     """
     scored = dump["reward_extra_infos_dict"]
     if dump["inputs"] and "question_uid" not in scored:
-        return dict(dump)  # another reward function: its rollouts do not say what they answer
+        return dict(dump)  # another reward function: its rollouts do not name their questions
     got = Counter(zip(scored.get("question_uid", ()), scored.get("data_source", ()), strict=True))
     failed = [
         {
@@ -193,7 +191,9 @@ def with_failures(dump: Mapping[str, Any], rows: Iterable[Row], rollouts: int) -
     ]
     if not failed:
         return dict(dump)
-    logger.warning("%d rollouts of this validation failed and count as wrong; the workers' log says why", len(failed))
+    logger.warning(
+        "%d rollouts of this validation failed and count as incorrect; the workers' log says why", len(failed)
+    )
     unknown = [None] * len(dump["inputs"])
     own = ("inputs", "outputs", "gts", "scores")
     infos = [name for name in dict.fromkeys([*scored, *failed[0]]) if name not in own]

@@ -1,8 +1,8 @@
-"""Means over questions with 95 % intervals, and pass@k: the statistics of an evaluation, in numpy.
+"""The statistics of an evaluation: means over questions with 95 % intervals, and pass@k.
 
 Questions are the sample, not rollouts: every function takes one number a question, for instance the share of its
-rollouts that are right. How often the intervals hold the truth is tested by simulation (`tests/evaluate`): 93-97 % of
-the time from 100 questions on. With fewer, or where all are alike, they err to the wide side.
+rollouts that are correct. A simulation tests the coverage of the intervals (`tests/evaluate`): 93-97 % from 100
+questions on. With fewer questions, or questions that are all alike, they are too wide rather than too narrow.
 """
 
 import math
@@ -13,12 +13,12 @@ from typing import Final
 import numpy as np
 
 _Z: Final = 1.959963984540054  # the normal distribution's 97.5th percentile
-_ANY_DIFFICULTY: Final = 1 / 12  # the variance of a question whose difficulty may be anything from 0 to 1 alike
+_ANY_DIFFICULTY: Final = 1 / 12  # the variance of a uniform distribution over [0, 1]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over questions and the ends of its 95 % interval, which are NaN where one question says nothing of it."""
+    """A mean over questions and the ends of its 95 % interval, NaN where a single question determines none."""
 
     mean: float
     low: float
@@ -28,12 +28,12 @@ class Estimate:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def to_json(self) -> dict[str, float | None]:
-        """Its three numbers; null stands for NaN."""
+        """The three numbers, with None for NaN."""
         return {name: None if math.isnan(value) else value for name, value in vars(self).items()}
 
     @property
     def holds_zero(self) -> bool:
-        """Whether the interval does not exclude 0; an interval that is not known excludes nothing."""
+        """Whether the interval contains 0; an unknown interval does."""
         return not (self.low > 0 or self.high < 0)
 
 
@@ -50,20 +50,20 @@ def student_t(degrees: int) -> float:
 
 
 def rate(values: Sequence[float], rollouts: int = 1) -> Estimate:
-    """The mean of shares in [0, 1], with Wilson's interval for as many independent tries as the questions amount to.
+    """The mean of shares in [0, 1], with Wilson's interval for the effective number of independent trials.
 
-    Several rollouts of one question are not independent, so the number of tries follows from how much the questions
+    Several rollouts of one question are not independent, so the number of trials follows from how much the questions
     differ: p (1 - p) over the variance of the mean, at least the number of questions and at most that of rollouts. The
-    variance counts one more question, of any difficulty: few questions, alike by chance, would look like many tries
-    otherwise. Unlike a bootstrap or t-interval this one has a width at 0 and 1, and stays inside. Our choice, by
-    simulation: of Korn and Graubard's, Jeffreys', logit and Agresti-Coull intervals none is as near to 95 % throughout.
+    variance counts one more question of uniform difficulty, without which few questions that are alike by chance would
+    count as many trials. Unlike a bootstrap or t-interval this one has a width at 0 and 1 and stays inside. Our choice,
+    by simulation: Korn and Graubard's, Jeffreys', logit and Agresti-Coull intervals are further from 95 %.
 
     Args:
         values: (Q,) one share a question.
-        rollouts: How many rollouts a share is made of.
+        rollouts: the number of rollouts in each share.
 
     Raises:
-        ValueError: there are no questions, or a value outside [0, 1].
+        ValueError: there are no questions, or a value is outside [0, 1].
     """
     sample = _sample(values)
     if sample.min() < 0 or sample.max() > 1:
@@ -71,22 +71,27 @@ def rate(values: Sequence[float], rollouts: int = 1) -> Estimate:
     size, p = len(sample), float(sample.mean())
     spread = p * (1 - p)
     squares = float(np.square(sample - p).sum()) + _ANY_DIFFICULTY
-    tries = min(max(size, spread * size**2 / squares), size * rollouts)
+    trials = min(max(size, spread * size**2 / squares), size * rollouts)
     t = student_t(size - 1)
-    scale = 1 + t**2 / tries
-    center = (p + t**2 / (2 * tries)) / scale
-    half = t * math.sqrt(spread / tries + t**2 / (4 * tries**2)) / scale
-    return Estimate(p, max(0.0, min(p, center - half)), min(1.0, max(p, center + half)))  # rounding must not part them
+    scale = 1 + t**2 / trials
+    center = (p + t**2 / (2 * trials)) / scale
+    half = t * math.sqrt(spread / trials + t**2 / (4 * trials**2)) / scale
+    return Estimate(
+        p, max(0.0, min(p, center - half)), min(1.0, max(p, center + half))
+    )  # rounding must not move p outside
 
 
 def difference(values: Sequence[float]) -> Estimate:
-    """The mean of differences of two shares, paired by question, with a t-interval that knows that they are in [-1, 1].
+    """The mean of differences of two shares, paired by question, with a t-interval that stays in [-1, 1].
 
-    Two questions are added for the interval, as Agresti and Min (2005) do for matched pairs: half a gain, half a loss
-    and one without a difference. Differences that are all the same have an interval with a width, then.
+    For the interval two questions are added, as Agresti and Min (2005) do for matched pairs: half a gain, half a loss
+    and one without a difference. So differences that are all equal have an interval with a width.
+
+    Args:
+        values: (Q,) one difference a question.
 
     Raises:
-        ValueError: there are no questions, or a value outside [-1, 1].
+        ValueError: there are no questions, or a value is outside [-1, 1].
     """
     sample = _sample(values)
     if np.abs(sample).max() > 1:
@@ -112,17 +117,17 @@ def mean(values: Sequence[float]) -> Estimate:
     return Estimate(center, center - half, center + half)
 
 
-def pass_at_k(right: int, rollouts: int, k: int) -> float:
-    """The chance that k of the rollouts, drawn without replacement, hold a right one: the unbiased estimator of pass@k.
+def pass_at_k(correct: int, rollouts: int, k: int) -> float:
+    """The unbiased estimator of pass@k: the chance that k rollouts drawn without replacement hold a correct one.
 
     Chen et al. 2021 (arXiv 2107.03374), equation 1: 1 - C(n - c, k) / C(n, k), in exact integers.
 
     Raises:
-        ValueError: unless 0 <= right <= rollouts and 1 <= k <= rollouts.
+        ValueError: unless 0 <= correct <= rollouts and 1 <= k <= rollouts.
     """
-    if not (0 <= right <= rollouts and 1 <= k <= rollouts):
-        raise ValueError(f"pass@{k} of {right} right among {rollouts} rollouts is not defined")
-    return 1 - math.comb(rollouts - right, k) / math.comb(rollouts, k)
+    if not (0 <= correct <= rollouts and 1 <= k <= rollouts):
+        raise ValueError(f"pass@{k} of {correct} correct among {rollouts} rollouts is not defined")
+    return 1 - math.comb(rollouts - correct, k) / math.comb(rollouts, k)
 
 
 def _sample(values: Sequence[float]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""An evaluation for people: the same tables as Markdown and as a self-contained page."""
+"""An evaluation's summary as tables, in Markdown and as a self-contained page."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ Summary = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text, with what is to be known about them."""
+    """A table of text, with a note for its reader."""
 
     title: str
     header: tuple[str, ...]
@@ -25,9 +25,9 @@ class Table:
         return column > 0 and all(row[column][:1] in "–-0123456789" for row in self.rows)
 
     def bar(self, column: int, cell: str) -> dict[str, float] | None:
-        """Where mean, low, high and zero of a cell that `estimate` has made are drawn, in percent of the bar's width.
+        """Where to draw mean, low, high and zero of a cell made by `estimate`, in percent of the bar's width.
 
-        A bar goes from 0 to 100, or from -100 where an interval of its column begins below 0; None for any other cell.
+        A bar goes from 0 to 100, or from -100 if an interval of its column begins below 0. None for any other cell.
         """
         if (ends := _ends(cell)) is None:
             return None
@@ -36,7 +36,7 @@ class Table:
         return {"mean": mean, "low": low, "high": high, "zero": zero}
 
     def to_markdown(self) -> str:
-        """With the text of cells escaped: names of tasks and patterns come from data."""
+        """The table in Markdown. Cells are escaped: names of tasks and patterns come from data."""
         alignment = ("---:" if self.numeric(column) else "---" for column in range(len(self.header)))
         rows = [self.header, tuple(alignment), *self.rows]
         lines = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in rows]
@@ -47,7 +47,7 @@ _ESTIMATE: Final = re.compile(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]")
 
 
 def _ends(cell: str) -> tuple[float, ...] | None:
-    """Mean, low and high of a cell that `estimate` has made; None for any other."""
+    """Mean, low and high of a cell made by `estimate`; None for any other."""
     found = _ESTIMATE.fullmatch(cell)
     return tuple(map(float, found.groups())) if found else None
 
@@ -59,7 +59,7 @@ def _escaped(text: str) -> str:
 
 
 def estimate(value: Mapping[str, float | None] | None, scale: float = 100) -> str:
-    """``64.1 [61.0, 67.1]``, in percent; a dash for what is not known."""
+    """`64.1 [61.0, 67.1]`, in percent; a dash where the mean is unknown."""
     if value is None or value["mean"] is None:
         return "–"
     if value["low"] is None or value["high"] is None:
@@ -77,7 +77,7 @@ def tables(summary: Summary, name: str = "this run") -> list[Table]:
 
 
 def beside_the_paper(runs: Sequence[tuple[str, Summary]]) -> Table:
-    """Accuracy of one or several runs under the paper's rows; other benchmarks come behind its columns."""
+    """Accuracy of one or several runs below the paper's rows; benchmarks that it does not have come last."""
     benchmarks = dict.fromkeys(benchmark for _, summary in runs for benchmark in summary["benchmarks"])
     ours = {benchmark: column_of(benchmark) or benchmark for benchmark in benchmarks}
     columns = [column for column in COLUMNS if column in ours.values()]
@@ -92,7 +92,7 @@ def beside_the_paper(runs: Sequence[tuple[str, Summary]]) -> Table:
         cells = {ours[benchmark]: part.get("accuracy") for benchmark, part in summary["benchmarks"].items()}
         rows.append((label, *(estimate(cells.get(column)) for column in (*columns, *extra))))
     note = "Accuracy in percent with 95 % intervals over questions. " + (
-        'Rows marked "(paper)" are from notes of arXiv 2601.07298, its prompts and sampling are not public.'
+        'Rows marked "(paper)" are from notes of arXiv 2601.07298, whose prompts and sampling are not public.'
         if columns
         else "None of these benchmarks is one of the paper's: its rows are left out."
     )
@@ -100,7 +100,7 @@ def beside_the_paper(runs: Sequence[tuple[str, Summary]]) -> Table:
 
 
 def overview(summary: Summary) -> Table:
-    """One row a benchmark."""
+    """One row for each benchmark."""
     header = ("benchmark", *_FIGURES)
     rows = tuple((name, *_row(part)) for name, part in summary["benchmarks"].items())
     rollouts = summary["rollouts_per_question"]
@@ -167,7 +167,7 @@ def _image_dependence(summary: Summary) -> Table:
 
 
 def warnings_of(summary: Summary) -> list[str]:
-    """What a reader must know before the numbers: failed rollouts, and policies that may not look at the images."""
+    """Warnings to be read before the numbers: failed rollouts, and benchmarks answered without the images."""
     warnings = [
         f"{benchmark}: {found['warning']}."
         for benchmark, part in summary["benchmarks"].items()
@@ -175,7 +175,7 @@ def warnings_of(summary: Summary) -> list[str]:
         if found["warning"]
     ]
     if failed := summary["failed_rollouts"]:
-        warnings.insert(0, f"{failed} rollouts failed; they count as wrong.")
+        warnings.insert(0, f"{failed} rollout{'s' * (failed > 1)} failed and count{'s' * (failed == 1)} as incorrect.")
     return warnings
 
 
@@ -189,13 +189,13 @@ def _patterns(summary: Summary) -> Table:
 
 
 def to_markdown(summary: Summary, name: str = "this run") -> str:
-    """The warnings, then the tables of `tables`, one below the other."""
+    """The warnings, then the tables."""
     warnings = [f"> **{_escaped(warning)}**\n" for warning in warnings_of(summary)]
     return "\n".join(["# Evaluation\n", *warnings, *(table.to_markdown() for table in tables(summary, name))])
 
 
 def to_html(summary: Summary, name: str = "this run") -> str:
-    """The same as a page that works offline; everything in it is escaped."""
+    """The same as an HTML page that works offline; all text is escaped."""
     settings = [(key, value) for key, value in summary["settings"].items() if value is not None]
     return render(
         "evaluation.html",

@@ -1,4 +1,4 @@
-"""Look at a training run: `cinema-verl report RUN_DIR` writes one HTML file that works anywhere, without a network."""
+"""Show a training run: `cinema-verl report RUN_DIR` writes one HTML file that needs no network."""
 
 import argparse
 import sys
@@ -11,12 +11,12 @@ from cinema_verl.runs.locate import NothingFound, locate, names
 from cinema_verl.utils.files import atomic_write
 
 EPILOG = """\
-A run directory is the folder that holds the run's parts, or the one that Hydra wrote (`.hydra/` in it, or just below):
+RUN_DIR is any folder of the run: Hydra's, the checkpoints, the rollouts, or a parent of these. Its parts are
   metrics.jsonl               verl's `file` logger: trainer.logger=[console,file], VERL_FILE_LOGGER_PATH
   rollouts/<step>.jsonl       trainer.rollout_data_dir; the recipes set it to <trainer.default_local_dir>/rollouts
   .hydra/config.yaml          says where the others are, and what was trained
   the parquet files           data.train_files and data.val_files of that configuration
-What is missing is said, in the page and on stderr; the page shows the rest. A run that is going can be looked at, too.
+The page shows what there is; it and stderr say what is missing. The run may still be going.
 
 examples:
   cinema-verl report outputs/demo
@@ -24,12 +24,12 @@ examples:
   cinema-verl report outputs/dps outputs/dapo            two runs in one page, curves overlaid
   cinema-verl report run --metrics logs/cinema.jsonl --rollouts /scratch/rollouts --data /data/rl/train.parquet
 
-exit codes: 0 a report was written, 1 there is nothing to report, 2 the command line is not understood
+exit codes: 0 a report was written, 1 there is nothing to report, or several runs, 2 the command line is not understood
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the report; the exit code."""
+    """Write the report and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="cinema-verl report",
         description=__doc__,
@@ -39,10 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN_DIR", help="one run, or two to compare")
     add("--output", type=Path, metavar="FILE", help="default: report.html in the first RUN_DIR")
-    add("--metrics", type=Path, metavar="FILE", help="the metrics, where they are elsewhere (one run only)")
-    add("--rollouts", type=Path, metavar="DIR", help="the rollouts, where they are elsewhere (one run only)")
-    add("--data", type=Path, action="append", default=[], metavar="FILE", help="parquet with questions, repeatable")
-    add("--max-mb", type=float, default=10, metavar="MB", help="size of the page: more shows more groups (%(default)s)")
+    add("--metrics", type=Path, metavar="FILE", help="the metrics, if they are elsewhere (one run only)")
+    add("--rollouts", type=Path, metavar="DIR", help="the rollouts, if they are elsewhere (one run only)")
+    add("--data", type=Path, action="append", default=[], metavar="FILE", help="parquet with the questions; repeatable")
+    add(
+        "--max-mb",
+        type=float,
+        default=10,
+        metavar="MB",
+        help="largest size of the page; a larger one shows more groups (%(default)s)",
+    )
     options = parser.parse_args(arguments)
     if len(options.runs) > 2:
         parser.error(f"one run or two, not {len(options.runs)}")
@@ -58,11 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         page, notes = build(runs, int(options.max_mb * 1e6))
         with atomic_write(output) as file:
             file.write(page)
-    except NothingFound as error:
-        print(f"cinema-verl report: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"cinema-verl report: {error}. Nothing was written.", file=sys.stderr)
+    except (NothingFound, OSError) as error:
+        print(f"cinema-verl report: {error}{'. Nothing was written.' * isinstance(error, OSError)}", file=sys.stderr)
         return 1
     for note in notes:
         print(f"cinema-verl report: {note}", file=sys.stderr)

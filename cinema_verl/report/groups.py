@@ -1,7 +1,7 @@
-"""Which groups the page shows in full, and what it shows of one: the question, its pictures, and every rollout.
+"""The groups that the page shows in full: the question, its images, and every rollout.
 
-A run writes far more text than a page can hold. Groups are taken one a step, spread evenly over the run, then a second
-one a step, and so on, until the page is full; what is counted elsewhere in the page counts all rollouts.
+A run writes far more text than a page can hold. Groups are taken one from each step, spread evenly over the run, then a
+second one from each, and so on, until the page is full. The counts elsewhere in the page are those of all rollouts.
 """
 
 import base64
@@ -24,17 +24,17 @@ from cinema_verl.runs.stop_reason import StopReason
 from cinema_verl.utils.pages import json_for_script, thumbnail
 
 MAX_TEXT: Final = 12_000
-"""Characters shown of one rollout. Our choice: three times what recipe `cinema`'s response limit usually makes."""
+"""Characters shown of one rollout. Our choice: three times the usual length at recipe `cinema`'s response limit."""
 
 MAX_IMAGES: Final = 32
-"""Pictures shown of one question. Our choice: recipe `cinema`'s limit."""
+"""Images shown of one question. Our choice: recipe `cinema`'s limit."""
 
 MAX_CANDIDATES: Final = 5_000
-"""Groups looked at. Our choice: above what fits into any page worth opening."""
+"""Groups read at most. Our choice: more than fit into any page worth opening."""
 
 
 class GroupPlace(NamedTuple):
-    """Where the rollouts of a group are."""
+    """Where the rollouts of a group are on disk."""
 
     step: int
     path: Path
@@ -54,7 +54,7 @@ def places(step: int, path: Path, rollouts: Sequence[Rollout]) -> list[GroupPlac
 
 
 def spread(count: int) -> list[int]:
-    """0 … count - 1 in an order whose every beginning is spread evenly: last and first, the middle, the quarters, …"""
+    """0 … count - 1 in an order of which every beginning is spread evenly: last, first, the middle, the quarters, …"""
     order = [count - 1, 0] if count > 1 else list(range(count))
     seen = set(order)
     parts = 2
@@ -71,7 +71,7 @@ def spread(count: int) -> list[int]:
 
 
 def in_turn(by_step: Sequence[Sequence[GroupPlace]]) -> Iterator[GroupPlace]:
-    """One group of every step, spread over the run; then the second of every step; and so on."""
+    """One group of every step, in the order of `spread`; then the second of every step; and so on."""
     order = spread(len(by_step))
     for turn in range(max(map(len, by_step), default=0)):
         for index in order:
@@ -81,7 +81,7 @@ def in_turn(by_step: Sequence[Sequence[GroupPlace]]) -> Iterator[GroupPlace]:
 
 @dataclass
 class Pictures:
-    """Thumbnails that all groups of a page share, each path once."""
+    """The thumbnails of a page, each path once."""
 
     uris: list[str] = field(default_factory=list)
     size: int = 0
@@ -89,7 +89,7 @@ class Pictures:
     _places: dict[str, int] = field(default_factory=dict)
 
     def add(self, path: str) -> int:
-        """The place of a picture in `uris`; -1 if it cannot be shown, and then `failed` says why."""
+        """The index of a picture in `uris`; -1 if it cannot be shown, and then `failed` says why."""
         if path not in self._places and path not in self.failed:
             try:
                 uri = thumbnail(path)
@@ -102,7 +102,7 @@ class Pictures:
         return self._places.get(path, -1)
 
     def forget_from(self, length: int) -> None:
-        """Drop the pictures after the first `length`: they were for a group that does not fit."""
+        """Drop all pictures but the first `length`: they belong to a group that does not fit."""
         self.size -= sum(len(uri) + 3 for uri in self.uris[length:])
         del self.uris[length:]
         self._places = {path: place for path, place in self._places.items() if place < length}
@@ -115,7 +115,7 @@ class Shown:
     groups: list[dict[str, Any]] = field(default_factory=list)
     questions: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    size: int = 0  # bytes in the page, with the thumbnails that were new
+    size: int = 0  # bytes in the page, new thumbnails included
 
 
 def choose(
@@ -130,8 +130,10 @@ def choose(
     """As many groups as fit into `budget` bytes, thumbnails included.
 
     Args:
-        coefficients: step -> diversity coefficient, for dumps that do not say it.
-        pictures: shared between the runs of a page; grows.
+        by_step: the groups of each step.
+        data: parquet files with the questions.
+        coefficients: step -> diversity coefficient, for rollouts that do not record it.
+        pictures: those of the page so far; new ones are added.
     """
     candidates = [place for place, _ in zip(in_turn(by_step), range(MAX_CANDIDATES), strict=False)]
     wanted = {place.question_uid for place in candidates} - {""}
@@ -181,15 +183,10 @@ def _question(question: ShownQuestion | None, rollout: Rollout, pictures: Pictur
 
 
 def _group(
-    step: int,
-    rollouts: Sequence[Rollout],
-    question: int,
-    mix: Mix,
-    pattern_mode: str,
-    coefficient: float | None,
+    step: int, rollouts: Sequence[Rollout], question: int, mix: Mix, pattern_mode: str, coefficient: float | None
 ) -> dict[str, Any]:
-    """An entry of the page's list of groups, with the rollouts packed: they are unpacked when somebody looks."""
-    condition = rollouts[0].condition
+    """An entry of the page's list of groups. Its rollouts are compressed; the page unpacks them when they are shown."""
+    first = rollouts[0]
     patterns = [pattern_in_mode(rollout.pattern, pattern_mode) for rollout in rollouts]
     alike, size = pattern_counts(patterns, [0] * len(patterns))
     packed = [
@@ -200,16 +197,16 @@ def _group(
     return {
         "step": step,
         "question": question,
-        "condition": condition if condition != TRUE else None,
-        "source": mix.sources.index.get(rollouts[0].data_source, -1),
-        "type": mix.types.index.get(rollouts[0].answer_type, -1),
+        "condition": first.condition if first.condition != TRUE else None,
+        "source": mix.sources.index.get(first.data_source, -1),
+        "type": mix.types.index.get(first.answer_type, -1),
         "rollouts": [[mix.patterns.index.get(r.pattern, -1), correctness(r.acc)] for r in rollouts],
         "packed": base64.b64encode(gzip.compress(text, mtime=0)).decode("ascii"),
     }
 
 
 def _details(rollout: Rollout, alike: int, size: int, coefficient: float | None) -> dict[str, Any]:
-    """What the page shows of one rollout: its actions, or its raw text where it breaks the format rule."""
+    """What the page shows of one rollout: its actions, and its raw text where it breaks the format rule."""
     text = rollout.text[:MAX_TEXT]
     penalty = None
     if coefficient is not None and rollout.acc is not None:  # the paper's term, as in cinema_verl.diversity

@@ -1,4 +1,4 @@
-"""The report as one HTML file: everything that the page's script needs is inside it, and nothing else is loaded."""
+"""The report as one HTML file, which holds everything that its script needs and loads nothing."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ from cinema_verl.runs.rollouts import read_leniently, step_files
 from cinema_verl.utils.pages import json_for_script, render
 
 MAX_NAMES: Final = 2000
-"""Metrics in the page. Our choice: verl logs about 150, and a hundred for each data source of a validation."""
+"""Metrics in the page. Our choice: verl logs about 150, and about 100 for each data source of a validation."""
 
 MEANINGS: Final = {
     "unclosed_tag": "a tag that is never closed",
@@ -47,14 +47,14 @@ MEANINGS: Final = {
     "global_on_single_image": "global over one image",
     "removed_action": "an action that was taken away",
 }
-"""What the codes of `cinema_verl.meta_action.ViolationCode` say to a reader."""
+"""The codes of `cinema_verl.meta_action.ViolationCode` in words."""
 
 _SCRIPTS: Final = ("dom.js", "chart.js", "curves.js", "patterns.js", "groups.js", "main.js")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run, read and counted; its groups are chosen later, when it is known how much room is left."""
+    """One run, read and counted. Its groups are chosen later, when it is known how much room is left in the page."""
 
     files: RunFiles
     metrics: Metrics
@@ -65,10 +65,10 @@ class Run:
 
 
 def read_run(files: RunFiles) -> Run:
-    """Read all of a run but its questions.
+    """Read a run, except for the texts of its rollouts and its questions.
 
     Raises:
-        OSError: a file that was there is gone, or may not be read.
+        OSError: a file is gone since it was located, or cannot be read.
     """
     notes = list(files.notes)
     metrics = read_metrics(files.metrics) if files.metrics else Metrics()
@@ -86,8 +86,8 @@ def read_run(files: RunFiles) -> Run:
     if stale := [step for step, _ in found if step > reached]:
         which = f"step {stale[0]}" if len(stale) == 1 else f"{len(stale)} steps, {stale[0]} to {stale[-1]},"
         notes.append(
-            f"Rollouts of {which} left out: the metrics end at step {reached - 1}, so another run, or this one before "
-            "it was resumed from an earlier step, left them there."
+            f"Rollouts of {which} left out: the metrics end at step {reached - 1}, so they are of another run, or of "
+            "this one before it was resumed from an earlier step."
         )
     for step, path in found[: len(found) - len(stale)]:
         rollouts, bad = read_leniently(path)
@@ -95,12 +95,11 @@ def read_run(files: RunFiles) -> Run:
             cut.append(f"{path.name} ({bad})")
         if rollouts:
             counts[step] = count(rollouts)
-            asked_as_they_are = [rollout for rollout in rollouts if rollout.condition == TRUE]
-            statistics[step] = rollout_statistics(asked_as_they_are, mode)
+            statistics[step] = rollout_statistics([r for r in rollouts if r.condition == TRUE], mode)
             groups.append(places(step, path, rollouts))
     if cut:
         notes.append(
-            f"{files.rollouts}: lines that are no rollout (cut off by a crash, or being written), left out: "
+            f"{files.rollouts}: lines that are not rollouts (cut off by a crash, or being written) are left out: "
             f"{', '.join(cut[:5])}{f' and {len(cut) - 5} more files' if len(cut) > 5 else ''}."
         )
     metrics, added = complete(metrics, {} if files.from_validation and metrics.steps else statistics)
@@ -114,10 +113,10 @@ def read_run(files: RunFiles) -> Run:
 
 
 def build(runs: Sequence[Run], max_bytes: int) -> tuple[str, list[str]]:
-    """The page for one run or two, and all notes, each with the run's name in front.
+    """The page for one run or two, and all notes, each with the run's name before it.
 
     Args:
-        max_bytes: the page is not larger than this, unless its curves and counts alone are.
+        max_bytes: largest size of the page; only curves and counts may make it larger.
     """
     fixed = [_fixed(run) for run in runs]
     notes = [(run.files.name, note) for run in runs for note in [*run.notes, *_shortened(run)]]
@@ -125,7 +124,9 @@ def build(runs: Sequence[Run], max_bytes: int) -> tuple[str, list[str]]:
     frame = _html(runs, head | {"runs": fixed, "images": []}, notes)
     room = max_bytes - len(frame.encode(errors="replace")) - 4096  # our choice: for notes to come, and commas
     pictures = Pictures()
-    smallest_first = sorted(range(len(runs)), key=lambda i: sum(map(len, runs[i].groups)))  # leaves room for the other
+    smallest_first = sorted(
+        range(len(runs)), key=lambda i: sum(map(len, runs[i].groups))
+    )  # leaves more room for the other
     for place, i in enumerate(smallest_first):
         run = runs[i]
         logged = run.metrics.series.get("cinema/diversity_coefficient", [None] * len(run.metrics.steps))
@@ -153,7 +154,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
 
 
 def _fixed(run: Run) -> dict[str, Any]:
-    """Everything of a run but its groups, for the script."""
+    """Everything of a run except its groups, for the script."""
     steps = run.metrics.steps
     spans = bins(steps)
     named = {name for panel in PANELS for line in panel.lines for name in line.metrics}
@@ -176,7 +177,7 @@ def _fixed(run: Run) -> dict[str, Any]:
 
 
 def _shortened(run: Run) -> list[str]:
-    """What a long run has more of than the page."""
+    """Notes about metrics and steps that are too many for the page."""
     steps, names = run.metrics.steps, run.metrics.series
     notes = []
     if len(names) > MAX_NAMES:
@@ -187,13 +188,13 @@ def _shortened(run: Run) -> list[str]:
 
 
 def _sparse(values: list[float | None]) -> list[Any]:
-    """The values as they are, or as [places, values] where most steps have none, as validations do."""
+    """The values; where most steps have none, as with validations, [indices, values] of the others."""
     places = [i for i, value in enumerate(values) if value is not None]
     return values if 2 * len(places) > len(values) else [places, [values[i] for i in places]]
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """What somebody asks first about a run, as far as it is known."""
+    """The facts of the overview that are known."""
     ask, steps = run.files.setting, run.metrics.steps
     trained = [step for step in steps if step > 0]
     planned = ask("trainer.total_training_steps")

@@ -1,6 +1,6 @@
-"""What a run's numbers say: curves, counts of patterns and violations by step, and a table. Pure functions.
+"""A run's curves, its counts of patterns and violations by step, and a table of trends, as pure functions.
 
-A page can hold about five hundred points of a curve; longer runs are averaged over neighbouring steps, and say so.
+A curve has at most 500 points: those of longer runs are means over neighbouring steps.
 """
 
 import re
@@ -16,10 +16,10 @@ from cinema_verl.runs.metrics import Metrics
 from cinema_verl.runs.rollouts import Rollout
 
 MAX_POINTS: Final = 500
-"""Points of a curve. Our choice: more than a screen has room for."""
+"""Points of a curve. Our choice: more than a chart on a screen shows apart."""
 
 MAX_PATTERNS: Final = 200
-"""Patterns told apart. Our choice: a policy that falls apart writes thousands, each once; the rest is one class."""
+"""Patterns told apart; the others are one class. Our choice: a policy that collapses writes thousands, each once."""
 
 RARER: Final = "(rarer)"
 VALIDATION_ACCURACY: Final = "report/validation_acc"
@@ -28,7 +28,7 @@ _VALIDATION_ACCURACY = re.compile(r"val-(?:core|aux)/(.+)/acc/mean@\d+")
 
 
 class Line(NamedTuple):
-    """One curve of a panel: the metrics that can supply it, the first that the run has, and its label."""
+    """One curve of a panel: its label, and the names of its metric, of which the first that the run logged counts."""
 
     metrics: tuple[str, ...]
     label: str
@@ -82,13 +82,13 @@ PANELS: Final = (
         optional=True,
     ),
 )
-"""The curves that the report opens with; every other metric can be chosen in the page."""
+"""The charts that the page opens with; every other metric can be chosen in it."""
 
 _LINES: Final = tuple(line for panel in PANELS for line in panel.lines)
 
 
 def bins(steps: Sequence[int], limit: int = MAX_POINTS) -> list[list[int]]:
-    """Indices of neighbouring steps to be shown as one point: at most `limit` lists, all of one length but the last."""
+    """Indices of neighbouring steps that are one point: at most `limit` lists, of equal length but for the last."""
     width = max(1, -(-len(steps) // limit))
     return [list(range(start, min(start + width, len(steps)))) for start in range(0, len(steps), width)]
 
@@ -100,10 +100,13 @@ def thin(values: Sequence[float | None], spans: Sequence[Sequence[int]]) -> list
 
 
 def complete(metrics: Metrics, counted: Mapping[int, Mapping[str, float]]) -> tuple[Metrics, list[str]]:
-    """Metrics with what they lack and the rollouts can tell, and the names of what was added.
+    """The metrics, with those added that were not logged but can be counted from rollouts.
 
     Args:
-        counted: step -> :func:`rollout_statistics` of that step.
+        counted: step -> `rollout_statistics` of that step.
+
+    Returns:
+        The metrics, and the names of those that were added.
     """
     series = dict(metrics.series)
     steps = metrics.steps or tuple(sorted(counted))
@@ -125,7 +128,7 @@ def complete(metrics: Metrics, counted: Mapping[int, Mapping[str, float]]) -> tu
 
 
 def rollout_statistics(rollouts: Sequence[Rollout], pattern_mode: str) -> dict[str, float]:
-    """The `cinema/` metrics of one step that its rollouts determine; those that they do not are left out."""
+    """The metrics of one step that its rollouts determine, under the names that training logs."""
     if not rollouts:
         return {}
     means = {
@@ -141,13 +144,13 @@ def rollout_statistics(rollouts: Sequence[Rollout], pattern_mode: str) -> dict[s
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean of those that are known; None if none is."""
+    """The mean of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
 class Cell(NamedTuple):
-    """What is counted of a rollout; `correct` as `correctness` says it."""
+    """What is counted of a rollout; `correct` is its `correctness`."""
 
     data_source: str
     answer_type: str
@@ -162,13 +165,13 @@ def correctness(acc: float | None) -> int:
 
 
 def count(rollouts: Sequence[Rollout]) -> Counter[Cell]:
-    """How many rollouts of each kind."""
+    """The number of rollouts of each kind."""
     return Counter(Cell(r.data_source, r.answer_type, r.pattern, correctness(r.acc), r.violations) for r in rollouts)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words of one kind, most frequent first; the rare ones beyond `MAX_PATTERNS` are one word, `RARER`."""
+    """Words, the most frequent first; beyond `MAX_PATTERNS` the rare ones are one word, `RARER`."""
 
     words: tuple[str, ...]
     index: Mapping[str, int]
@@ -182,7 +185,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Mix:
-    """All rollouts of a run, counted; the page filters them by any of the five fields of `Cell`."""
+    """The counts of all rollouts of a run; the page filters them by any field of `Cell`."""
 
     steps: tuple[int, ...]
     counts: tuple[Counter[Cell], ...]
@@ -204,7 +207,7 @@ class Mix:
         return cls(steps, tuple(by_step[step] for step in steps), *map(Vocabulary.of, fields))
 
     def as_json(self) -> dict[str, Any]:
-        """`cells`: for each point in time a flat list of (source, type, pattern, correct, violation set, count)."""
+        """The counts for the page; each of `cells` is a flat list of (source, type, pattern, correct, set, count)."""
         sets: dict[tuple[int, ...], int] = {(): 0}
         spans = bins(self.steps)
         cells = []
@@ -234,7 +237,7 @@ class Mix:
 
 
 def stages(metrics: Metrics, exploration_steps: Any) -> list[dict[str, int]]:
-    """First and last step of each stage that was reached: by `cinema/stage`, else by the configuration."""
+    """First and last step of each stage that was reached, from `cinema/stage` or else from the configuration."""
     logged = metrics.series.get("cinema/stage")
     by_stage: dict[int, list[int]] = {}
     for i, step in enumerate(metrics.steps):
@@ -253,7 +256,7 @@ class Trend(NamedTuple):
 
 
 def trend(values: Sequence[float | None]) -> Trend | None:
-    """How a metric moved; None if it was never logged."""
+    """The trend of a metric; None if it was never logged."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -262,7 +265,7 @@ def trend(values: Sequence[float | None]) -> Trend | None:
 
 
 def overview(series: Sequence[Mapping[str, Sequence[float | None]]]) -> list[dict[str, Any]]:
-    """A row for each line of `PANELS` that any of the runs has: title, unit, label, and each run's trend."""
+    """A row for each line of `PANELS` that any of the runs has: title, unit, and the trend in each run."""
     rows = []
     for panel in PANELS:
         for line in panel.lines:

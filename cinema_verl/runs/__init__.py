@@ -1,1 +1,1 @@
-"""What a run left on disk: where it lies, its metrics and its rollouts, read in one way for everybody."""
+"""What a run left on disk: where it is, and the one reader of its metrics and rollouts."""

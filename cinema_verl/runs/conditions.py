@@ -1,7 +1,7 @@
-"""Over which images a question was asked, and how a rollout's `data_source` says so.
+"""The image conditions of a validation, and how a rollout's `data_source` names one.
 
-verl keeps one text beside each answer of a validation that tells answers apart: `data_source`. The condition is
-appended to it (`digits/sum@blank`), so that verl, too, reports the conditions apart.
+The condition is appended to `data_source` (`digits/sum@blank`), by which verl groups the metrics of a validation: so it
+reports the conditions apart.
 """
 
 from typing import Final
@@ -12,15 +12,15 @@ REORDERED: Final = "reordered"  # its own images, each in another place
 BLANK: Final = "blank"  # grey of the same size
 CONDITIONS: Final = (SHUFFLED, REORDERED, BLANK)
 
-_SEPARATOR: Final = "@"  # between a row's data_source and its condition: verl then reports them apart
+_SEPARATOR: Final = "@"
 
 
 def source_under(data_source: str, condition: str) -> str:
-    """The ``data_source`` of a row asked under a condition, ``digits/sum@blank``."""
+    """The `data_source` of a row that is asked under a condition: `digits/sum@blank`."""
     return f"{data_source}{_SEPARATOR}{condition}"
 
 
 def split_source(data_source: str) -> tuple[str, str]:
-    """A row's own ``data_source`` and the condition that it is asked under."""
+    """A row's own `data_source` and the condition under which it is asked."""
     source, separator, condition = data_source.rpartition(_SEPARATOR)
     return (source, condition) if separator and condition in CONDITIONS else (data_source, TRUE)

@@ -124,7 +124,7 @@ def test_an_unknown_source_is_named_and_can_be_allowed(tmp_path):
 
 def test_a_source_that_would_count_as_a_condition_is_named(tmp_path):
     with pytest.raises(
-        DataError, match=r"another condition: 1\n.*a\.parquet, row 0 is as if asked blank: 'digits/x@blank'"
+        DataError, match=r"another condition: 1\n.*a\.parquet, row 0 would count as asked blank: 'digits/x@blank'"
     ):
         check_questions([question(tmp_path, 0) | {"data_source": "digits/x@blank"}], None, in_one)
 

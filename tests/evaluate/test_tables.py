@@ -84,7 +84,7 @@ def test_warnings_come_first():
     records += [rollout("lost", acc=0.0, stop_reason="failed")]
     found = summary_of(*records)
     failed, blind = warnings_of(found)
-    assert failed == "1 rollouts failed; they count as wrong."
+    assert failed == "1 rollout failed and counts as incorrect."
     assert blind.startswith("digits: accuracy over blank images is not clearly below")
     assert to_markdown(found).index("> **digits: accuracy") < to_markdown(found).index("## By benchmark")
 
