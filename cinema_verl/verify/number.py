@@ -1,13 +1,16 @@
 """One number.
 
-Read: integers and decimals with an optional sign, thousands in commas ("1,200"), scientific notation, powers of ten,
-fractions ("3/4", "\\frac{3}{4}"), mixed numbers ("1 1/2"), number words up to ninety-nine and their Chinese
-forms, a scale word ("3 million", "3万"), a leading "=", "≈" or "x =", a currency sign and a unit. Values are
-compared exactly, as rationals: 42 = 42.0 = 84/2, 0.001 is not 0.004; ``tolerance`` is an absolute slack
-(MathVista's precision of k digits is 0.5 * 10^-k) and by default there is none. Units: on both sides they
-must be the same and are not converted; one side may leave out a unit of the list below; a lone percent sign
-may also be read as a hundredth, so that 50% = 0.5 and 50% = 50. NaN, infinity, numbers of more than 64
-characters or three exponent digits, several numbers and prose are no number: a gold like that abstains.
+Read: integers and decimals with an optional sign; digits grouped in threes by commas, spaces, apostrophes or (twice or
+more) stops; scientific notation and powers of ten; repeating decimals (``0.\\overline{3}``, 0.(3)); fractions ("3/4",
+``\\frac{1.5}{2}``) and mixed numbers; English and Chinese number words; a scale word ("3 million", "3万"); degrees with
+minutes; a currency sign; a unit (see :mod:`.units`); and what it is the value of ("BF = 4.2", see `reading.named`).
+
+Values are compared exactly, as rationals: 42 = 42.0 = 84/2, 0.001 is not 0.004; ``tolerance`` is an absolute slack
+(MathVista's precision of k digits is 0.5 * 10^-k) and by default there is none. Units: on both sides they must be the
+same and are not converted; one side may leave out a known one; a lone percent sign may also be read as a hundredth, so
+that 50% = 0.5 and 50% = 50. Names: x = 5 is 5, and is not y = 5. A base is part of the number: 204_5 is neither 204_6
+nor 204. A list is no number: "10, 100" is not 10100. Neither are NaN, infinity, sums that are not worked out, numbers of
+more than 64 characters or three exponent digits, and prose: a gold like that abstains.
 """
 
 import re
@@ -16,67 +19,14 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Final
 
-from cinema_verl.verify.reading import fold, peel, without_math_marks
-from cinema_verl.verify.verdict import ABSTAIN, DIFFERENT, RIGHT, UNREADABLE, Gold, Verdict
+from cinema_verl.verify import units as unit_rules
+from cinema_verl.verify.number_words import read_words
+from cinema_verl.verify.reading import fold, named, peel, same_name, without_looks, without_math_marks
+from cinema_verl.verify.units import Standing
+from cinema_verl.verify.verdict import ABSTAIN, CORRECT, DIFFERENT, UNREADABLE, Gold, Verdict
 
 _MAX_TOKEN: Final = 64  # our choice: no dataset's number is longer, and it keeps exact arithmetic cheap
-
-_UNITS: Final = {
-    # canonical: other spellings
-    "%": "percent per cent percentage pct",
-    "°": "degree degrees deg",
-    "°C": "C celsius degrees_celsius",
-    "°F": "F fahrenheit degrees_fahrenheit",
-    "mm": "millimeter millimeters millimetre millimetres 毫米",
-    "cm": "centimeter centimeters centimetre centimetres 厘米",
-    "m": "meter meters metre metres 米",
-    "km": "kilometer kilometers kilometre kilometres 千米 公里",
-    "in": "inch inches",
-    "ft": "foot feet",
-    "mi": "mile miles",
-    "mm^2": "square_millimeters",
-    "cm^2": "square_centimeters square_centimetres 平方厘米",
-    "m^2": "square_meters square_metres 平方米",
-    "km^2": "square_kilometers square_kilometres 平方千米",
-    "cm^3": "cubic_centimeters cubic_centimetres 立方厘米",
-    "m^3": "cubic_meters cubic_metres 立方米",
-    "units": "unit 单位",
-    "square units": "square_unit sq_units units^2",
-    "L": "l liter liters litre litres 升",
-    "mL": "ml milliliter milliliters millilitres 毫升",
-    "mg": "milligram milligrams",
-    "g": "gram grams 克",
-    "kg": "kilogram kilograms 千克 公斤",
-    "s": "sec secs second seconds 秒",
-    "min": "mins minute minutes 分钟",
-    "h": "hr hrs hour hours 小时",
-    "days": "day 天",
-    "weeks": "week 周",
-    "months": "month 个月",
-    "years": "year yrs yr 年 岁",
-    "m/s": "meters_per_second 米/秒",
-    "km/h": "kph kmh kilometers_per_hour 千米/时 千米/小时",
-    "mph": "miles_per_hour",
-    "N": "newton newtons 牛",
-    "J": "joule joules 焦",
-    "W": "watt watts 瓦",
-    "V": "volt volts 伏",
-    "A": "amp amps ampere amperes 安",
-    "Ω": "ohm ohms 欧",
-    "Hz": "hertz",
-    "Pa": "pascal pascals",
-    "$": "dollar dollars usd 美元",
-    "€": "euro euros eur 欧元",
-    "£": "pound pounds gbp",
-    "¥": "yuan rmb cny yen 元 块",
-    "times": "time 次",
-    "images": "image picture pictures photo photos frame frames 张",
-    "people": "person persons 人",
-    "items": "item object objects 个 只",
-}
-_UNIT_OF: Final = {
-    spelling.replace("_", " "): unit for unit, names in _UNITS.items() for spelling in (unit, *names.split())
-}
+_MAX_TEXT: Final = 200  # our choice: a name, a number and a unit, each as long as it may be
 
 _SCALES: Final = {
     "hundred": 10**2,
@@ -88,134 +38,223 @@ _SCALES: Final = {
     "百": 10**2,
     "千": 10**3,
     "万": 10**4,
+    "百万": 10**6,
+    "千万": 10**7,
     "亿": 10**8,
+    "万亿": 10**12,
 }
+# Letters are scales of money only: 5 m is five metres.
+_SCALES_OF_MONEY: Final = {"k": 10**3, "m": 10**6, "mn": 10**6, "bn": 10**9, "b": 10**9, "tn": 10**12, "t": 10**12}
 
-_ONES: Final = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
-    *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
-)
-_TENS: Final = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_HAN: Final = "零一二三四五六七八九"
-
-
-def _number_words() -> dict[str, int]:
-    """Every number word below one hundred, English and Chinese."""
-    named = {word: i for i, word in enumerate(_ONES)}
-    for i, word in enumerate(_TENS, start=2):
-        named[word] = 10 * i
-        named |= {f"{word}{dash}{_ONES[j]}": 10 * i + j for j in range(1, 10) for dash in "- "}
-    for i in range(100):
-        tens, ones = divmod(i, 10)
-        leading = _HAN[tens] if tens > 1 else ""
-        named[leading + ("十" if tens else "") + (_HAN[ones] if ones or not tens else "")] = i
-    return named | {"两": 2, "〇": 0}
-
-
-_WORDS: Final = _number_words()
-
+_GROUPED = r"[1-9]\d{0,2}(?:,\d{3})+(?![\d,])|[1-9]\d{0,2}(?:\x20\d{3})+(?!\x20?\d)|[1-9]\d{0,2}(?:'\d{3})+(?!\d)|\d+"
+_PART = rf"(?:{_GROUPED})(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
-    r"""(?P<sign>[-+])?\s*(?P<currency>[$€£¥])?\s*
+    rf"""(?P<sign>[-+])?\s?(?P<currency>(?:US|HK)?\$|[€£¥₹₽₩])?\s?
     (?:
-        (?:(?P<whole>\d+)\s+)?(?P<num>\d+)\s*/\s*(?P<den>\d+)
+        (?:(?P<whole>\d+)\s)?(?P<num>{_PART})\s?/\s?(?P<den>-?(?:{_PART}))
       |
-        10\s*\^\s*(?P<power>[-+]?\d{1,3})
+        10\s?(?:\^|\*\*)\s?[{{(]?\s?(?P<power>[-+]?\s?\d{{1,3}})\s?[)}}]?
       |
-      (?P<int>\d{1,3}(?:,\d{3})+|\d*)(?P<dec>\.\d*)?(?:(?:[eE]|\s*[*×xX]\s*10\s*\^\s*)(?P<exp>[-+]?\d{1,3}))?
-    )(?![\d.,^*/])\s*(?P<rest>.*)""",
+        (?P<stops>[1-9]\d{{0,2}}(?:\.\d{{3}}){{2,}})
+      |
+        (?P<int>{_GROUPED})?(?P<dec>\.\d*)?(?:(?<=[.\d])\((?P<repeating>\d+)\))?
+        (?:(?:[eE]|\s?[*×xX·]\s?10\s?(?:\^|\*\*)\s?[{{(]?\s?)(?P<exp>[-+]?\s?\d{{1,3}})\s?[)}}]?)?
+    )(?![\d.,^*]|/(?!\s?[A-Za-z]))(?P<rest>.*)""",
     re.VERBOSE | re.DOTALL,
 )
-_LATEX = (
-    (re.compile(r"\\[dt]?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}"), r" \1/\2"),
-    (re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)"), r" \1/\2"),
-    (re.compile(r"\\(?:times|cdot)\b"), "×"),
-    (re.compile(r"\^\s*\{\s*([-+]?\w+)\s*\}"), r"^\1"),
-    (re.compile(r"\^\s*(?:\\circ\b|\{\s*\\circ\s*\})|\\degree\b"), "°"),
-    (re.compile(r"\\(?:text|mathrm|rm)\s*\{([^{}]*)\}"), r" \1"),
-    (re.compile(r"\{,\}"), ","),
-    (re.compile(r"\\[,!;: ]"), ""),
-    (re.compile(r"\\([$%])"), r"\1"),
+_FRACTION = (
+    (re.compile(rf"\\frac\s?\{{\s?(-?\s?(?:{_PART}))\s?\}}\s?(?:\{{\s?(-?\s?(?:{_PART}))\s?\}}|(\d))"), r" \1/\2\3"),
+    (re.compile(rf"\\frac\s?(\d)\s?(?:(\d)|\{{\s?((?:{_PART}))\s?\}})"), r" \1/\2\3"),
+    (re.compile(r"\{?\s?(-?\d+)\s?\\over(?![A-Za-z])\s?(\d+)\s?\}?"), r"\1/\2"),
+    (re.compile(r"\{(-?[\d.]+)\}"), r"\1"),
 )
-_PREFIX = re.compile(r"(?:[A-Za-z]\s*)?[=≈]\s*")
+_DOTTED = re.compile(r"(?<=[.\d])\\dot\s?\{?(\d)\}?(?:(\d*)\\dot\s?\{?(\d)\}?)?")
+_LINED = re.compile(r"(?<=[.\d])\\(?:overline|bar)\s?(?:\{\s?(\d+)\s?\}|(\d))")
+_COMBINING = re.compile("(?:\\d[\u0304\u0305])+|\\d\u0307(?:\\d*\\d\u0307)?")
+_MINUTES = re.compile(r"(-?\d+)\s?°\s?(\d{1,2}(?:\.\d+)?)\s?'(?:\s?(\d{1,2}(?:\.\d+)?)\s?(?:\"|''))?")
+_BASE = re.compile(r"_\s?\{?\s?\(?\s?([a-z]+|\d{1,2})\s?\)?\s?\}?|\(?\s?(?:in\s)?base[ -]?([a-z]+|\d{1,2})\s?\)?")
+_BRACED_UNIT = re.compile(r"\{\s?([^{}\d]+)\s?\}$")
+# The ordinary answer: no commas, at most one word. Everything else takes the long way.
+_PLAIN = re.compile(r"(-?)(\d{1,40})(?:\.(\d{1,20}))?(?: ?([A-Za-z%°]+))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A value and its unit: canonical when it is a known one, otherwise as written, "" for none."""
+    """A number.
+
+    Attributes:
+        value: Exact.
+        unit: By the one name of `units.read`; as written when it is none of ours; "" for none.
+        standing: How sure it is that ``unit`` is a unit.
+        name: What it is said to be the value of, "" for nothing.
+    """
 
     value: Fraction
-    unit: str
+    unit: str = ""
+    standing: Standing = Standing.SURE
+    name: str = ""
 
     @property
     def is_plain(self) -> bool:
-        """Whether what follows the value is a unit of the list or nothing: 2x is two of an unknown x."""
-        return not self.unit or self.unit in _UNITS
+        """Whether it is a number and not a term: what follows the value is surely a unit, or nothing."""
+        return self.standing is Standing.SURE
 
 
 @lru_cache(maxsize=1024)  # golds repeat over a group and an epoch, answers within a group
 def read(text: str) -> Quantity | None:
     """The one number that folded text is, or None."""
+    if (plain := _PLAIN.fullmatch(text)) and (quantity := _read_plain(plain)):
+        return quantity
     text = without_math_marks(peel(text))
-    if "\\" in text or "{" in text:
-        for pattern, replacement in _LATEX:
-            text = pattern.sub(replacement, text)
-        text = peel(text.strip())
-    if prefix := _PREFIX.match(text):
-        text = text[prefix.end() :]
-    if (word := _WORDS.get(text.casefold())) is not None:
-        return Quantity(Fraction(word), "")
+    if len(text) > _MAX_TEXT:
+        return None
+    text = peel(without_looks(text))
+    name, text = named(text)
+    quantity = _read_value(peel(text) if name else text)
+    if quantity is None or not name:
+        return quantity
+    return Quantity(quantity.value, quantity.unit, quantity.standing, name)
+
+
+def _read_plain(match: re.Match[str]) -> Quantity | None:
+    sign, whole, decimals, word = match.groups()
+    value = Fraction(int(whole + decimals), 10 ** len(decimals)) if decimals else Fraction(int(whole))
+    if sign:
+        value = -value
+    if not word:
+        return Quantity(value)
+    unit = unit_rules.read(word, glued=match.start(4) == match.end(3 if decimals else 2))
+    return Quantity(value, unit.name) if unit.standing is Standing.SURE else None
+
+
+def _read_value(text: str) -> Quantity | None:
+    """Of text without wrapping and name."""
+    if text[:1] in ("-", "+") and text[1:].lstrip()[:1] == "(":  # -(3/4)
+        inner = peel(text[1:].strip())
+        quantity = _read_value(inner) if inner[:1].isdigit() or inner[:1] in "\\." else None
+        if quantity is None or text[0] == "+":
+            return quantity
+        return Quantity(-quantity.value, quantity.unit, quantity.standing)
+    if not any(char.isdigit() for char in text):
+        return _read_words(text)
+    text = _in_figures(text)
+    if minutes := _MINUTES.fullmatch(text):
+        degrees, *parts = (Fraction(part or 0) for part in minutes.groups())
+        below = parts[0] / 60 + parts[1] / 3600
+        return Quantity(degrees - below if text[0] == "-" else degrees + below, "°")
     match = _NUMBER.match(text)
     if not match or match.start("rest") > _MAX_TOKEN:
         return None
     value = _value(match)
-    if value is None:
+    return None if value is None else _with_unit(value, match["currency"] or "", match["rest"])
+
+
+def _read_words(text: str) -> Quantity | None:
+    """ "three", "two hundred and five meters", 三分之一."""
+    words = read_words(text)
+    if words is None:
         return None
-    unit = match["rest"].strip()
-    first, _, after = unit.partition(" ")
-    if first.casefold() in _SCALES:
-        value, unit = value * _SCALES[first.casefold()], after.strip()
-    elif unit and unit[0] in _SCALES and unit not in _UNIT_OF:  # 千克 is a unit, 千 a scale
-        value, unit = value * _SCALES[unit[0]], unit[1:].strip()
-    if match["currency"]:
-        if unit:
-            return None
-        unit = match["currency"]
-    if unit and any(c.isdigit() for c in unit.removesuffix("^2").removesuffix("^3")):
-        return None
-    return Quantity(value, _canonical(unit))
+    value, rest = words
+    if not rest:
+        return Quantity(value)
+    unit = unit_rules.read(rest)
+    return Quantity(value, unit.name) if unit.standing is Standing.SURE else None
+
+
+def _in_figures(text: str) -> str:
+    """LaTeX's fractions and repeating decimals in one line: ``\\frac{3}{4}`` is 3/4, ``0.\\overline{3}`` is 0.(3)."""
+    if "\\" in text or "{" in text:
+        text = _LINED.sub(lambda m: f"({m[1] or m[2]})", text)
+        text = _DOTTED.sub(lambda m: f"({m[1]}{m[2] or ''}{m[3] or ''})", text)
+        for pattern, replacement in _FRACTION:
+            text = pattern.sub(replacement, text)
+        text = text.strip()
+    elif not text.isascii():
+        text = _COMBINING.sub(lambda m: f"({re.sub('[^0-9]', '', m.group())})", text)
+    return text
+
+
+def _digits(text: str) -> str:
+    return text.replace(",", "").replace(" ", "").replace("'", "")
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
     if match["den"]:
-        if not int(match["den"]):
+        below = Fraction(_digits(match["den"]))
+        if not below:
             return None
-        value = int(match["whole"] or 0) + Fraction(int(match["num"]), int(match["den"]))
+        value = int(match["whole"] or 0) + Fraction(_digits(match["num"])) / below
     elif match["power"]:
-        value = Fraction(10) ** int(match["power"])
+        value = Fraction(10) ** int(_digits(match["power"]))
+    elif match["stops"]:
+        value = Fraction(match["stops"].replace(".", ""))
     else:
-        whole, decimals = match["int"].replace(",", ""), (match["dec"] or "")[1:]
-        if not whole and not decimals:
+        whole, decimals = _digits(match["int"] or ""), (match["dec"] or "")[1:]
+        if not whole and not decimals and not match["repeating"]:
             return None
-        value = Fraction(int(whole + decimals), 10 ** len(decimals)) if decimals else Fraction(int(whole))
+        value = Fraction(int(whole + decimals or 0), 10 ** len(decimals))
+        if match["repeating"]:
+            if not match["dec"]:
+                return None
+            value += Fraction(int(match["repeating"]), (10 ** len(match["repeating"]) - 1) * 10 ** len(decimals))
         if match["exp"]:
-            value *= Fraction(10) ** int(match["exp"])
+            value *= Fraction(10) ** int(_digits(match["exp"]))
     return -value if match["sign"] == "-" else value
 
 
+def _with_unit(value: Fraction, currency: str, rest: str) -> Quantity | None:
+    """The value in its scale, and what follows it as a unit."""
+    text = rest.strip()
+    if not text and not currency:
+        return Quantity(value)
+    if text.startswith("/") and not currency:
+        return None  # 5/x is a quotient
+    if text.startswith("_") or "base" in text:
+        base = _BASE.fullmatch(text)
+        return Quantity(value, f"base {base[1] or base[2]}", Standing.UNKNOWN) if base and not currency else None
+    first, _, after = text.partition(" ")
+    money = _SCALES_OF_MONEY.get(first.casefold()) if currency else None
+    unit = unit_rules.read(text, glued=not rest[:1].isspace()) if not money else unit_rules.NONE
+    if money or (scale := _SCALES.get(first.casefold())):
+        value, text = value * (money or scale), after.strip()
+        unit = unit_rules.read(text)
+    elif unit.standing is Standing.UNKNOWN and (han := _leading_scale(text)):  # 千克 is a unit, 千 a scale
+        value, text = value * _SCALES[han], text[len(han) :].strip()
+        unit = unit_rules.read(text)
+    if unit.standing is Standing.UNKNOWN and (braced := _BRACED_UNIT.fullmatch(text)):
+        unit = unit_rules.read(braced[1])
+    if currency:
+        unit = _of_currency(currency, text, unit)
+        return Quantity(value, unit.name) if unit.standing is Standing.SURE else None
+    if unit.standing is Standing.UNKNOWN and any(c.isdigit() for c in unit.name.removesuffix("^2").removesuffix("^3")):
+        return None
+    return Quantity(value, unit.name, unit.standing)
+
+
+def _leading_scale(text: str) -> str:
+    return next((text[:length] for length in (2, 1) if text[:length] in _SCALES), "")
+
+
+def _of_currency(currency: str, text: str, unit: unit_rules.Unit) -> unit_rules.Unit:
+    """$5, "$5 per hour", "$5 USD"; not "$5 cm"."""
+    sign = unit_rules.read(currency)
+    if not text or unit_rules.same(sign.name, unit.name):
+        return sign
+    if text.startswith(("/", "per ", "每")):
+        return unit_rules.read(f"{currency}{'' if text[0] == '/' else ' '}{text}")
+    return unit_rules.Unit(text, Standing.UNKNOWN)
+
+
 def units() -> dict[str, str]:
-    """Every spelling of a unit, with its canonical one."""
-    return _UNIT_OF
-
-
-def _canonical(unit: str) -> str:
-    # Case tells symbols apart (mm, Mm); it tells nothing about words.
-    folded = unit.casefold() if len(unit) > 2 else unit
-    return _UNIT_OF.get(unit) or _UNIT_OF.get(folded) or unit
+    """Every spelling that is a unit wherever it stands, with the unit's name."""
+    return unit_rules.spellings()
 
 
 def on_scale_of(gold: Quantity, answer: Quantity) -> tuple[Fraction, ...]:
-    """The values that the answer may have beside the gold's, given the units; none when the units do not fit."""
-    if answer.unit == gold.unit:
+    """The values that the answer may have beside the gold's, given units and names; none when these do not fit."""
+    if not same_name(gold.name, answer.name):
+        return ()
+    if unit_rules.same(answer.unit, gold.unit):
         return (answer.value,)
     if answer.unit and gold.unit:
         return ()
@@ -223,7 +262,7 @@ def on_scale_of(gold: Quantity, answer: Quantity) -> tuple[Fraction, ...]:
         return (answer.value, answer.value * 100)
     if answer.unit == "%":
         return (answer.value, answer.value / 100)
-    return (answer.value,) if (answer.unit or gold.unit) in _UNITS else ()
+    return (answer.value,) if min(answer.standing, gold.standing) > Standing.UNKNOWN else ()
 
 
 def check(answer: str, gold: Gold) -> Verdict:
@@ -235,7 +274,7 @@ def check(answer: str, gold: Gold) -> Verdict:
         return UNREADABLE
     values = on_scale_of(expected, found)
     if not gold.tolerance:
-        return RIGHT if expected.value in values else DIFFERENT
+        return CORRECT if expected.value in values else DIFFERENT
     # Through the decimal notation: 0.3 means three tenths, not the double just below.
     slack = Fraction(repr(gold.tolerance))
-    return RIGHT if any(abs(value - expected.value) <= slack for value in values) else DIFFERENT
+    return CORRECT if any(abs(value - expected.value) <= slack for value in values) else DIFFERENT

@@ -23,8 +23,15 @@ _SAME_SIGN = str.maketrans(
         "\u066b": ".",  # Arabic decimal separator
         "\u066c": ",",  # Arabic thousands separator
         "\u2044": "/",  # fraction slash, which NFKC puts into ½
+        # Degree signs that NFKC would turn into the letter o and into a space with a ring.
+        "\u00ba": "°",
+        "\u02da": "°",
     }
 )
+# A comma of Chinese and Japanese text separates: "10、100" is a list and not ten thousand one hundred. Only among
+# full-width digits does a full-width comma group them.
+_LIST_COMMA = re.compile(r"(?<=\d)\s?\u3001\s?(?=\d)|(?<=[0-9])\uff0c(?=[0-9])")
+_RING_AFTER_NUMBER = re.compile("(?<=[0-9}])\\s?\\^?\\s?\u2218")
 # NFKC would turn 10² into 102 and 1½ into 11/2.
 _SUPERSCRIPT = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b]+")
 _VULGAR_AFTER_DIGIT = re.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])")
@@ -43,6 +50,7 @@ def fold(text: str) -> str:
     if text.isascii():
         return text if text.isalnum() else _tidy(text)
     text = _SUPERSCRIPT.sub(lambda m: f"^{m.group()}" if len(m.group()) == 1 else f"^{{{m.group()}}}", text)
+    text = _RING_AFTER_NUMBER.sub("°", _LIST_COMMA.sub(", ", text))
     text = _VULGAR_AFTER_DIGIT.sub(" ", text)
     # Signs come first as well: NFKC would decompose the double prime into two quotes.
     text = unicodedata.normalize("NFKC", text.translate(_SAME_SIGN)).translate(_SAME_SIGN)
@@ -73,14 +81,16 @@ _PAIRS: Final = (
     ("{", "}"),
 )
 _COMMAND = re.compile(
-    r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|displaystyle|bf|rm)\s*(?=\{)"
+    r"\\(?:boxed|fbox|text|textbf|textit|textrm|textsf|texttt|mbox|emph|underline|operatorname"
+    r"|mathrm|mathbf|mathit|mathsf|boldsymbol|bm|displaystyle|bf|rm)\s*(?=\{)"
 )
 _LEAD_IN = re.compile(
     r"""(?P<mark>\*\*|__)?(?:
-        (?:so|therefore|thus|hence|finally)\b[,:\s]*
+        (?:so|therefore|thus|hence|finally|\\therefore)\b[,:\s]*
+      | ∴\s*
       | i\s+(?:would\s+)?(?:think|believe|choose|pick|select|say)\b(?:\s+that\b)?[,:\s]*
       | (?:it\s+is|it's)\b[,:\s]*
-      | (?:(?:the|my)\s+)?(?:(?:final|correct|right|best)\s+)*(?:answer|option|choice)\b\s*
+      | (?:(?:the|my)\s+)?(?:(?:final|correct|right|best)\s+)*(?:answer|option|choice|solution|result)\b\s*
         (?:(?:is|should\s+be|would\s+be)\b\s*)?[:=]?\s*
       | (?:所以|因此|故)[,:\s]*
       | (?:我)?(?:认为|觉得)[,:\s]*
@@ -159,6 +169,117 @@ def _closes_at_end(text: str, start: int) -> bool:
             if depth == 0:
                 return i == len(text) - 1
     return False
+
+
+_LOOKS: Final = (
+    # A comma that is drawn tight to what follows groups digits; any other space after it separates items.
+    (re.compile(r",\s?(?:\\!\s?)+"), ","),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\\!"), ""),
+    (re.compile(r"\\(?:left|right|[bB]igg?[lmr]?|displaystyle|limits)(?![A-Za-z])\s?"), ""),
+    (re.compile(r"\\(?:[,;:> ]|(?:q?quad|(?:thin|med|thick|en)?space|nobreakspace)(?![A-Za-z]))|~"), " "),
+    (re.compile(r"\\(?:[dtc]frac|nicefrac|sfrac)(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname|rm|bf)\s?\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"\s?\^\s?(?:\{\s?(?:\\circ|°|o)\s?\}|\\circ(?![A-Za-z])|°|o(?![A-Za-z0-9]))"), "°"),
+    (re.compile(r"\\(?:text)?degree(?![A-Za-z])"), "°"),
+    (re.compile(r"\\(?:text)?celsius(?![A-Za-z])"), "°C"),
+    (re.compile(r"\\(?:times|ast)(?![A-Za-z])\s?"), "×"),
+    (re.compile(r"\\(?:cdot|bullet)(?![A-Za-z])\s?|[⋅∙•∗]"), "·"),
+    (re.compile(r"\\(?:approx|simeq|doteq)(?![A-Za-z])\s?"), "≈"),
+    (re.compile(r"\\(?:angle|measuredangle)(?![A-Za-z])\s?"), "∠"),
+    (re.compile(r"\\triangle(?![A-Za-z])\s?|∆"), "△"),
+    (re.compile(r"\\mu(?![A-Za-z])\s?"), "μ"),
+    (re.compile(r"\\(?:Omega|ohm)(?![A-Za-z])"), "Ω"),
+    (re.compile(r"\\(?:pounds|textsterling)(?![A-Za-z])\s?"), "£"),
+    (re.compile(r"\\(?:text)?(?:euro)(?![A-Za-z])\s?"), "€"),
+    (re.compile(r"\\(?:text)?yen(?![A-Za-z])\s?"), "¥"),
+    (re.compile(r"\\(?:text)?cent(?![A-Za-z])\s?"), "¢"),
+    (re.compile(r"\\([$%&#_])"), r"\1"),
+    (re.compile(r"(?:\\\\\s?)+$"), ""),
+)
+_HAS_LOOKS = re.compile(r"[\\~^⋅∙•∗∆]|\{,\}")
+
+
+def without_looks(text: str) -> str:
+    """Folded text without what LaTeX does for looks only, and with signs for the commands that name them.
+
+    ``9.8 \\mathrm{~m}`` says 9.8 m, ``\\left(1\\right)`` says (1), ``71^o`` says 71°, ``11,\\! 111`` says 11,111; the
+    thin space of ``10,\\,100`` stays a space, because that is a list.
+    """
+    if not _HAS_LOOKS.search(text):
+        return text
+    for pattern, replacement in _LOOKS:
+        text = pattern.sub(replacement, text)
+    return " ".join(text.split())
+
+
+# What an answer may say that its value belongs to: x, BF, ∠ABC, a_n, f(2), |AB|, S_{△ABC}, cos B, AB:BC, (p, q), Area.
+_MAX_NAME: Final = 60  # our choice: "The total surface area of the solid figure" has 42
+_NAME_MARKS = re.compile(
+    r"\\(?:overline|overrightarrow|vec|widehat|hat|bar|tilde|odot|operatorname|mathbf|mathit|mathcal|bm)(?![A-Za-z])"
+)
+_NAME_FRACTION = re.compile(r"\\frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}")
+_SUBSCRIPT = re.compile(r"_\s?(?:\{([^{}]*)\}|(\w))|(?<=[A-Za-z])(\d{1,2})(?!\d)")
+_ARGUMENT = re.compile(r"(?<=[A-Za-z'])\s?\(([^()=]*)\)")
+_TUPLE_OF_NAMES = re.compile(r"\(\s?[^\W\d_]'?(?:\s?,\s?[^\W\d_]'?)+\s?\)")
+_NAME = re.compile(r"(?![+\-:/])(?=[^A-Za-z\u0370-\u9fff]*[A-Za-z\u0370-\u9fff])(?:[∠△⊙|'\\ +\-:/]|[^\W\d_])+")
+_FUNCTION = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc|log|ln|lim|max|min)(?![a-z])")
+_RELATION = re.compile(r"[=≈<>≠≤≥]")
+_PROSE = re.compile(r"[a-z]{4}|[A-Za-z]{2,} [A-Za-z]{2}|[\u3400-\u9fff]")
+
+
+def named(text: str) -> tuple[str, str]:
+    """Split "BF = 4.2" into what it is the value of, and the value; ("", text) where there is no such name.
+
+    Takes folded text. A name has no figures but as an index or an argument, so that a sum ("2+2=4") or an equation
+    ("2x=10") is none; it holds no doubt or denial; and there is one relation sign in all, because a chain is not one
+    answer. A leading "=" or "≈" names nothing and is taken off.
+    """
+    relation = _RELATION.search(text)
+    if not relation or relation.group() not in "=≈" or relation.start() > _MAX_NAME:
+        return "", text
+    left, right = text[: relation.start()].removesuffix(":").strip(), text[relation.end() :].strip()
+    if not right or _RELATION.search(right):
+        return "", text
+    if not left:
+        return "", right
+    name = _name(left)
+    return (name, right) if name else ("", text)
+
+
+def _name(text: str) -> str:
+    """One spelling of a name, or "" for what is none; a description in words ("total area") begins with a space."""
+    if hedges(text):
+        return ""
+    text = _NAME_FRACTION.sub(r"\1/\2", without_looks(_NAME_MARKS.sub("", text)))
+    if _TUPLE_OF_NAMES.fullmatch(text):
+        return text.replace(" ", "")
+    bare = _ARGUMENT.sub("", _SUBSCRIPT.sub("", text)).replace("{", "").replace("}", "").strip()
+    if not _NAME.fullmatch(bare) or "sqrt" in bare:
+        return ""
+    if _PROSE.search(bare) and "\\" not in bare and not _FUNCTION.match(bare):
+        return f" {words(bare)}"
+    text = re.sub(r"[{}_\s|\\]", "", text)
+    return "".join(_letter(char) for char in text.removeprefix("m∠").removeprefix("∠"))
+
+
+def _letter(char: str) -> str:
+    """Greek letters as LaTeX writes them: α is alpha."""
+    if char.isascii() or not "\u0391" <= char <= "\u03c9":
+        return char
+    name = unicodedata.name(char).rpartition(" ")[2]
+    return name.capitalize() if char.isupper() else name.lower()
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names (see :func:`named`) may be the same thing: x is not y, BA is AB, and a description ("area") may
+    be the description or the symbol of the same thing. What has no name may be anything."""
+    if not one or not other or one == other or (one.isupper() and one == other[::-1]):
+        return True
+    if one[0] == other[0] == " ":
+        first, second = set(one.split()), set(other.split())
+        return first <= second or second <= first
+    return one[0] == " " or other[0] == " "
 
 
 _ARTICLE = re.compile(r"(?:an?|the) ")

@@ -36,14 +36,16 @@ class Verdict:
     reason: str
 
 
-RIGHT: Final = Verdict(True, "equal")
+CORRECT: Final = Verdict(True, "equal")
 DIFFERENT: Final = Verdict(False, "different")
 UNREADABLE: Final = Verdict(False, "answer not readable")
+CONTRADICTORY: Final = Verdict(False, "letter and text disagree")
 NO_ANSWER: Final = Verdict(False, "no answer")
 TOO_LONG: Final = Verdict(False, "answer too long")
 ABSTAIN: Final = Verdict(None, "gold not readable")
 TIMEOUT: Final = Verdict(False, "timeout")
 CRASHED: Final = Verdict(False, "crashed")
+RIGHT: Final = CORRECT
 
 Checker = Callable[[str, Gold], Verdict]
 """The rule of one answer type, for str of at most MAX_CHARS. Pure and without exceptions, all but ``judge``."""
