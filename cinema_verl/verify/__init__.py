@@ -1,46 +1,43 @@
-"""Is this answer right? One registry, one module per answer type, one rule in each module's docstring.
+"""Is this answer correct? One registry, one module per answer type, one rule in each module's docstring.
 
-Every rule reads the gold and the answer and compares what they say. It gives one of three verdicts: right,
-wrong, or none at all because the *gold* cannot be read, so that a broken row is counted as one and never
-scored right. An answer that cannot be read is wrong: whatever a policy writes must be one answer, not a
-text that contains it.
+Every rule reads the gold and the answer and compares what they say. It gives one of three verdicts: correct, incorrect,
+or none at all because the *gold* cannot be read, so that a broken row is counted as one and never scored as correct. An
+answer that cannot be read is incorrect: whatever a policy writes must be one answer, not a text that contains it.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Any
 
 from cinema_verl.meta_action import TAGS
 from cinema_verl.verify import judge, latex, mcq, mcq_multi, number, ocr, ordering, regression, text, yesno
+from cinema_verl.verify.registry import CHECKERS, answer_types, find, register
 from cinema_verl.verify.verdict import ABSTAIN, MAX_CHARS, NO_ANSWER, TOO_LONG, UNREADABLE, Checker, Gold, Verdict
 
-__all__ = ["ANSWER_TYPES", "MAX_CHARS", "Checker", "Gold", "Verdict", "decide", "register", "verify"]
+__all__ = ["MAX_CHARS", "Checker", "Gold", "Verdict", "answer_types", "decide", "register", "verify"]
 
-_CHECKERS: Final[dict[str, Checker]] = {
-    "mcq": mcq.check,
-    "mcq_multi": mcq_multi.check,
-    "yesno": yesno.check,
-    "number": number.check,
-    "latex": latex.check,
-    "ordering": ordering.check,
-    "ocr": ocr.check,
-    "regression": regression.check,
-    "text": text.check,
-    "judge": judge.check,
-}
-ANSWER_TYPES: Final = tuple(_CHECKERS)
-"""The types that ship with the package."""
+CHECKERS.update(
+    mcq=mcq.check,
+    mcq_multi=mcq_multi.check,
+    yesno=yesno.check,
+    number=number.check,
+    latex=latex.check,
+    ordering=ordering.check,
+    ocr=ocr.check,
+    regression=regression.check,
+    text=text.check,
+    judge=judge.check,
+)
+
+if TYPE_CHECKING:
+    ANSWER_TYPES: tuple[str, ...]
 
 
-def register(answer_type: str, checker: Checker) -> None:
-    """Add an answer type; a type that exists is not replaced, for training and evaluation must agree on it.
-
-    Raises:
-        ValueError: the type exists already.
-    """
-    if answer_type in _CHECKERS:
-        raise ValueError(f"answer type {answer_type!r} is registered already")
-    _CHECKERS[answer_type] = checker
+def __getattr__(name: str) -> Any:
+    """``ANSWER_TYPES``: what `answer_types` says now."""
+    if name == "ANSWER_TYPES":
+        return answer_types()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def decide(
@@ -54,9 +51,9 @@ def decide(
     question: str = "",
 ) -> Verdict:
     """:func:`verify` with the reason; same arguments, same errors."""
-    checker = _CHECKERS.get(answer_type) if isinstance(answer_type, str) else None
+    checker = CHECKERS.get(answer_type) or find(answer_type) if isinstance(answer_type, str) else None
     if checker is None:
-        raise ValueError(f"unknown answer type {answer_type!r}; known: {', '.join(_CHECKERS)}")
+        raise ValueError(f"unknown answer type {answer_type!r}; known: {', '.join(answer_types())}")
     if not isinstance(gold, str):
         raise TypeError(f"gold must be str, got {type(gold).__name__}")
     if answer is not None and not isinstance(answer, str):
@@ -87,24 +84,24 @@ def verify(
     tolerance: float | None = None,
     question: str = "",
 ) -> bool | None:
-    """Whether ``answer`` is right.
+    """Whether ``answer`` is correct.
 
     Args:
-        answer: what stands in the answer tags; None (no single answer) is wrong.
-        gold: the reference answer.
-        answer_type: one of ``ANSWER_TYPES``, or a registered one.
-        options: the choices in order, for ``mcq`` and ``mcq_multi``; with or without their letters.
-        aliases: other right answers, for ``text`` and ``judge``.
-        tolerance: absolute for ``number``, relative to the gold for ``regression`` and ``ocr``; None for
-        the default.
-        question: what was asked, for ``judge``; the other rules need no more than the gold.
+        answer: What stands in the answer tags; None (no single answer) is incorrect.
+        gold: The reference answer.
+        answer_type: One of `answer_types`.
+        options: The choices in order, for ``mcq`` and ``mcq_multi``; with or without their letters.
+        aliases: Other correct answers, for ``text`` and ``judge``.
+        tolerance: Absolute for ``number``, relative to the gold for ``regression`` and ``ocr``; None for the default.
+        question: What was asked, for ``judge``; the other rules need no more than the gold.
 
     Returns:
         True or False; None when the gold cannot be read, whatever the answer, and when ``judge`` cannot be asked.
 
     Raises:
-        ValueError: an unknown answer type (the known ones are listed), or a tolerance that is negative or
-        not finite. TypeError: answer or gold of another type than str.
+        ValueError: An unknown answer type (the known ones are listed), or a tolerance that is negative or not finite.
+        TypeError: Answer or gold of another type than str.
+        RuntimeError: An unknown answer type, and an installed distribution's cannot be loaded (see `registry`).
     """
     return decide(
         answer, gold, answer_type, options=options, aliases=aliases, tolerance=tolerance, question=question

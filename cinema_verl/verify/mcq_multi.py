@@ -2,9 +2,10 @@
 
 Answer and gold are sets of options: letters run together in capitals ("ACD"), or letters, labelled letters
 and option texts separated by commas, semicolons, slashes, "+", "&", "|", line breaks, "and", "和" or "、"; a
-JSON list too. Right is the same set, in any order; a missing or an extra letter is wrong, so listing
-everything scores only where everything is right. "or", doubt and any other prose make it unreadable, and so
-does a letter named twice. A gold that names no option abstains.
+JSON list too; with "both", "only", "are correct" around them. Correct is the same set, in any order; a missing or an
+extra letter is incorrect, so listing everything scores only where everything is correct. "or", doubt and any other
+prose make it unreadable, and so do a letter named twice and a letter beside another option's text. A gold that names no
+option abstains.
 """
 
 import re
@@ -12,24 +13,34 @@ from functools import lru_cache
 
 from cinema_verl.verify.mcq import Options, options_of, read_exact
 from cinema_verl.verify.reading import fold, peel
-from cinema_verl.verify.verdict import ABSTAIN, DIFFERENT, RIGHT, UNREADABLE, Gold, Verdict
+from cinema_verl.verify.verdict import ABSTAIN, CORRECT, DIFFERENT, UNREADABLE, Gold, Verdict
 
 # From strong to weak: a comma or an "and" inside an option's text does no harm where semicolons separate.
 _SEPARATORS = (
     re.compile(r"[;|\n]"),
     re.compile(r",|、"),
-    re.compile(r"[/+&]|\band\b|和|及|与", re.IGNORECASE),
+    re.compile(r"[/+&]|\b(?:and|plus|as\swell\sas)\b|以?及|和|与|(?<=[)\]])\s?(?=[(\[])", re.IGNORECASE),
 )
 _CAPITALS = re.compile(r"[A-Z](?:\s?[A-Z])*")
-_LEAD_IN = re.compile(r"(?:the\s)?(?:correct\s)?(?:answers|options|choices)\b(?:\sare)?\s?:?\s?", re.IGNORECASE)
+_LEAD_IN = re.compile(
+    r"(?:the\s)?(?:correct\s|right\s)?(?:answers|options|choices|statements|letters)\b(?:\sare)?\s?:?\s?"
+    r"|(?:both|only|just|all\sof)\s(?=\S)",
+    re.IGNORECASE,
+)
+_REMARK = re.compile(
+    r"(?:\s(?:only|together)|,?\s(?:are|is)(?:\s(?:both|all))?(?:\sthe)?\s(?:correct|right|true)"
+    r"(?:\s(?:answers?|options?|choices?|ones?))?|都?(?:是)?(?:正确|对)的?)$",
+    re.IGNORECASE,
+)
 
 
 @lru_cache(maxsize=1024)  # golds repeat over a group and an epoch
 def read_set(text: str, options: Options) -> frozenset[str] | None:
     """The options that folded text names, or None when a part of it names none or one is named twice."""
-    text = peel(text)
-    if lead_in := _LEAD_IN.match(text):
-        text = text[lead_in.end() :]
+    text = _REMARK.sub("", peel(text))
+    for _ in range(2):  # "options: both A and C"
+        if lead_in := _LEAD_IN.match(text):
+            text = peel(text[lead_in.end() :])
     letters = _letters(text, options, _SEPARATORS)
     if not letters or len(set(letters)) != len(letters) or not set(letters) <= set(options.letters):
         return None
@@ -62,4 +73,4 @@ def check(answer: str, gold: Gold) -> Verdict:
     found = read_set(fold(answer), options)
     if found is None:
         return UNREADABLE
-    return RIGHT if found == expected else DIFFERENT
+    return CORRECT if found == expected else DIFFERENT

@@ -9,8 +9,8 @@ Values are compared exactly, as rationals: 42 = 42.0 = 84/2, 0.001 is not 0.004;
 (MathVista's precision of k digits is 0.5 * 10^-k) and by default there is none. Units: on both sides they must be the
 same and are not converted; one side may leave out a known one; a lone percent sign may also be read as a hundredth, so
 that 50% = 0.5 and 50% = 50. Names: x = 5 is 5, and is not y = 5. A base is part of the number: 204_5 is neither 204_6
-nor 204. A list is no number: "10, 100" is not 10100. Neither are NaN, infinity, sums that are not worked out, numbers of
-more than 64 characters or three exponent digits, and prose: a gold like that abstains.
+nor 204. A list is no number: "10, 100" is not 10100. Neither are NaN, infinity, sums that are not worked out, numbers
+of more than 64 characters or three exponent digits, and prose: a gold like that abstains.
 """
 
 import re
@@ -213,12 +213,11 @@ def _with_unit(value: Fraction, currency: str, rest: str) -> Quantity | None:
         base = _BASE.fullmatch(text)
         return Quantity(value, f"base {base[1] or base[2]}", Standing.UNKNOWN) if base and not currency else None
     first, _, after = text.partition(" ")
-    money = _SCALES_OF_MONEY.get(first.casefold()) if currency else None
-    unit = unit_rules.read(text, glued=not rest[:1].isspace()) if not money else unit_rules.NONE
-    if money or (scale := _SCALES.get(first.casefold())):
-        value, text = value * (money or scale), after.strip()
-        unit = unit_rules.read(text)
-    elif unit.standing is Standing.UNKNOWN and (han := _leading_scale(text)):  # 千克 is a unit, 千 a scale
+    scale = (_SCALES_OF_MONEY.get(first.casefold()) if currency else None) or _SCALES.get(first.casefold())
+    if scale:
+        value, text = value * scale, after.strip()
+    unit = unit_rules.read(text, glued=not scale and not rest[:1].isspace())
+    if not scale and unit.standing is Standing.UNKNOWN and (han := _leading_scale(text)):  # 千克 is a unit, 千 a scale
         value, text = value * _SCALES[han], text[len(han) :].strip()
         unit = unit_rules.read(text)
     if unit.standing is Standing.UNKNOWN and (braced := _BRACED_UNIT.fullmatch(text)):

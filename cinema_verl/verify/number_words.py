@@ -80,7 +80,7 @@ def _integer(words: list[str]) -> int | None:
     group: list[str] = []
     for word in words:
         if word in _SCALES:
-            value = _below_thousand(group)
+            value = 1 if group == ["a"] else _below_thousand(group)
             if not value or _SCALES[word] >= below:
                 return None
             total, below, group = total + value * _SCALES[word], _SCALES[word], []
@@ -109,8 +109,6 @@ def _below_thousand(words: list[str]) -> int | None:
                 return None
         if not words:
             return hundreds * 100
-    elif words == ["a"]:
-        return 1
     values = [_BELOW_HUNDRED.get(word) for word in words]
     if len(values) == 1 and values[0] is not None:
         return hundreds * 100 + values[0] if values[0] or not hundreds else None
@@ -184,7 +182,7 @@ def _han_below_10000(text: str) -> int | None:
                 return None
             total, below, digit = total + (1 if digit is None else digit) * place, place, None
         elif char in "零〇":
-            if digit is not None or not i and len(text) == 1:
+            if digit is not None:
                 return None
         elif char in _HAN_DIGITS and digit is None:
             digit = _HAN_DIGITS[char]

@@ -1,44 +1,97 @@
 """An order of things.
 
-Answer and gold are sequences: items separated by commas, semicolons, ">", "->", "→", "|", "then" or line
-breaks, a JSON list, letters or digits separated by spaces, or letters or digits run together ("BCA",
-"213"). An item is compared as words without a leading "image", "frame", "picture", "step" or "option" and
-without brackets. Right is the same sequence; nothing is given for a part of it or for the reverse, and "<"
-is no separator because it reverses the order. A gold of fewer than two items or with an item twice
-abstains.
+Answer and gold are sequences: items separated by commas, semicolons, ">", "->", "→", "|", "/", "then", "before",
+"followed by" or line breaks; a JSON list; bracketed items side by side ("(2)(1)(3)", "<image 2><image 1>"); letters or
+digits separated by spaces or hyphens, or run together ("BCA", "bca", "213"); or a numbered list ("1. B", "2. A" on
+lines of their own), whose numbers count the places. An item is compared as words without brackets and without a leading
+"image", "frame", "picture", "step", "event" or "option"; a number in words is that number. Correct is the same
+sequence; nothing is given for a part of it or for the reverse, and "<" is no separator because it reverses the order. A
+gold of fewer than two items or with an item twice abstains.
 """
 
 import re
 from functools import lru_cache
+from string import ascii_lowercase
 
-from cinema_verl.verify.reading import fold, peel, words
-from cinema_verl.verify.verdict import ABSTAIN, DIFFERENT, RIGHT, UNREADABLE, Gold, Verdict
+from cinema_verl.verify.number_words import read_words
+from cinema_verl.verify.reading import fold, peel, without_looks, words
+from cinema_verl.verify.verdict import ABSTAIN, CORRECT, DIFFERENT, UNREADABLE, Gold, Verdict
 
 _SEPARATOR = re.compile(
-    r"\s*(?:,\s*(?:and\b\s*)?(?:then\b)?|-{1,3}>|={1,3}>|→|⇒|\\(?:right|Right|long)?arrow\b|\\to\b|[;>|\n]|\b(?:and\s)?then\b"
-    r"|\band\b)\s*",
+    r"\s?(?:,\s?(?:and\b\s?)?(?:then\b|next\b|finally\b)?|-{1,3}>|={1,3}>|>>|[→⇒⟶⟹➔➜➡⇨➝►]"
+    r"|\\(?:long)?(?:right|Right)arrow(?![A-Za-z])|\\(?:to|gt|implies)(?![A-Za-z])|[;>|\n/]"
+    r"|\b(?:(?:and\s)?then|and|before|(?:is\s)?followed\sby|precedes|comes\sbefore)\b"
+    r"|(?<=[)\]>])(?=\s?[(\[<])|然后|再|接着)\s?",
     re.IGNORECASE,
 )
-_SHORT_ITEMS = re.compile(r"(?:[A-Za-z]|\d{1,3})(?:(?:\s+|\s*-\s*)(?:[A-Za-z]|\d{1,3}))+")
-_KIND = re.compile(r"(?:the\s+)?(?:image|frame|picture|photo|figure|step|option|图片?|帧)\s*#?\s*(?=\S)", re.IGNORECASE)
-
-_LEAD_IN = re.compile(r"(?:the\s)?(?:correct\s|right\s)?(?:order|sequence)(?:\sis)?\s?:?\s(?=\S)", re.IGNORECASE)
+_ANGLED = re.compile(
+    r"<\s?(?=(?:image|img|frame|picture|video|clip|photo|figure|fig|step|event|option)[ _\-#]?\w)([^<>]*)>", re.I
+)
+_SHORT_ITEMS = re.compile(r"(?:[A-Za-z]|\d{1,3})(?:\s?-?\s?(?<=[\s-])(?:[A-Za-z]|\d{1,3}))+")
+_KIND = re.compile(
+    r"(?:the\s)?(?:images?|img|frames?|pictures?|pics?|photos?|panels?|figures?|fig\.?|steps?|events?|options?|clips?|scenes?|videos?"
+    r"|items?|numbers?|no\.?|图片?|图像|照片|画面|帧|步骤?|事件|选项)[ _\-]?\s?#?\s?(?=\S)|#\s?(?=\w)",
+    re.IGNORECASE,
+)
+_COUNTED = re.compile(r"第\s?(\w{1,3})\s?(?:张|幅|个|步|帧|件)?(?:图片?|图像|照片|事件|步骤)?")
+_ORDINAL = re.compile(
+    r"(?:the\s)?(\d{1,3})(?:st|nd|rd|th)(?:\s(?:image|frame|picture|photo|step|event|panel|clip))?", re.IGNORECASE
+)
+_LEAD_IN = re.compile(
+    r"(?:the\s)?(?:(?:correct|right|proper|final|chronological|temporal)\s){0,2}(?:order|sequence|ordering|arrangement)"
+    r"(?:\s(?:of|from|for)\s[\w ]{1,40}?)?(?:\s(?:is|should\sbe)(?:\sas\sfollows)?)?\s?:?\s(?=\S)"
+    r"|(?:正确的?)?(?:的)?(?:顺序|排序)(?:应该?)?[是为]?\s?:?\s?(?=\S)",
+    re.IGNORECASE,
+)
+_NUMBERED = re.compile(r"\(?(\d{1,2})[.):]\s?(\S.*)")
 
 
 @lru_cache(maxsize=1024)  # golds repeat over a group and an epoch
 def read(text: str) -> tuple[str, ...] | None:
     """The items in folded text, or None when there are fewer than two or one comes twice."""
-    text = peel(_LEAD_IN.sub("", peel(text), count=1))
-    parts = _SEPARATOR.split(text)
+    text = _LEAD_IN.sub("", peel(text), count=1)
+    if "<" in text:
+        text = _ANGLED.sub(r"[\1]", text)
+    text = peel(text)
+    parts = _numbered(text) or _SEPARATOR.split(text)
     if len(parts) == 1:
-        if _SHORT_ITEMS.fullmatch(text):
-            parts = re.split(r"[\s-]+", text)
-        elif text.isascii() and (text.isdigit() or (text.isalpha() and text.isupper())):
-            parts = list(text)
-    items = [words(peel(_KIND.sub("", peel(part), count=1))) for part in parts]
+        parts = _short(text)
+    items = [_item(part) for part in parts]
     if len(items) < 2 or not all(items) or len(set(items)) != len(items):
         return None
     return tuple(items)
+
+
+def _short(text: str) -> list[str]:
+    """Letters or digits that stand side by side. Small letters only where they are the first ones: "bca", not "cab"
+    of a longer alphabet, nor a word."""
+    if _SHORT_ITEMS.fullmatch(text):
+        return re.split(r"[\s-]+", text)
+    if not text.isascii() or not text.isalnum():
+        return [text]
+    if text.isdigit() or (text.isalpha() and text.isupper()) or "".join(sorted(text)) == ascii_lowercase[: len(text)]:
+        return list(text)
+    return [text]
+
+
+def _numbered(text: str) -> list[str] | None:
+    """The items of a numbered list, one a line."""
+    lines = text.split("\n")
+    if len(lines) < 2:
+        return None
+    matches = [_NUMBERED.fullmatch(line.strip()) for line in lines]
+    items = [match[2] for match in matches if match and match[1]]
+    places = [int(match[1]) for match in matches if match]
+    return items if places == list(range(1, len(lines) + 1)) else None
+
+
+def _item(text: str) -> str:
+    text = peel(text)
+    if (counted := _COUNTED.fullmatch(text)) or (counted := _ORDINAL.fullmatch(text)):
+        text = counted[1]
+    text = words(peel(_KIND.sub("", without_looks(text), count=1)))
+    value = read_words(text) if text and not text.isdigit() else None
+    return str(value[0]) if value and not value[1] and value[0].denominator == 1 else text
 
 
 def check(answer: str, gold: Gold) -> Verdict:
@@ -48,4 +101,4 @@ def check(answer: str, gold: Gold) -> Verdict:
     found = read(fold(answer))
     if found is None:
         return UNREADABLE
-    return RIGHT if found == expected else DIFFERENT
+    return CORRECT if found == expected else DIFFERENT

@@ -179,7 +179,10 @@ _LOOKS: Final = (
     (re.compile(r"\\(?:left|right|[bB]igg?[lmr]?|displaystyle|limits)(?![A-Za-z])\s?"), ""),
     (re.compile(r"\\(?:[,;:> ]|(?:q?quad|(?:thin|med|thick|en)?space|nobreakspace)(?![A-Za-z]))|~"), " "),
     (re.compile(r"\\(?:[dtc]frac|nicefrac|sfrac)(?![A-Za-z])"), r"\\frac"),
-    (re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname|rm|bf)\s?\{([^{}]*)\}"), r" \1 "),
+    (
+        re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname|rm|bf)\s?\{([^{}]*)\}"),
+        r" \1 ",
+    ),
     (re.compile(r"\s?\^\s?(?:\{\s?(?:\\circ|°|o)\s?\}|\\circ(?![A-Za-z])|°|o(?![A-Za-z0-9]))"), "°"),
     (re.compile(r"\\(?:text)?degree(?![A-Za-z])"), "°"),
     (re.compile(r"\\(?:text)?celsius(?![A-Za-z])"), "°C"),

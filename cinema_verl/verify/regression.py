@@ -1,6 +1,6 @@
 """An estimated quantity.
 
-Numbers and units are read as for ``number``. Right is a relative error of at most ``tolerance`` (default
+Numbers and units are read as for ``number``. Correct is a relative error of at most ``tolerance`` (default
 0.05), measured by the gold; a gold of zero needs an exact zero. A gold that is no number abstains.
 """
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from cinema_verl.verify.number import on_scale_of, read
 from cinema_verl.verify.reading import fold
-from cinema_verl.verify.verdict import ABSTAIN, DIFFERENT, RIGHT, UNREADABLE, Gold, Verdict
+from cinema_verl.verify.verdict import ABSTAIN, CORRECT, DIFFERENT, UNREADABLE, Gold, Verdict
 
 TOLERANCE: Final = 0.05
 """Our choice: the strictest threshold of mean relative accuracy (VSI-Bench), whose mean Video-R1 rewards;
@@ -26,4 +26,4 @@ def check(answer: str, gold: Gold) -> Verdict:
     tolerance = Fraction(repr(TOLERANCE if gold.tolerance is None else gold.tolerance))
     slack = tolerance * abs(expected.value)
     close = any(abs(value - expected.value) <= slack for value in on_scale_of(expected, found))
-    return RIGHT if close else DIFFERENT
+    return CORRECT if close else DIFFERENT

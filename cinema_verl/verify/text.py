@@ -1,18 +1,38 @@
 """Free text with aliases.
 
-Right is the gold or one of its aliases, word for word: after folding of scripts and case, with single
-spaces and without wrapping or a leading article. Nothing is given for containing the gold, so that text
-around it does not help. A gold that is empty abstains; empty aliases are ignored.
+Correct is the gold or one of its aliases, word for word: after folding of scripts and case, with single spaces and
+without wrapping or a leading article. Nothing is given for containing the gold, so that text around it does not help.
+Numbers of statements (①③, "(1)(3)", "①、③") are the same numbers in the same order, and are not the number 13. A gold
+that its source wrote as a formula ("sqrt(2)", ``\\frac{3}{4}\\pi{inches}``, "S:T=7:32") is also met by what the rule
+of ``latex`` accepts for it. A gold that is empty abstains; empty aliases are ignored.
 """
 
-from cinema_verl.verify.reading import fold, peel, words
-from cinema_verl.verify.verdict import ABSTAIN, DIFFERENT, RIGHT, UNREADABLE, Gold, Verdict
+import re
+from typing import Final
+
+from cinema_verl.verify import latex
+from cinema_verl.verify.reading import fold, named, peel, same_name, words
+from cinema_verl.verify.verdict import ABSTAIN, CORRECT, DIFFERENT, UNREADABLE, Gold, Verdict
+
+_CIRCLED: Final = {ord("①") + i: f"({i + 1})" for i in range(20)}
+_STATEMENTS = re.compile(r"\(\d{1,2}\)(?:\s?(?:,|、|;|和|and|&)?\s?\(\d{1,2}\))*")
+_FORMULA = re.compile(r"\\[A-Za-z]|\bsqrt\(|\d\s?\{|\}\s?\{|[\w)}]\s?\^\s?[\w({]")
+_BRACED_WORD = re.compile(r"\{\s?([A-Za-z]{2,}[A-Za-z ]*)\}\s*$")
 
 
 def _readings(text: str) -> set[str]:
     """Folded text as it stands and peeled: a gold such as "(None)" or "Option" may be meant literally."""
+    if any(ord(char) in _CIRCLED for char in text):
+        text = text.translate(_CIRCLED)
     text = fold(text)
+    if text[:1] == "(" and _STATEMENTS.fullmatch(text):
+        return {"".join(re.findall(r"\(\d+\)", text))}
     return {reading for reading in (words(text), words(peel(text))) if reading}
+
+
+def _is_formula(text: str) -> bool:
+    """Whether a text is written as a formula: with LaTeX's signs, or as the value of a symbol."""
+    return bool(_FORMULA.search(text)) or ("=" in text and named(fold(text))[0].strip() == named(fold(text))[0] != "")
 
 
 def check(answer: str, gold: Gold) -> Verdict:
@@ -23,5 +43,16 @@ def check(answer: str, gold: Gold) -> Verdict:
     if not found:
         return UNREADABLE
     if found & expected or any(found & _readings(alias) for alias in gold.aliases):
-        return RIGHT
-    return DIFFERENT
+        return CORRECT
+    return _as_formula(answer, gold.text) if _is_formula(gold.text) else DIFFERENT
+
+
+def _as_formula(answer: str, gold: str) -> Verdict:
+    """By the rule of ``latex``, without what both are said to be the value of."""
+    # A word in braces is a unit that lost its command.
+    gold_name, formula = named(_BRACED_WORD.sub(r"\\text{ \1}", fold(gold)))
+    name, found = named(fold(answer))
+    if not same_name(name, gold_name):
+        return DIFFERENT
+    verdict = latex.check(found, Gold(formula))
+    return DIFFERENT if verdict.correct is None else verdict

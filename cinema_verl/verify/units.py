@@ -1,7 +1,7 @@
 """Units: all spellings of one unit, alone or in a quotient, product or power.
 
-``9.8 m/s²``, ``m s^{-2}``, ``meters per second squared`` and ``米/秒²`` are one unit. Nothing is converted: kilometres are
-not metres, and kW·h is not joules. A spelling that may be several units ("pounds", "¥") agrees with each of them.
+``9.8 m/s²``, ``m s^{-2}``, ``meters per second squared`` and ``米/秒²`` are one unit. Nothing is converted: kilometres
+are not metres, and kW·h is not joules. A spelling that may be several units ("pounds", "¥") agrees with each of them.
 """
 
 import re
@@ -172,27 +172,53 @@ _SI: Final = (
     ("L", "liter litre", "μ m c d k"), ("N", "newton", "m k M"), ("J", "joule", "m k M G"), ("W", "watt", "μ m k M G"),
     ("V", "volt", "μ m k M"), ("A", "amp ampere", "n μ m k"), ("Ω", "ohm", "m k M"), ("C", "coulomb", "p n μ m"),
     ("F", "farad", "p n μ m"), ("H", "henry", "μ m"), ("T", "tesla", "μ m"), ("Hz", "hertz", "k M G T"),
-    ("Pa", "pascal", "h k M G"), ("eV", "electronvolt", "m k M G T"), ("mol", "mole", "n μ m k"), ("S", "siemens", "μ m"),
-    ("Wb", "weber", "m"), ("Sv", "sievert", "μ m"), ("Gy", "", "m"), ("Bq", "becquerel", "k M G"), ("bar", "", "m"),
+    ("Pa", "pascal", "h k M G"), ("eV", "electronvolt", "m k M G T"), ("mol", "mole", "n μ m k"),
+    ("S", "siemens", "μ m"), ("Wb", "weber", "m"), ("Sv", "sievert", "μ m"), ("Gy", "", "m"),
+    ("Bq", "becquerel", "k M G"), ("bar", "", "m"),
 )  # fmt: skip
 _HAN: Final = {
-    "km": "千米 公里", "cm": "厘米 公分", "dm": "分米", "mm": "毫米", "μm": "微米", "nm": "纳米", "mL": "毫升", "kg": "千克 公斤",
-    "mg": "毫克", "ms": "毫秒", "kW": "千瓦", "kJ": "千焦", "kPa": "千帕", "kHz": "千赫", "MHz": "兆赫", "kN": "千牛",
-    "mA": "毫安", "mV": "毫伏", "kV": "千伏", "kΩ": "千欧", "MPa": "兆帕",
+    "km": "千米 公里", "cm": "厘米 公分", "dm": "分米", "mm": "毫米", "μm": "微米", "nm": "纳米", "mL": "毫升",
+    "kg": "千克 公斤", "mg": "毫克", "ms": "毫秒", "kW": "千瓦", "kJ": "千焦", "kPa": "千帕", "MPa": "兆帕",
+    "kN": "千牛", "kHz": "千赫", "MHz": "兆赫", "mA": "毫安", "mV": "毫伏", "kV": "千伏", "kΩ": "千欧",
 }  # fmt: skip
 _MAY_BE: Final = {
     "pounds": ("£", "lb"), "¥": ("yuan", "yen"), "°": ("°C", "°F"), "°C": ("coulomb",), "°F": ("farad",),
-    "arcmin": ("ft",), "arcsec": ("in",), "oz": ("fl oz",), "tons": ("t",), "分": ("min", "points", "¢"), "点": ("h", "points"),
+    "arcmin": ("ft",), "arcsec": ("in",), "oz": ("fl oz",), "tons": ("t",),
+    "分": ("min", "points", "¢"), "点": ("h", "points"),
 }  # fmt: skip
 _LETTERS: Final = frozenset("KTHStur")
-"""Symbols that are a variable where they touch the number (3T), and may be one behind a space. Not M, B and k: those are
-also millions, billions and thousands."""
-_PRODUCTS: Final = frozenset("cd dm ha hp kn mo ms ns pg pm ps pt qt sr uL ug um us wk yd".split())
+"""Symbols that are a variable where they touch the number (3T), and may be one behind a space. Not M, B and k: those
+are also millions, billions and thousands."""
+_PRODUCTS: Final = frozenset(
+    (
+        "cd",
+        "dm",
+        "ha",
+        "hp",
+        "kn",
+        "mo",
+        "ms",
+        "ns",
+        "pg",
+        "pm",
+        "ps",
+        "pt",
+        "qt",
+        "sr",
+        "uL",
+        "ug",
+        "um",
+        "us",
+        "wk",
+        "yd",
+    )
+)
 """Symbols that may as well be a product of variables where they touch the number."""
 _SPELT: Final = {
     # quotients and products that have a spelling of their own
-    "kph": "km/h", "kmh": "km/h", "kmph": "km/h", "mph": "mi/h", "fps": "ft/s", "psi": "lb/in^2", "cc": "cm^3", "bps": "bits/s",
-    "kbps": "Kb/s", "Kbps": "Kb/s", "Mbps": "Mb/s", "Gbps": "Gb/s", "kWh": "kW·h", "MWh": "MW·h", "Wh": "W·h", "Ah": "A·h",
+    "kph": "km/h", "kmh": "km/h", "kmph": "km/h", "mph": "mi/h", "fps": "ft/s", "psi": "lb/in^2", "cc": "cm^3",
+    "bps": "bits/s", "kbps": "Kb/s", "Kbps": "Kb/s", "Mbps": "Mb/s", "Gbps": "Gb/s", "kWh": "kW·h", "MWh": "MW·h",
+    "Wh": "W·h", "Ah": "A·h",
     "mAh": "mA·h", "Nm": "N·m", "kNm": "kN·m", "N m": "N·m", "kN m": "kN·m", "kW h": "kW·h", "J s": "J·s", "N s": "N·s",
     "ft lb": "ft·lb", "lb ft": "ft·lb", "ms^-1": "m/s", "ms^-2": "m/s^2", "sqm": "m^2", "sqft": "ft^2", "平米": "m^2",
     "rev/min": "rpm", "r/min": "rpm",
@@ -201,8 +227,8 @@ _SPELT: Final = {
 # variables (2L/g).
 _USUAL_GLUED: Final = "m^2 m^3 m/s m/s^2"
 _USUAL: Final = (
-    f"{_USUAL_GLUED} N/m N·m N/m^2 N/C V/m J/s J/K J/g W/m^2 A/m C/m^2 L/s L/h g/L J·s N·s W·h A·h m^3/s m^2/s L/m^2 V·s Ω·m "
-    "J/m^3 T·m m/h"
+    f"{_USUAL_GLUED} N/m N·m N/m^2 N/C V/m J/s J/K J/g W/m^2 A/m C/m^2 L/s L/h g/L J·s N·s W·h A·h m^3/s m^2/s L/m^2 "
+    "V·s Ω·m J/m^3 T·m m/h"
 )
 _MAX_UNIT: Final = 48  # our choice: "kilograms per cubic centimeter" has 30
 
@@ -229,7 +255,9 @@ def _named() -> dict[str, str]:
 
 
 _NAME_OF: Final = _named()
-_HAN_UNIT = "|".join(sorted((text for text in _NAME_OF if text[0] >= "\u3400" and "/" not in text), key=len, reverse=True))
+_HAN_UNIT = "|".join(
+    sorted((text for text in _NAME_OF if text[0] >= "\u3400" and "/" not in text), key=len, reverse=True)
+)
 _TOKEN = re.compile(
     r"\s?(?:(?P<over>/|\bper\b|每)|(?P<times>[·*×.]|-(?=[A-Za-z]))|(?P<bracket>[()])"
     r"|(?P<square>\b(?:square|sq)\b\.?|平方)|(?P<cubic>\b(?:cubic|cu)\b\.?|立方)"
@@ -320,7 +348,9 @@ def _factors(text: str) -> list[_Factor] | None:
             factors.append(_Factor(name, sign * shape, len(token) == 1 and token.isascii() and token.isalpha()))
             shape = 1
         elif kind not in ("times", "bracket"):
-            power = {"squared": 2, "cubed": 3}.get(kind or "") or int(match["power"] or match["minus"] or match["digit"])
+            power = {"squared": 2, "cubed": 3}.get(kind or "") or int(
+                match["power"] or match["minus"] or match["digit"]
+            )
             if not factors or abs(factors[-1].power) != 1:
                 return None
             factors[-1] = factors[-1]._replace(power=factors[-1].power * power)
@@ -346,14 +376,26 @@ def _spellings() -> dict[str, str]:
     unsure = _LETTERS | _PRODUCTS | {"'", '"', "''", "th", "st", "nd", "rd"}
     found = {text: name for text, name in _NAME_OF.items() if text not in unsure}
     lengths = ("mm", "cm", "dm", "m", "km", "in", "ft", "yd", "mi")
-    words = ("millimeters", "centimeters", "centimetres", "meters", "metres", "kilometers", "kilometres", "inches", "feet",
-             "yards", "miles")  # fmt: skip
-    compounds = [*_SPELT, *_USUAL_GLUED.split(), "N·m", "N/m", "km/s", "cm/s", "km/h", "ft/s", "m/min", "g/cm^3", "kg/m^3", "kJ/mol", "mol/L"]
+    words = [*(f"{prefix}met{end}s" for prefix in ("milli", "centi", "", "kilo") for end in ("er", "re"))]
+    words += ["inches", "feet", "yards", "miles"]
+    per = ["meters per second", "miles per hour", "kilometers per hour", "feet per second", "meters per second squared"]
+    compounds = [
+        *_SPELT,
+        *_USUAL_GLUED.split(),
+        "N·m",
+        "N/m",
+        "km/s",
+        "cm/s",
+        "km/h",
+        "ft/s",
+        "m/min",
+        "g/cm^3",
+        "kg/m^3",
+    ]
+    compounds += ["kJ/mol", "mol/L", *per, "米/秒", "米/分", "千米/时", "千米/小时"]
     compounds += [f"{unit}^{power}" for unit in lengths for power in (2, 3)]
     compounds += [f"{shape} {word}" for word in words for shape in ("square", "cubic", "sq", "cu")]
-    compounds += [f"{shape}{unit}" for unit in ("毫米", "厘米", "分米", "米", "千米", "公里") for shape in ("平方", "立方")]
-    compounds += ["meters per second", "miles per hour", "kilometers per hour", "feet per second", "meters per second squared",
-                  "米/秒", "米/分", "千米/时", "千米/小时"]  # fmt: skip
+    compounds += [f"{shape}{unit}" for unit in ("毫米", "厘米", "分米", "米", "千米") for shape in ("平方", "立方")]
     for text in compounds:
         unit = read(text)
         if unit.standing is Standing.SURE:

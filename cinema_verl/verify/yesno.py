@@ -1,21 +1,21 @@
 """Yes or no.
 
-Yes is one of yes, y, true, correct, right and their Chinese and Japanese kin (是, 对, 真, はい); no is one of
-no, n, false, incorrect, wrong and theirs (否, 不是, 错, 假, いいえ). An answer is that word alone, in any case
-and wrapping, or the word, a comma, stop, colon or dash, and a remark, provided that the remark holds no word
-of the other side and neither alternatives nor doubt. Everything else is unreadable: "I do not know" is not
-"no", and "yes and no" is neither. Gold and answer are read alike; a gold that is neither abstains.
+Yes is one of yes, y, true, t, correct, right, a tick and their Chinese and Japanese kin (是, 对, 真, はい); no is one
+of no, n, false, f, incorrect, wrong, a cross and theirs (否, 不是, 错, 假, いいえ). An answer is that word alone, in
+any case and wrapping, or the word, a comma, stop, colon or dash, and a remark, provided that the remark holds no word
+of the other side and neither alternatives nor doubt. Everything else is unreadable: "I do not know" is not "no", and
+"yes and no" is neither. Gold and answer are read alike; a gold that is neither abstains.
 """
 
 import re
 
 from cinema_verl.verify.reading import fold, peel
-from cinema_verl.verify.verdict import ABSTAIN, DIFFERENT, RIGHT, UNREADABLE, Gold, Verdict
+from cinema_verl.verify.verdict import ABSTAIN, CORRECT, DIFFERENT, UNREADABLE, Gold, Verdict
 
 _SIDE = {
-    **dict.fromkeys(("yes", "y", "true", "correct", "right"), True),
+    **dict.fromkeys(("yes", "y", "true", "t", "correct", "right", "yeah", "yep", "√", "✓", "✔"), True),
     **dict.fromkeys(("是", "是的", "对", "对的", "真", "真的", "正确", "正确的", "有", "はい", "正しい"), True),
-    **dict.fromkeys(("no", "n", "false", "incorrect", "wrong"), False),
+    **dict.fromkeys(("no", "n", "false", "f", "incorrect", "wrong", "nope", "×", "✗", "✘"), False),
     **dict.fromkeys(("否", "不", "不是", "不是的", "不对", "错", "错的", "错误", "错误的"), False),
     **dict.fromkeys(("不正确", "假", "假的", "没有", "いいえ", "正しくない"), False),
 }
@@ -58,4 +58,4 @@ def check(answer: str, gold: Gold) -> Verdict:
     found = read(answer)
     if found is None:
         return UNREADABLE
-    return RIGHT if found == expected else DIFFERENT
+    return CORRECT if found == expected else DIFFERENT

@@ -6,7 +6,18 @@ from pathlib import Path
 import pytest
 
 from cinema_verl import verify as package
-from cinema_verl.verify import ANSWER_TYPES, MAX_CHARS, Gold, Verdict, decide, judge, latex, register, verify
+from cinema_verl.verify import (
+    ANSWER_TYPES,
+    MAX_CHARS,
+    Gold,
+    Verdict,
+    decide,
+    judge,
+    latex,
+    register,
+    registry,
+    verify,
+)
 from cinema_verl.verify.verdict import TIMEOUT
 
 GOLDS = {
@@ -70,7 +81,7 @@ def test_the_reason_is_said() -> None:
 
 
 def test_register(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(package, "_CHECKERS", dict(package._CHECKERS))
+    monkeypatch.delitem(registry.CHECKERS, "length", raising=False)
 
     def same_length(answer: str, gold: Gold) -> Verdict:
         return Verdict(len(answer) == len(gold.text), "length")
