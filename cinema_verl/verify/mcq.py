@@ -27,7 +27,17 @@ from typing import Final
 
 from cinema_verl.verify import latex, number
 from cinema_verl.verify.number_words import read_words
-from cinema_verl.verify.reading import fold, hedges, named, peel, same_name, without_looks, without_math_marks, words
+from cinema_verl.verify.reading import (
+    fold,
+    hedges,
+    named,
+    peel,
+    peel_both,
+    same_name,
+    without_looks,
+    without_math_marks,
+    words,
+)
 from cinema_verl.verify.verdict import ABSTAIN, CONTRADICTORY, CORRECT, DIFFERENT, UNREADABLE, Gold, Verdict
 
 # A letter before a text. Firm: marked as a label. Loose: by a space, or by brackets around the text.
@@ -42,7 +52,8 @@ _LOOSE = re.compile(
     r"\*{0,2}([A-Za-z])\*{0,2}(?:\s?(?=[(\[])|,?\s(?:(?:which|that)\sis\s|i\.e\.,?\s|is\s|=\s)?(?=\S))", re.ASCII
 )
 _TAIL = re.compile(
-    r"(?:\s[(\[]\s?(?:option\s)?([A-Za-z])\s?[)\]]|,?\s(?:option|choice)\s\(?([A-Za-z])\)?)$", re.ASCII | re.IGNORECASE
+    r"(?:(?:\s|(?<=[^\x00-\x7f]))[(\[]\s?(?:option\s)?([A-Za-z])\s?[)\]]|,?\s(?:option|choice)\s\(?([A-Za-z])\)?)$",
+    re.ASCII | re.IGNORECASE,
 )
 _BARE = re.compile(r"[(\[<]?\s?([A-Za-z])\s?[)\]>.:]?", re.ASCII)
 _LABEL = re.compile(r"[(\[]?([A-Za-z])(?:\s*[.:)\],]\s*|\s+-\s+|\n\s*)(?=\S)", re.ASCII)  # of an option
@@ -73,12 +84,12 @@ _RATIO = re.compile(r"(\d+(?:\.\d+)?)(?:\s?:\s?|\s(?:to)\s|比)(\d+(?:\.\d+)?)")
 _AROUND_SIGNS = re.compile(r"\s?([,;:=+*/<>()\[\]{}|^]|-(?=\d))\s?")
 _TWO_NUMBERS = re.compile(r"\d, \d")
 _MATHS = re.compile(r"[\\^=√π∠°×·<>≤≥∞±]|\d")
-_WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{4}")
+_WORD = re.compile(r"(?<![\\A-Za-z])(?!sqrt)[^\W\d_]{4}")
 # What a remark has and a text that should be an option's has not.
 _REMARK = re.compile(
     r"\b(?:because|since|as|so|thus|therefore|hence|which|that|this|it|they|there|we|i|you|is|are|was|were|has|have|had|can"
     r"|shows?|shown|see|seen|seems?|looks?|correct|right|best|answer|option|choice|based|due|given|from|image|figure|by)\b"
-    r"|因为|所以|由于|图|是",
+    r"|因为|所以|由于|图|是|正确",
     re.IGNORECASE,
 )
 _IDLE: Final = frozenset(("a", "an", "the", "of", "in", "on", "at", "to", "and", "with", "for", "by", "side"))
@@ -95,15 +106,21 @@ class Options:
         if texts and all(m and m[1].upper() == ascii_uppercase[i % 26] for i, m in enumerate(labels)):
             texts = [text[m.end() :] for text, m in zip(texts, labels, strict=True) if m]
         self.letters: Final = ascii_uppercase[: len(texts)] if texts else ascii_uppercase
+        self._as_written = as_written = [peel(text, brackets=False) for text in texts]
         texts = [peel(text) for text in texts]
         self.has_texts: Final = any(texts)
-        self._verbatim: Final = _unique(texts)
+        self._verbatim: Final = _unique(as_written)
         self._texts: Final = [words(text) for text in texts]
         self._plain: Final = [_plain(text) for text in texts]
         self._letter_of: Final = _unique(self._texts)
+        self._have_signs: Final = any(not text.replace(" ", "").isalnum() for text in texts if text)
         self._squeezed: Final = _unique([_squeeze(text) for text in self._plain])
         self._values: Final = [number.read(text) if len(text) <= _MAX_VALUE else None for text in texts]
-        self._maths: Final = [text if is_maths(text) else "" for text in texts]
+        # Brackets mean something in an expression; what is a number is left to the rule for numbers.
+        self._maths: Final = [
+            text if is_maths(text) and not (value and value.is_plain) else ""
+            for text, value in zip(as_written, self._values, strict=True)
+        ]
         self.has_values: Final = any(self._values) or any(self._maths)
         # Scripts without spaces have no words to be whole.
         self._in_prose: Final = [
@@ -112,15 +129,16 @@ class Options:
             if len(text) > 1
         ]
 
-    def by_text(self, text: str) -> str | None:
-        """The letter of the one option with this text (peeled), spaces around signs aside."""
+    def by_text(self, text: str, as_written: str) -> str | None:
+        """The letter of the one option with this text: peeled, or else with its brackets; spaces around signs aside."""
         if not self.has_texts:
             return None
-        return (
-            self._letter_of.get(words(text)) or self._verbatim.get(text) or self._squeezed.get(_squeeze(_plain(text)))
-        )
+        letter = self._letter_of.get(words(text)) or self._verbatim.get(as_written)
+        if letter or not (self._have_signs or "\\" in text or "$" in text):
+            return letter
+        return self._squeezed.get(_squeeze(_plain(text)))
 
-    def by_value(self, text: str) -> str | None:
+    def by_value(self, text: str, as_written: str) -> str | None:
         """The letter of the one option with this value (peeled text): as a number, a ratio, or an expression."""
         if not self.has_values or len(text) > _MAX_VALUE or (not _MATHS.search(text) and len(text) > _MAX_WORDS):
             return None
@@ -129,7 +147,7 @@ class Options:
             return _only(same)
         if (value or ratio) and (same := [i for i in range(len(self._texts)) if self._same_ratio(i, value, ratio)]):
             return _only(same)
-        return self._by_expression(text) if is_maths(text) and not (value and value.is_plain) else None
+        return self._by_expression(as_written) if is_maths(text) and not (value and value.is_plain) else None
 
     def _same_number(self, value: number.Quantity) -> list[int]:
         """The options with this value, by the first of three measures that any of them meets: the same unit; a unit
@@ -186,6 +204,8 @@ class Options:
 
     def _named_in(self, prose: str) -> list[int]:
         """The options whose texts stand in ``prose``, and there within no longer option's text."""
+        if not any(not own or own[0] in prose for _, _, own in self._in_prose):
+            return []
         tokens = list(_TOKEN.finditer(prose))
         joined = _spaced(match.group() for match in tokens)
         spans: list[tuple[int, int, int]] = []
@@ -204,16 +224,22 @@ class Options:
             if not any(first <= start and end <= last and last - first > end - start for first, last, _ in spans)
         ]  # fmt: skip
 
+    def without_own(self, letter: str, prose: str) -> str:
+        """Prose without the option's own text inside: "The answer is C, May, ..." does not doubt; "May be C" does."""
+        own = self._as_written[ascii_uppercase.index(letter)] if letter in self.letters and self._texts else ""
+        return prose[:1] + prose[1:].replace(own, " ") if own else prose
+
     def claims_something_else(self, letter: str, text: str) -> bool:
         """Whether ``text`` behind a letter is a value or a few words that are not its option's, and no remark."""
         own = ascii_uppercase.index(letter)
-        plain, expected = _plain(text), self._plain[own]
+        expected = self._plain[own]
         if not expected or _REMARK.search(text):
             return False
+        plain = _plain(text)
         value = self._values[own]
         if (value is None or not value.is_plain) and not self._maths[own]:
             if not text.isascii():
-                return len(text) <= _MAX_CLAIM and not set(plain) & set(expected)
+                return len(text) <= _MAX_CLAIM and plain not in expected and expected not in plain
             found, own_words = _content(plain), _content(expected)
             if found <= own_words or own_words <= found:
                 return False
@@ -221,6 +247,10 @@ class Options:
                 return True
         said = number.read(text) if len(text) <= _MAX_VALUE else None
         return said is not None or is_maths(text) or len(_content(plain)) <= _MAX_CLAIM
+
+
+def _is_remark(text: str) -> bool:
+    return bool(_REMARK.search(text)) or len(_content(text)) > _MAX_CLAIM
 
 
 def _only(indices: list[int]) -> str | None:
@@ -285,18 +315,18 @@ _DISAGREE: Final = "?"
 
 def read_exact(text: str, options: Options) -> str | None:
     """The letter that peeled text is and nothing more: a letter, an option's text or value, or a letter with them."""
-    letter = _exact(text, options)
+    letter = _exact(text, text, options)
     return letter if letter != _DISAGREE else None
 
 
-def _exact(text: str, options: Options) -> str | None:
+def _exact(text: str, as_written: str, options: Options) -> str | None:
     if len(text) == 1 and text.upper() in options.letters:
         return text.upper()
-    if letter := options.by_text(text):
+    if letter := options.by_text(text, as_written):
         return letter
     if len(text) <= 5 and (bare := _BARE.fullmatch(text)):
         return bare[1].upper() if bare[1].upper() in options.letters else None
-    return options.by_value(text) or _labelled(text, options)
+    return options.by_value(text, as_written) or _labelled(text, options)
 
 
 def _labelled(text: str, options: Options) -> str | None:
@@ -308,14 +338,14 @@ def _labelled(text: str, options: Options) -> str | None:
     if label := firm or loose:
         letter = (label["bracketed"] or label["letter"] if firm else label[1]).upper()
         rest = text[label.end() :]
-    elif tail := _TAIL.search(text):
+    elif (text[-1:] in ")]" or "tion" in text or "hoice" in text) and (tail := _TAIL.search(text)):
         letter, rest = (tail[1] or tail[2]).upper(), text[: tail.start()]
     else:
         return None
-    rest = peel(rest.strip())
-    if letter not in options.letters or not rest:
-        return None
-    said = options.by_text(rest) or options.by_value(rest)
+    as_written, rest = peel_both(rest)
+    if letter not in options.letters or not rest or (rest[-2:-1] == " " and rest[-1] in options.letters):
+        return None  # "B. 2 C" names two
+    said = options.by_text(rest, as_written) or options.by_value(rest, as_written)
     if said == letter:
         return letter
     if loose and text[loose.end()] not in "([":
@@ -344,9 +374,11 @@ _OTHER_LABEL = re.compile(r"(?:^|[\s,;(\[])[A-Za-z]\s?[.):\]]|[,;/&|]\s?[(\[]?[A
 def read_prose(text: str, options: Options) -> str | None:
     """The letter that a sentence, or a letter with a remark, comes down to; None unless it is exactly one."""
     mentions: set[str] = {m.upper() for m in _MENTION.findall(text)}
-    if len(mentions) != 1 or hedges(text):
+    if len(mentions) != 1:
         return None
     (letter,) = mentions
+    if hedges(text) and hedges(options.without_own(letter, text)):
+        return None
     stated = [m["letter"] for m in _CONCLUSION.finditer(text)]
     if label := _LABEL.match(text):
         stated.append(label[1])
@@ -362,8 +394,8 @@ def _read_remark(text: str, options: Options) -> str | None:
         return None
     remark = text[head.end() :].strip()
     said = peel(text[: head.start()])
-    letter = options.by_text(said) or options.by_value(said)
-    if not letter or hedges(remark) or not _REMARK.search(remark) or options.names_another(letter, remark):
+    letter = options.by_text(said, said) or options.by_value(said, said)
+    if not letter or hedges(remark) or not _is_remark(remark) or options.names_another(letter, remark):
         return None
     others = {m.upper() for m in _MENTION.findall(remark)} - {letter}
     return None if others or (said[-1:].isdigit() and remark[:1].isdigit()) else letter
@@ -375,9 +407,10 @@ def read(text: str, options: Options) -> str | None:
     return letter if letter != _DISAGREE else None
 
 
+@lru_cache(maxsize=1024)  # answers repeat within a group, and golds over an epoch
 def _read(text: str, options: Options) -> str | None:
-    text = peel(fold(text))
-    return _exact(text, options) or read_prose(text, options) or _read_remark(text, options)
+    as_written, text = peel_both(fold(text))
+    return _exact(text, as_written, options) or read_prose(text, options) or _read_remark(text, options)
 
 
 def check(answer: str, gold: Gold) -> Verdict:

@@ -18,7 +18,7 @@ from cinema_verl.verify.verdict import ABSTAIN, CORRECT, DIFFERENT, UNREADABLE, 
 # From strong to weak: a comma or an "and" inside an option's text does no harm where semicolons separate.
 _SEPARATORS = (
     re.compile(r"[;|\n]"),
-    re.compile(r",|、"),
+    re.compile(r",(?:\s(?:and|&)(?=\s))?", re.IGNORECASE),
     re.compile(r"[/+&]|\b(?:and|plus|as\swell\sas)\b|以?及|和|与|(?<=[)\]])\s?(?=[(\[])", re.IGNORECASE),
 )
 _CAPITALS = re.compile(r"[A-Z](?:\s?[A-Z])*")

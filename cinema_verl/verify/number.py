@@ -53,12 +53,12 @@ _NUMBER = re.compile(
     (?:
         (?:(?P<whole>\d+)\s)?(?P<num>{_PART})\s?/\s?(?P<den>-?(?:{_PART}))
       |
-        10\s?(?:\^|\*\*)\s?[{{(]?\s?(?P<power>[-+]?\s?\d{{1,3}})\s?[)}}]?
+        10\s?(?:\^|\*\*)\s?[{{(]?\s?(?P<power>[-+]?\s?\d{{1,3}})(?:\s?[)}}])?
       |
         (?P<stops>[1-9]\d{{0,2}}(?:\.\d{{3}}){{2,}})
       |
         (?P<int>{_GROUPED})?(?P<dec>\.\d*)?(?:(?<=[.\d])\((?P<repeating>\d+)\))?
-        (?:(?:[eE]|\s?[*×xX·]\s?10\s?(?:\^|\*\*)\s?[{{(]?\s?)(?P<exp>[-+]?\s?\d{{1,3}})\s?[)}}]?)?
+        (?:(?:[eE]|\s?[*×xX·]\s?10\s?(?:\^|\*\*)\s?[{{(]?\s?)(?P<exp>[-+]?\s?\d{{1,3}})(?:\s?[)}}])?)?
     )(?![\d.,^*]|/(?!\s?[A-Za-z]))(?P<rest>.*)""",
     re.VERBOSE | re.DOTALL,
 )
@@ -168,7 +168,7 @@ def _in_figures(text: str) -> str:
         text = _DOTTED.sub(lambda m: f"({m[1]}{m[2] or ''}{m[3] or ''})", text)
         for pattern, replacement in _FRACTION:
             text = pattern.sub(replacement, text)
-        text = text.strip()
+        text = " ".join(text.split())
     elif not text.isascii():
         text = _COMBINING.sub(lambda m: f"({re.sub('[^0-9]', '', m.group())})", text)
     return text

@@ -18,7 +18,7 @@ from cinema_verl.verify.reading import fold, peel, without_looks, words
 from cinema_verl.verify.verdict import ABSTAIN, CORRECT, DIFFERENT, UNREADABLE, Gold, Verdict
 
 _SEPARATOR = re.compile(
-    r"\s?(?:,\s?(?:and\b\s?)?(?:then\b|next\b|finally\b)?|-{1,3}>|={1,3}>|>>|[→⇒⟶⟹➔➜➡⇨➝►]"
+    r"\s?(?:,\s?(?:and\b\s?)?(?:then\b|next\b|finally\b)?|-{1,3}>|(?<=\s)-(?=\s)|={1,3}>|>>|[→⇒⟶⟹➔➜➡⇨➝►]"
     r"|\\(?:long)?(?:right|Right)arrow(?![A-Za-z])|\\(?:to|gt|implies)(?![A-Za-z])|[;>|\n/]"
     r"|\b(?:(?:and\s)?then|and|before|(?:is\s)?followed\sby|precedes|comes\sbefore)\b"
     r"|(?<=[)\]>])(?=\s?[(\[<])|然后|再|接着)\s?",
@@ -33,7 +33,9 @@ _KIND = re.compile(
     r"|items?|numbers?|no\.?|图片?|图像|照片|画面|帧|步骤?|事件|选项)[ _\-]?\s?#?\s?(?=\S)|#\s?(?=\w)",
     re.IGNORECASE,
 )
-_COUNTED = re.compile(r"第\s?(\w{1,3})\s?(?:张|幅|个|步|帧|件)?(?:图片?|图像|照片|事件|步骤)?")
+_COUNTED = re.compile(
+    r"第\s?(\d{1,3}|[一二三四五六七八九十]{1,3})\s?(?:张|幅|个|步|帧|件)?(?:图片?|图像|照片|事件|步骤)?"
+)
 _ORDINAL = re.compile(
     r"(?:the\s)?(\d{1,3})(?:st|nd|rd|th)(?:\s(?:image|frame|picture|photo|step|event|panel|clip))?", re.IGNORECASE
 )
@@ -49,7 +51,9 @@ _NUMBERED = re.compile(r"\(?(\d{1,2})[.):]\s?(\S.*)")
 @lru_cache(maxsize=1024)  # golds repeat over a group and an epoch
 def read(text: str) -> tuple[str, ...] | None:
     """The items in folded text, or None when there are fewer than two or one comes twice."""
-    text = _LEAD_IN.sub("", peel(text), count=1)
+    text = peel(text)
+    if lead_in := _LEAD_IN.match(text):
+        text = text[lead_in.end() :]
     if "<" in text:
         text = _ANGLED.sub(r"[\1]", text)
     text = peel(text)

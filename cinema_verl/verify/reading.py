@@ -22,6 +22,7 @@ _SAME_SIGN = str.maketrans(
         "\u3001": ",",
         "\u066b": ".",  # Arabic decimal separator
         "\u066c": ",",  # Arabic thousands separator
+        "\u2236": ":",  # ratio
         "\u2044": "/",  # fraction slash, which NFKC puts into ½
         # Degree signs that NFKC would turn into the letter o and into a space with a ring.
         "\u00ba": "°",
@@ -99,6 +100,7 @@ _LEAD_IN = re.compile(
     )(?(mark)\s*(?P=mark)[:\s]*)""",
     re.IGNORECASE | re.VERBOSE,
 )
+_LEADS: Final = frozenset("sthfimcraobSTHFIMCRAOB*_\\∴所因故我认觉最正答选应")  # what a lead-in begins with
 # No "!" (5! is not 5) and no "?" (a question is no answer).
 _CLOSERS: Final = ".,;:\n "
 _OPENERS: Final = frozenset(left[0] for left, _ in _PAIRS)
@@ -117,7 +119,7 @@ def peel(text: str, *, brackets: bool = True) -> str:
         before = text
         text = _unwrap(text.strip(), brackets)
         text = text.rstrip(_CLOSERS)
-        lead_in = _LEAD_IN.match(text)
+        lead_in = _LEAD_IN.match(text) if text[:1] in _LEADS else None
         if lead_in and lead_in.end() < len(text):
             text = text[lead_in.end() :]
         if text == before:
@@ -125,12 +127,19 @@ def peel(text: str, *, brackets: bool = True) -> str:
     return text
 
 
+def peel_both(text: str) -> tuple[str, str]:
+    """Folded text peeled with its outer brackets left on, and peeled of them too."""
+    as_written = peel(text, brackets=False)
+    closed = as_written.endswith(_BRACKETS.get(as_written[:1], " "))
+    return as_written, peel(as_written) if closed else as_written
+
+
 _MATH = re.compile(r"(?<!\\)\$\$?([^$]*[^$\\])\$\$?|\\\((.+?)\\\)")
 
 
 def without_math_marks(text: str) -> str:
     """Folded text without the delimiters around parts of it: "$12$ cm" says 12 cm. A dollar alone is money."""
-    return _MATH.sub(lambda match: match[1] or match[2], text)
+    return _MATH.sub(lambda match: match[1] or match[2], text) if "$" in text or "\\(" in text else text
 
 
 def _unwrap(text: str, brackets: bool) -> str:

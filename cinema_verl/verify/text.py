@@ -8,6 +8,7 @@ of ``latex`` accepts for it. A gold that is empty abstains; empty aliases are ig
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from cinema_verl.verify import latex
@@ -22,7 +23,7 @@ _BRACED_WORD = re.compile(r"\{\s?([A-Za-z]{2,}[A-Za-z ]*)\}\s*$")
 
 def _readings(text: str) -> set[str]:
     """Folded text as it stands and peeled: a gold such as "(None)" or "Option" may be meant literally."""
-    if any(ord(char) in _CIRCLED for char in text):
+    if not text.isascii() and any(ord(char) in _CIRCLED for char in text):
         text = text.translate(_CIRCLED)
     text = fold(text)
     if text[:1] == "(" and _STATEMENTS.fullmatch(text):
@@ -35,8 +36,13 @@ def _is_formula(text: str) -> bool:
     return bool(_FORMULA.search(text)) or ("=" in text and named(fold(text))[0].strip() == named(fold(text))[0] != "")
 
 
+@lru_cache(maxsize=1024)  # golds repeat over a group and an epoch
+def _gold(text: str) -> tuple[set[str], bool]:
+    return _readings(text), _is_formula(text)
+
+
 def check(answer: str, gold: Gold) -> Verdict:
-    expected = _readings(gold.text)
+    expected, is_formula = _gold(gold.text)
     if not expected:
         return ABSTAIN
     found = _readings(answer)
@@ -44,7 +50,7 @@ def check(answer: str, gold: Gold) -> Verdict:
         return UNREADABLE
     if found & expected or any(found & _readings(alias) for alias in gold.aliases):
         return CORRECT
-    return _as_formula(answer, gold.text) if _is_formula(gold.text) else DIFFERENT
+    return _as_formula(answer, gold.text) if is_formula else DIFFERENT
 
 
 def _as_formula(answer: str, gold: str) -> Verdict:
