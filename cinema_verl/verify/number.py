@@ -251,9 +251,9 @@ def units() -> dict[str, str]:
 
 def on_scale_of(gold: Quantity, answer: Quantity) -> tuple[Fraction, ...]:
     """The values that the answer may have beside the gold's, given units and names; none when these do not fit."""
-    if not same_name(gold.name, answer.name):
+    if gold.name and answer.name and not same_name(gold.name, answer.name):
         return ()
-    if unit_rules.same(answer.unit, gold.unit):
+    if answer.unit == gold.unit or unit_rules.same(answer.unit, gold.unit):
         return (answer.value,)
     if answer.unit and gold.unit:
         return ()

@@ -41,7 +41,8 @@ _ORDINAL = re.compile(
 )
 _LEAD_IN = re.compile(
     r"(?:the\s)?(?:(?:correct|right|proper|final|chronological|temporal)\s){0,2}(?:order|sequence|ordering|arrangement)"
-    r"(?:\s(?:of|from|for)\s[\w ]{1,40}?)?(?:\s(?:is|should\sbe)(?:\sas\sfollows)?)?\s?:?\s(?=\S)"
+    r"\b(?:\s(?:of|from|for)\s[\w ]{1,40}?(?=\sis\b|\sshould\b|\s?:))?(?:\s(?:is|should\sbe)(?:\sas\sfollows)?\b)?"
+    r"\s?:?\s?(?=\S)"
     r"|(?:正确的?)?(?:的)?(?:顺序|排序)(?:应该?)?[是为]?\s?:?\s?(?=\S)",
     re.IGNORECASE,
 )
