@@ -171,15 +171,15 @@ class Options:
         return value is not None and not value.unit and value.value == own_ratio
 
     def _by_expression(self, text: str) -> str | None:
-        """By the rule of ``latex``: first by spelling alone, then by its engine."""
+        """By the rule of ``latex``, without what both are said to be the value of."""
         name, body = named(without_looks(text))
-        pairs: list[tuple[int, str, str]] = []
+        same = []
         for i, own in enumerate(self._maths):
             own_name, own_body = named(without_looks(own))
-            if own and same_name(name, own_name):
-                pairs.append((i, text, own) if name == own_name else (i, body, own_body))
-        same = [i for i, found, own in pairs if latex.read(fold(found)) == latex.read(fold(own))]
-        return _only(same or [i for i, found, own in pairs if latex.check(found, Gold(own)).correct])
+            found, expected = (text, own) if name == own_name else (body, own_body)
+            if own and same_name(name, own_name) and latex.check(found, Gold(expected)).correct:
+                same.append(i)
+        return _only(same)
 
     def names_another(self, letter: str, prose: str) -> bool:
         """Whether ``prose`` names, in whole words or by value, an option other than ``letter``'s.
@@ -343,9 +343,12 @@ def _labelled(text: str, options: Options) -> str | None:
     else:
         return None
     as_written, rest = peel_both(rest)
-    if letter not in options.letters or not rest or (rest[-2:-1] == " " and rest[-1] in options.letters):
+    if letter not in options.letters or not rest:
+        return None
+    said = options.by_text(rest, as_written)
+    if not said and rest[-2:-1] == " " and rest[-1] in (options.letters if options.has_texts else "ABCDE"):
         return None  # "B. 2 C" names two
-    said = options.by_text(rest, as_written) or options.by_value(rest, as_written)
+    said = said or options.by_value(rest, as_written)
     if said == letter:
         return letter
     if loose and text[loose.end()] not in "([":

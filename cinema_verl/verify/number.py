@@ -49,7 +49,8 @@ _SCALES_OF_MONEY: Final = {"k": 10**3, "m": 10**6, "mn": 10**6, "bn": 10**9, "b"
 _GROUPED = r"[1-9]\d{0,2}(?:,\d{3})+(?![\d,])|[1-9]\d{0,2}(?:\x20\d{3})+(?!\x20?\d)|[1-9]\d{0,2}(?:'\d{3})+(?!\d)|\d+"
 _PART = rf"(?:{_GROUPED})(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
-    rf"""(?P<sign>[-+])?\s?(?P<currency>(?:US|HK)?\$|[€£¥₹₽₩])?\s?
+    rf"""(?P<sign>[-+])?\s?(?P<currency>(?:US\x20?|HK|NT|[ACS])?\$|[€£¥₹₽₩]|USD|EUR|GBP|RMB|CNY|JPY|INR|HKD|Rs\.?)?
+    \s?(?P<below>-)?
     (?:
         (?:(?P<whole>\d+)\s)?(?P<num>{_PART})\s?/\s?(?P<den>-?(?:{_PART}))
       |
@@ -73,7 +74,10 @@ _LINED = re.compile(r"(?<=[.\d])\\(?:overline|bar)\s?(?:\{\s?(\d+)\s?\}|(\d))")
 _COMBINING = re.compile("(?:\\d[\u0304\u0305])+|\\d\u0307(?:\\d*\\d\u0307)?")
 _MINUTES = re.compile(r"(-?\d+)\s?°\s?(\d{1,2}(?:\.\d+)?)\s?'(?:\s?(\d{1,2}(?:\.\d+)?)\s?(?:\"|''))?")
 _BASE = re.compile(r"_\s?\{?\s?\(?\s?([a-z]+|\d{1,2})\s?\)?\s?\}?|\(?\s?(?:in\s)?base[ -]?([a-z]+|\d{1,2})\s?\)?")
-_BRACED_UNIT = re.compile(r"\{\s?([^{}\d]+)\s?\}$")
+# A unit that lost its command, and one with a word that says nothing more: "years old".
+_WORDY_UNIT = re.compile(
+    r"\{\s?([^{}\d]+)\s?\}|(.{1,40})\s(?:old|long|tall|high|wide|deep|thick|away|apart|in\s(?:total|all|length|height|width))"
+)
 # The ordinary answer: no commas, at most one word. Everything else takes the long way.
 _PLAIN = re.compile(r"(-?)(\d{1,40})(?:\.(\d{1,20}))?(?: ?([A-Za-z%°]+))?")
 
@@ -143,7 +147,7 @@ def _read_value(text: str) -> Quantity | None:
         below = parts[0] / 60 + parts[1] / 3600
         return Quantity(degrees - below if text[0] == "-" else degrees + below, "°")
     match = _NUMBER.match(text)
-    if not match or match.start("rest") > _MAX_TOKEN:
+    if not match or match.start("rest") > _MAX_TOKEN or (match["below"] and (match["sign"] or not match["currency"])):
         return None
     value = _value(match)
     return None if value is None else _with_unit(value, match["currency"] or "", match["rest"])
@@ -199,12 +203,14 @@ def _value(match: re.Match[str]) -> Fraction | None:
             value += Fraction(int(match["repeating"]), (10 ** len(match["repeating"]) - 1) * 10 ** len(decimals))
         if match["exp"]:
             value *= Fraction(10) ** int(_digits(match["exp"]))
-    return -value if match["sign"] == "-" else value
+    return -value if (match["sign"] == "-") != bool(match["below"]) else value
 
 
 def _with_unit(value: Fraction, currency: str, rest: str) -> Quantity | None:
     """The value in its scale, and what follows it as a unit."""
     text = rest.strip()
+    if text[:1] in ("(", "[") and len(text) > len("(m)"):
+        text = peel(text)  # 5 (cm); in "5 (C)" the bracket may hold a label
     if not text and not currency:
         return Quantity(value)
     if text.startswith("/") and not currency:
@@ -213,6 +219,7 @@ def _with_unit(value: Fraction, currency: str, rest: str) -> Quantity | None:
         base = _BASE.fullmatch(text)
         return Quantity(value, f"base {base[1] or base[2]}", Standing.UNKNOWN) if base and not currency else None
     first, _, after = text.partition(" ")
+    currency = currency.replace(" ", "")
     scale = (_SCALES_OF_MONEY.get(first.casefold()) if currency else None) or _SCALES.get(first.casefold())
     if scale:
         value, text = value * scale, after.strip()
@@ -220,8 +227,8 @@ def _with_unit(value: Fraction, currency: str, rest: str) -> Quantity | None:
     if not scale and unit.standing is Standing.UNKNOWN and (han := _leading_scale(text)):  # 千克 is a unit, 千 a scale
         value, text = value * _SCALES[han], text[len(han) :].strip()
         unit = unit_rules.read(text)
-    if unit.standing is Standing.UNKNOWN and (braced := _BRACED_UNIT.fullmatch(text)):
-        unit = unit_rules.read(braced[1])
+    if unit.standing is Standing.UNKNOWN and (bare := _WORDY_UNIT.fullmatch(text)):
+        unit = unit_rules.read(bare[1] or bare[2])
     if currency:
         unit = _of_currency(currency, text, unit)
         return Quantity(value, unit.name) if unit.standing is Standing.SURE else None

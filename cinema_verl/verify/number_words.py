@@ -52,7 +52,11 @@ def _english(text: str) -> tuple[Fraction, str] | None:
         if value is not None:
             end = words[count - 1].end()
             break
-    if value is None or (rest[end : end + 1] not in ("", " ")):
+    if rest.startswith("a dozen"):
+        value, end = Fraction(12), len("a dozen")
+    elif value is not None and rest.startswith(" dozen", end):
+        value, end = value * 12, end + len(" dozen")
+    if value is None or rest[end : end + 1] not in ("", " "):
         return None
     return (-value if negative else value), rest[end:].strip()
 

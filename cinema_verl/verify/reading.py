@@ -237,7 +237,7 @@ _TUPLE_OF_NAMES = re.compile(r"\(\s?[^\W\d_]'?(?:\s?,\s?[^\W\d_]'?)+\s?\)")
 _NAME = re.compile(r"(?![+\-:/])(?=[^A-Za-z\u0370-\u9fff]*[A-Za-z\u0370-\u9fff])(?:[∠△⊙|'\\ +\-:/]|[^\W\d_])+")
 _FUNCTION = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc|log|ln|lim|max|min)(?![a-z])")
 _RELATION = re.compile(r"[=≈<>≠≤≥]")
-_PROSE = re.compile(r"[a-z]{4}|[A-Za-z]{2,} [A-Za-z]{2}|[\u3400-\u9fff]")
+_PROSE = re.compile(r"[A-Za-z][a-z]{3}|[A-Za-z]{2,} [A-Za-z]{2}|[\u3400-\u9fff]")
 
 
 def named(text: str) -> tuple[str, str]:

@@ -143,7 +143,11 @@ $: dollar usd USD US$ 美元 美金
 yuan: rmb RMB cny CNY 元 块 块钱 人民币 圆
 yen: jpy JPY 日元 円
 角: 毛
-₹: rupee inr INR 卢比
+₹: rupee inr INR Rs Rs. 卢比
+NT$: ntd 新台币
+A$: aud
+C$: cad
+S$: sgd
 ₽: ruble rouble 卢布
 ₩: won krw KRW 韩元
 HK$: hkd HKD 港元 港币

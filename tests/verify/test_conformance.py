@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-from collections import Counter
 from pathlib import Path
 
 from cinema_verl.verify import ANSWER_TYPES, verify
@@ -12,7 +11,7 @@ CASES = [json.loads(line) for line in (BENCHMARKS / "verifier_cases.jsonl").read
 
 
 def test_the_cases_are_a_table() -> None:
-    assert len(CASES) >= 1000
+    assert len(CASES) >= 1500
     assert len({case["id"] for case in CASES}) == len(CASES)
     assert {case["type"] for case in CASES} == set(ANSWER_TYPES) - {"judge"}
     for case in CASES:
@@ -34,8 +33,8 @@ def test_ours() -> None:
         elif verdict is not case["verdict"]:
             raise AssertionError(f"{case}: {verdict}")
     assert accepted == []
-    assert Counter(case["why"].partition(",")[0] for case in refused) == {"right": 8}, refused
-    assert len(refused) < 0.02 * sum(case["verdict"] is True for case in CASES)
+    assert {case["why"].partition(",")[0] for case in refused} <= {"right"}, refused
+    assert len(refused) < 0.015 * sum(case["verdict"] is True for case in CASES)
 
 
 def test_the_table_has_its_columns() -> None:

@@ -6,18 +6,7 @@ from pathlib import Path
 import pytest
 
 from cinema_verl import verify as package
-from cinema_verl.verify import (
-    ANSWER_TYPES,
-    MAX_CHARS,
-    Gold,
-    Verdict,
-    decide,
-    judge,
-    latex,
-    register,
-    registry,
-    verify,
-)
+from cinema_verl.verify import ANSWER_TYPES, MAX_CHARS, Verdict, decide, judge, latex, verify
 from cinema_verl.verify.verdict import TIMEOUT
 
 GOLDS = {
@@ -78,18 +67,6 @@ def test_the_reason_is_said() -> None:
     assert decide(None, "B", "mcq") == Verdict(False, "no answer")
     assert decide("B" * 99_999, "B", "mcq") == Verdict(False, "answer too long")
     assert decide("B", "", "mcq") == Verdict(None, "gold not readable")
-
-
-def test_register(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(registry.CHECKERS, "length", raising=False)
-
-    def same_length(answer: str, gold: Gold) -> Verdict:
-        return Verdict(len(answer) == len(gold.text), "length")
-
-    register("length", same_length)
-    assert verify("dog", "cat", "length") is True
-    with pytest.raises(ValueError, match="registered already"):
-        register("mcq", same_length)
 
 
 def test_latex_engine_decides_what_spelling_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
