@@ -329,29 +329,36 @@ def _exact(text: str, as_written: str, options: Options) -> str | None:
     return options.by_value(text, as_written) or _labelled(text, options)
 
 
+def _split(text: str, options: Options) -> tuple[str, str, bool] | None:
+    """The letter, the text that it stands by, and whether it is marked as a label or only stands before a space."""
+    if (firm := _FIRM.match(text)) and (letter := (firm["bracketed"] or firm["letter"]).upper()) in options.letters:
+        return letter, text[firm.end() :], True
+    if text[-1:] in ")]" or "tion" in text or "hoice" in text:
+        tail = _TAIL.search(text)
+        if tail and (letter := (tail[1] or tail[2]).upper()) in options.letters:
+            return letter, text[: tail.start()], True
+    if (loose := _LOOSE.match(text)) and (letter := loose[1].upper()) in options.letters:
+        rest = text[loose.end() :]
+        return letter, rest, rest[:1] in "(["
+    return None
+
+
 def _labelled(text: str, options: Options) -> str | None:
     """A letter and a text, in either order. `_DISAGREE` when they disagree; None when the text may be a remark."""
-    if "\\" in text or "$" in text:
-        text = peel(without_looks(without_math_marks(text)) if _LABEL_IN_LATEX.match(text) else text)
-    firm = _FIRM.match(text)
-    loose = None if firm else _LOOSE.match(text)
-    if label := firm or loose:
-        letter = (label["bracketed"] or label["letter"] if firm else label[1]).upper()
-        rest = text[label.end() :]
-    elif (text[-1:] in ")]" or "tion" in text or "hoice" in text) and (tail := _TAIL.search(text)):
-        letter, rest = (tail[1] or tail[2]).upper(), text[: tail.start()]
-    else:
+    if ("\\" in text or "$" in text) and _LABEL_IN_LATEX.match(text):
+        text = peel(without_looks(without_math_marks(text)))
+    split = _split(text, options)
+    as_written, rest = peel_both(split[1]) if split else ("", "")
+    if not split or not rest:
         return None
-    as_written, rest = peel_both(rest)
-    if letter not in options.letters or not rest:
-        return None
+    letter, _, firm = split
     said = options.by_text(rest, as_written)
     if not said and rest[-2:-1] == " " and rest[-1] in (options.letters if options.has_texts else "ABCDE"):
         return None  # "B. 2 C" names two
     said = said or options.by_value(rest, as_written)
     if said == letter:
         return letter
-    if loose and text[loose.end()] not in "([":
+    if not firm:
         return None  # "A man", "I see"
     if said:
         return _DISAGREE
