@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import random
+import re
 import resource
 import select
 import signal
@@ -26,10 +27,9 @@ somebody else still holds the socket's other end."""
 
 WARM_UP: Final = (
     (r"\sin^2(x)+\frac{1}{2}", r"\frac{3}{2}-\cos^2(x)"),
-    ("y=(x+1)^2", "y=x^2+2x+1"),
-    (r"(3, \infty)", r"(\sqrt{3}, \infty)"),
-    (r"1, \log(2)", r"\pi, 2"),
-    ("2x>3", "3<2x"),
+    (r"\log_{2}(x)+\pi", r"\ln x"),
+    ("y-(x+1)^2=0", "3x^2+6x-3y+3=0"),
+    (r"x_{1}-\sqrt{2}<0", r"2x_{1}-\sqrt{8}<0"),
 )
 """Judged before the first fork: sympy loads and caches on first use, which would be every new worker's first use."""
 
@@ -92,20 +92,42 @@ def read(text: str) -> list[Any]:
     return parse(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
 
 
+_RELATION_TO_ZERO: Final = re.compile(r"(.+)([=≠<≤])0")
+
+
 def equivalent(answer: str, gold: str) -> bool | None:
-    """math-verify's opinion in its strict mode; None when it cannot read one of the two."""
+    """math-verify's opinion in its strict mode; None when it cannot read one of the two.
+
+    Of two relations to zero ("x-1=0") ours: whether one is a constant multiple of the other. math-verify solves them,
+    and takes two that it cannot solve for equal.
+    """
     from math_verify import verify
     from sympy.core.random import seed
 
     seed(0)  # sympy tries random points: the same ones every time
     random.seed(0)
     try:
+        relations = _RELATION_TO_ZERO.fullmatch(answer), _RELATION_TO_ZERO.fullmatch(gold)
+        if relations[0] and relations[1]:
+            return multiples(read(relations[0][1]), read(relations[1][1]), relations[0][2])
         expected, found = read(gold), read(answer)
         if not expected or not found:
             return None
         return bool(verify(expected, found, timeout_seconds=None)) and same_size(expected[0], found[0])
     except (RecursionError, ValueError, TypeError, ArithmeticError, AttributeError):
         return None
+
+
+def multiples(found: list[Any], expected: list[Any], sign: str) -> bool | None:
+    """Whether two expressions are zero, or less, together: their ratio is a number, for inequalities a positive one."""
+    from sympy import simplify
+
+    if not expected or not found:
+        return None
+    ratio = simplify(found[0].doit() / expected[0].doit())
+    if not ratio.is_number or not ratio.is_finite or not ratio.is_nonzero:
+        return False
+    return bool(ratio.is_positive) if sign in "<≤" else True
 
 
 def same_size(a: Any, b: Any) -> bool:
