@@ -55,8 +55,15 @@ def _form(text: str, separate: bool) -> Node:
     return read(found) if found else Node("")
 
 
+_IN_TEXT = re.compile(r"\\(?:text|mathrm|textrm|textbf|textit|mathbf|mathit|mathsf)\s?\{")
+
+
 def _bare(text: str) -> str:
-    return peel(text, brackets=False)
+    """Without its wrapping; a name in ``\\text{}`` stays marked as one, for its letters are no variables."""
+    bare = peel(text, brackets=False)
+    if bare.replace(" ", "").isalpha() and _IN_TEXT.search(text):
+        return rf"\mbox{{{bare}}}"
+    return bare
 
 
 # ---- one expression -------------------------------------------------------------------------------------------------

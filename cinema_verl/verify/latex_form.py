@@ -61,9 +61,13 @@ class Leaf(Node):
     @cached_property
     def word(self) -> str | None:
         """Folded text if it is nothing but words, which differ in case where a letter's case is only style."""
-        if not self.tokens or any(token.kind != "word" for token in self.tokens) or self.unit:
+        if self.unit or not any(token.kind == "word" for token in self.tokens):
             return None
-        return " ".join(_folded(word, token.marked) for token in self.tokens for word in token.text.split())
+        if any(token.kind not in ("word", "letter") for token in self.tokens):
+            return None
+        marked = any(token.marked for token in self.tokens)
+        text = "".join(" " * token.spaced + token.text for token in self.tokens)
+        return " ".join(_folded(word, marked) for word in text.split())
 
 
 @dataclass(frozen=True)
@@ -351,8 +355,8 @@ def _without_unit(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], str]:
         start += 1
     if start in (0, len(tokens)) or tokens[start - 1].text in "+-·/^_{([=":
         return tokens, ""
-    if any(token.text == "°" for token in tokens[:start]):
-        return tokens, ""
+    if tokens[start].text == "°" and any(token.text in "°+-" for token in tokens[1:start]):
+        return tokens, ""  # the last of several terms
     unit = unit_named(
         "".join(
             token.text.strip("() ") + " " * (token.kind == "word" and " " in token.text)
@@ -365,7 +369,9 @@ def _without_unit(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], str]:
 
 def _lone(tokens: tuple[Token, ...], i: int) -> bool:
     """One letter, set apart from a lone number: 5 m."""
-    return i == 1 and tokens[1].kind == "letter" and tokens[1].spaced and tokens[0].kind == "number"
+    if i != 1 or tokens[1].kind != "letter" or tokens[0].kind != "number":
+        return False
+    return tokens[1].spaced and tokens[1].text in number.units()
 
 
 def _may_be_unit(tokens: tuple[Token, ...], i: int) -> bool:

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import Final
 
 from cinema_verl.verify.latex_form import Leaf, Relation
-from cinema_verl.verify.latex_names import DECORATIONS, SHAPES, atom, closing, group_end
+from cinema_verl.verify.latex_names import DECORATIONS, SHAPES, atom, closing, derivative, group_end
 from cinema_verl.verify.latex_spelling import Token, key_of
 
 MAX_TOKENS: Final = 250
@@ -87,7 +87,7 @@ def difference(relation: Relation) -> tuple[str, Leaf] | None:
     return sign, Leaf(key_of(tokens), tokens)
 
 
-_PLAIN_SIGNS: Final = {"+": "+", "-": "-", "·": r"\cdot ", ")": ")", "(": "(", "!": "!", "{": "{", "}": "}"}
+_PLAIN_SIGNS: Final = {"+": "+", "-": "-", "·": r"\cdot ", ")": ")", "(": "(", "!": "!", "{": "(", "}": ")"}
 _OWN_NAMES: Final = frozenset("abcefghjklmnopqrstuvwxyz")
 """Variables that the engine has, too: it knows no capitals, reads d as a differential and i as any other letter."""
 _FUNCTIONS_READ: Final = frozenset(
@@ -243,16 +243,20 @@ class _Writer:
         return stop, rf"\{name}{text} "
 
     def _braced(self, i: int, end: int, depth: int) -> str:
-        inner = self.write(i, end, depth + 1)
+        """An argument, with or without braces of its own."""
+        has_braces = self.tokens[i].text == "{" and closing(self.tokens, i) == end - 1
+        inner = self.write(i + has_braces, end - has_braces, depth + 1)
         self._end_run()
-        return inner if inner.startswith("{") and self.tokens[i].text == "{" else f"{{{inner}}}"
+        return f"{{{inner}}}"
 
     def _fraction(self, i: int, end: int, depth: int) -> tuple[int, str]:
         middle = group_end(self.tokens, i + 1)
         last = group_end(self.tokens, middle)
         if last > end or middle >= end:
             raise _NotAsked
-        if _is_derivative(self.tokens[i + 1 : middle], self.tokens[middle:last]):
+        if differentiated := derivative(self.tokens, i):
+            if len(differentiated) == 1:
+                raise _NotAsked  # the bare operator applies to what follows it
             name = key_of(self.tokens[i:last])
             self.symbols.add(name)
             return last, _symbol(name)
@@ -311,15 +315,3 @@ def _is_scalar(token: Token, group: tuple[Token, ...]) -> bool:
     if token.text == "}":
         return not any((t.kind in ("letter", "word") and t.text != "π") or t.text in DECORATIONS for t in group)
     return token.kind == "number" or token.text in ("π", r"\sqrt", "(")
-
-
-def _is_derivative(above: tuple[Token, ...], below: tuple[Token, ...]) -> bool:
-    """Whether a fraction is d y over d x. The bare operator applies to what follows it, and is not asked about."""
-    numerator, denominator = [t for t in above if t.text not in "{}"], [t for t in below if t.text not in "{}"]
-    if not numerator or len(denominator) < 2 or numerator[0].text not in ("d", "∂"):
-        return False
-    if denominator[0].text != numerator[0].text:
-        return False
-    if len(numerator) == 1 or (numerator[1].text == "^" and len(numerator) == 3):
-        raise _NotAsked
-    return True

@@ -123,9 +123,11 @@ def name_of(tokens: tuple[Token, ...]) -> str | None:
     tokens = without_braces(tokens)
     if not tokens or len(tokens) > 40:
         return None
+    text = "".join(" " * token.spaced + token.text for token in tokens).strip()
+    if hedges(text):
+        return None
     if all(token.kind == "word" for token in tokens):
-        text = " ".join(token.text for token in tokens)
-        return "" if len(text.split()) <= _WORD_NAMES and not hedges(text) else None
+        return "" if len(text.split()) <= _WORD_NAMES else None
     inside = matches(tokens)
     last = len(tokens) - 1
     if tokens[0].text in "|(" and (inside.get(0) == last or (tokens[0].text == tokens[-1].text == "|" and last > 1)):
@@ -143,6 +145,8 @@ def name_of(tokens: tuple[Token, ...]) -> str | None:
             return ":".join(map(str, names)) if all(names) else None
     if tokens[0].text == r"\frac":
         middle = group_end(tokens, 1)
+        if derivative(tokens, 0):
+            return key_of(tokens)
         names = [name_of(tokens[1:middle]), name_of(tokens[middle:])]
         return ":".join(map(str, names)) if all(names) and group_end(tokens, middle) == len(tokens) else None
     return _plain_name(tokens)
@@ -177,3 +181,14 @@ def _plain_name(tokens: tuple[Token, ...]) -> str | None:
     if len(names) == 1 and len(names[0]) == 2 and names[0].isupper():
         names = ["".join(sorted(names[0]))]
     return "".join(names)
+
+
+def derivative(tokens: Sequence[Token], i: int) -> str:
+    """What the fraction at ``i`` differentiates: "dy" of dy/dx, "d" of the bare operator, "" of a fraction."""
+    middle = group_end(tokens, i + 1)
+    above = [token.text for token in tokens[i + 1 : middle] if token.text not in "{}"]
+    below = [token.text for token in tokens[middle : group_end(tokens, middle)] if token.text not in "{}"]
+    if not above or len(below) < 2 or above[0] not in ("d", "∂") or below[0] != above[0]:
+        return ""
+    is_bare = len(above) == 1 or (above[1] == "^" and len(above) == 3)
+    return above[0] if is_bare else "".join(above)

@@ -37,8 +37,8 @@ _DELIMITER = re.compile(r"(?<!\\)(?:\$\$?|\\[()\[\]])")
 _HAS_LETTER = re.compile(r"[^\W\d_]")
 _LOOKS: Final = (
     (re.compile(r"\\(?:left|right|middle|displaystyle|limits|[bB]igg?[lrm]?|textstyle|rm|bf)(?![A-Za-z])\.?"), " "),
-    (re.compile(r"\\q?quad(?![A-Za-z])"), " \x1f "),  # between the items of a list; the unit separator of ASCII
-    (re.compile(r"\{,\}|,\\!\s?"), "\x1e"),  # the comma of thousands
+    (re.compile(r"\\q?quad(?![A-Za-z])"), " \ue000 "),  # between the items of a list
+    (re.compile(r"\{,\}|,\\!\s?"), "\ue001"),  # the comma of thousands
     (re.compile(r"(?<!\\)\\[,!;:> ]|~"), " "),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (
@@ -55,6 +55,7 @@ _LOOKS: Final = (
     (re.compile(r"\\(?:ne|neq)(?![A-Za-z])|\\not\s?=|!="), "≠"),
     (re.compile(r"\\le(?:q|qslant|qq)?(?![A-Za-z])|≤|≦|⩽|=<|<="), "≤"),
     (re.compile(r"\\ge(?:q|qslant|qq)?(?![A-Za-z])|≥|≧|⩾|>="), "≥"),
+    (re.compile(r"\\pmod\s?(?:\{\s?(\w+)\s?\}|(\w))|\(\s?\\?b?mod\s?\{?\s?(\w+)\s?\}?\s?\)"), r" mod \1\2\3"),
     (re.compile(r"\*\*"), "^"),
     (re.compile(r"\{\s?\}"), ""),
 )
@@ -97,7 +98,7 @@ _TOKEN = re.compile(
     |\\(?P<command>[A-Za-z]+)
     |(?P<newline>\\\\|\n)
     |(?P<escaped>\\.)
-    |(?P<number>\d[\d\x1e]*(?:\.\d+)?|\.\d+)
+    |(?P<number>\d[\d\ue001]*(?:\.\d+)?|\.\d+)
     |(?P<run>[A-Za-z]+)
     |(?P<space>\s+)
     |(?P<other>.)""",
@@ -203,10 +204,10 @@ def _read(kind: str, match: re.Match[str], spaced: bool, before: list[Token]) ->
         return [Token(kind, match[kind], spaced)]
     if kind == "command":
         return _command(match["command"], spaced)
-    if kind == "newline" or text == "\x1f":
+    if kind == "newline" or text == "\ue000":
         return [Token("separator", ";", spaced)]
     if kind == "number":
-        return [Token("number", text.replace("\x1e", ""), spaced)]
+        return [Token("number", text.replace("\ue001", ""), spaced)]
     if kind == "run":
         return _run(text, spaced, before)
     if text in JOINTS:
@@ -223,7 +224,7 @@ def _sign(text: str, spaced: bool) -> Token:
         return Token("relation", text, spaced)
     if text == "*":
         return Token("sign", "·", spaced)
-    return Token("word" if _HAS_LETTER.match(text) else "sign", "," if text == "\x1e" else text, spaced)
+    return Token("word" if _HAS_LETTER.match(text) else "sign", "," if text == "\ue001" else text, spaced)
 
 
 def _command(name: str, spaced: bool) -> list[Token]:
@@ -318,17 +319,17 @@ def matches(tokens: Sequence[Token]) -> dict[int, int]:
 
 
 def key_of(tokens: Sequence[Token]) -> str:
-    """One spelling for all that say the same: no spaces, but between two numbers."""
+    """One spelling for all that say the same: no spaces, but before a number that would join another."""
     parts: list[str] = []
     before = ""
     for token in tokens:
-        if token.kind == "number" and before == "number":
+        if token.kind == "number" and before in ("number", "}"):
             parts.append(" ")
-        text = token.text
+        text = token.text if token.kind != "word" else token.text.replace(" ", "")
         if token.kind in ("begin", "end", "function"):
             text = f"\\{text} "
         elif token.kind == "separator":
             text = {"and": ",", "or": ","}.get(text, text)
         parts.append(text)
-        before = token.kind
+        before = token.kind if token.kind == "number" else token.text
     return "".join(parts)

@@ -85,11 +85,18 @@ def serve(channel: socket.socket, parent: int, cpu_seconds: float, wall_seconds:
 
 
 @lru_cache(maxsize=256)  # a gold is compared with the answers of its whole group
-def read(text: str) -> list[Any]:
-    from math_verify import LatexExtractionConfig, parse
+def read(text: str) -> Any:
+    """The sympy expression that LaTeX says, or None.
 
-    # Their time-outs are signals with handlers, which a long multiplication does not let run; ours need no handler.
-    return parse(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
+    As math-verify's parser does it, but without the normalisation before, which drops a letter at the end that could be
+    a unit: 2ab would be 2.
+    """
+    from latex2sympy2_extended import latex2sympy
+
+    try:
+        return latex2sympy(text, is_real="(I)" not in text, normalization_config=None)
+    except Exception:  # its errors have no type of their own
+        return None
 
 
 _RELATION_TO_ZERO: Final = re.compile(r"(.+)([=≠<≤])0")
@@ -111,20 +118,21 @@ def equivalent(answer: str, gold: str) -> bool | None:
         if relations[0] and relations[1]:
             return multiples(read(relations[0][1]), read(relations[1][1]), relations[0][2])
         expected, found = read(gold), read(answer)
-        if not expected or not found:
+        if expected is None or found is None:
             return None
-        return bool(verify(expected, found, timeout_seconds=None)) and same_size(expected[0], found[0])
+        # Their time-outs are signals with handlers, which a long multiplication does not let run; ours need none.
+        return bool(verify(expected, found, timeout_seconds=None)) and same_size(expected, found)
     except (RecursionError, ValueError, TypeError, ArithmeticError, AttributeError):
         return None
 
 
-def multiples(found: list[Any], expected: list[Any], sign: str) -> bool | None:
+def multiples(found: Any, expected: Any, sign: str) -> bool | None:
     """Whether two expressions are zero, or less, together: their ratio is a number, for inequalities a positive one."""
     from sympy import simplify
 
-    if not expected or not found:
+    if expected is None or found is None:
         return None
-    ratio = simplify(found[0].doit() / expected[0].doit())
+    ratio = simplify(found.doit() / expected.doit())
     if not ratio.is_number or not ratio.is_finite or not ratio.is_nonzero:
         return False
     return bool(ratio.is_positive) if sign in "<≤" else True
