@@ -175,7 +175,7 @@ def _same_named(answer: Node, gold: Node, equal: Equal | None) -> bool:
     if isinstance(answer, Relation):
         if gold.relation is not None and _same_relation(answer, gold.relation, equal):
             return True
-        return _same(answer, gold.value, equal)
+        return not isinstance(gold.value, Relation) and _same(answer, gold.value, equal)
     value = gold.value
     if isinstance(value, Relation) and set(value.signs) == {"="}:
         value = value.sides[-1]  # the gold's x = 2 + 3 = 5

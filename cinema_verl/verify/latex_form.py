@@ -165,12 +165,13 @@ def _list(tokens: tuple[Token, ...], depth: int, *, is_set: bool = False) -> Nod
     if set(separators) == {"or"} and (union := _union_of(items)):
         return union
     in_order = ";" in separators and not all(isinstance(item, Named) and item.name for item in items)
-    items = [part for item in items for part in (item.items if _is_plain(item) else (item,))]
+    items = [part for item in items for part in _parts(item)]
     return Items(("set:" if is_set else "") + ",".join(item.key for item in items), tuple(items), in_order, is_set)
 
 
-def _is_plain(item: Node) -> bool:
-    return isinstance(item, Items) and not item.is_set and not item.ordered
+def _parts(item: Node) -> tuple[Node, ...]:
+    """What an item adds to its list: ±2 adds two."""
+    return item.items if isinstance(item, Items) and not item.is_set and not item.ordered else (item,)
 
 
 def _named_alike(items: list[Node]) -> list[Node]:

@@ -3,9 +3,9 @@
 Run as a program by :mod:`cinema_verl.verify.math_pool`. The first process is new, single-threaded and imports
 math-verify once; for every socket that it is sent it forks a worker, which costs milliseconds instead of the
 second that the imports take. A worker reads one JSON line ``[answer, gold]`` at a time and writes one back: true,
-false, or null for no opinion. What stops it is the kernel, and nothing that an expression can catch: interval
-timers whose signals keep their default action (death), for CPU time and for wall-clock time, and a limit on its
-address space. Everything ends when the process that asked is gone.
+false, or null for no opinion. What stops it is the kernel, and nothing that an expression can catch: an interval
+timer whose signal keeps its default action (death), for CPU time, and a limit on its address space. Everything ends
+when the process that asked is gone.
 """
 
 import json
@@ -36,7 +36,7 @@ WARM_UP: Final = (
 
 def main() -> None:
     """Fork a worker for every socket that comes over standard input, which is a socket too."""
-    parent, cpu_seconds, wall_seconds, memory = (int(a) if a.isdigit() else float(a) for a in sys.argv[1:])
+    parent, cpu_seconds, memory = (int(a) if a.isdigit() else float(a) for a in sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks; this one follows it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the workers
     logging.disable(logging.CRITICAL)  # math-verify warns of every expression that it cannot read
@@ -53,7 +53,7 @@ def main() -> None:
                 try:
                     control.close()
                     os.close(0)
-                    serve(channel, zygote, cpu_seconds, wall_seconds, int(memory))
+                    serve(channel, zygote, cpu_seconds, int(memory))
                 finally:
                     os._exit(0)
 
@@ -66,7 +66,7 @@ def wait(channel: socket.socket, parent: int) -> bool:
     return False
 
 
-def serve(channel: socket.socket, parent: int, cpu_seconds: float, wall_seconds: float, memory: int) -> None:
+def serve(channel: socket.socket, parent: int, cpu_seconds: float, memory: int) -> None:
     """Answer one question after the other, each within the limits, until the other side closes."""
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -76,9 +76,7 @@ def serve(channel: socket.socket, parent: int, cpu_seconds: float, wall_seconds:
     while wait(channel, parent) and (line := file.readline()):
         answer, gold = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-        signal.setitimer(signal.ITIMER_REAL, wall_seconds)
         verdict = equivalent(answer, gold)
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
         file.write(json.dumps(verdict).encode() + b"\n")
         file.flush()
