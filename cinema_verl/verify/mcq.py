@@ -326,7 +326,11 @@ def _exact(text: str, as_written: str, options: Options) -> str | None:
         return letter
     if len(text) <= 5 and (bare := _BARE.fullmatch(text)):
         return bare[1].upper() if bare[1].upper() in options.letters else None
-    return options.by_value(text, as_written) or _labelled(text, options)
+    # What is marked as a label is one: "A: x = 3" is not the value of "A: x".
+    letter = _labelled(text, options)
+    if letter or ((firm := _FIRM.match(text)) and (firm["bracketed"] or firm["letter"]).upper() in options.letters):
+        return letter
+    return options.by_value(text, as_written)
 
 
 def _split(text: str, options: Options) -> tuple[str, str, bool] | None:
@@ -358,15 +362,16 @@ def _labelled(text: str, options: Options) -> str | None:
     said = said or options.by_value(rest, as_written)
     if said == letter:
         return letter
+    if said and (firm or not _WORD_OR_MORE.match(rest)):
+        return _DISAGREE
     if not firm:
         return None  # "A man", "I see"
-    if said:
-        return _DISAGREE
     if options.has_texts:
         return _DISAGREE if options.claims_something_else(letter, rest) else None
     return letter if _is_value(rest) else None
 
 
+_WORD_OR_MORE = re.compile(r"[a-z]{2}")
 _LABEL_IN_LATEX = re.compile(r"\W*(?:\\[A-Za-z]+\s?\{)?\W*[A-Za-z]\W")
 
 

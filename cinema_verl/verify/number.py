@@ -110,7 +110,7 @@ def read(text: str) -> Quantity | None:
     if (plain := _PLAIN.fullmatch(text)) and (quantity := _read_plain(plain)):
         return quantity
     text = without_math_marks(peel(text))
-    if len(text) > _MAX_TEXT:
+    if len(text) > _MAX_TEXT or "\n" in text:
         return None
     text = peel(without_looks(text))
     name, text = named(text)

@@ -222,7 +222,7 @@ def without_looks(text: str) -> str:
         return text
     for pattern, replacement in _LOOKS:
         text = pattern.sub(replacement, text)
-    return " ".join(text.split())
+    return _tidy(text)
 
 
 # What an answer may say that its value belongs to: x, BF, ∠ABC, a_n, f(2), |AB|, S_{△ABC}, cos B, AB:BC, (p, q), Area.
@@ -294,14 +294,14 @@ def same_name(one: str, other: str) -> bool:
     return one[0] == " " or other[0] == " "
 
 
-_ARTICLE = re.compile(r"(?:an?|the) ")
+_ARTICLE = re.compile(r"(?:an?|the) (?=[^\W\d_])")  # before a figure, or on a line of its own, A is a label
 
 
 def words(text: str) -> str:
     """Folded text for comparison as words: case folded, on one line, no leading article."""
-    text = text.casefold().replace("\n", " ").strip()
+    text = text.casefold().strip()
     article = _ARTICLE.match(text)
-    return text[article.end() :] if article else text
+    return (text[article.end() :] if article else text).replace("\n", " ")
 
 
 _HEDGE = re.compile(
