@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Final
 
 from cinema_verl.verify import latex_guard, math_pool, number
-from cinema_verl.verify.latex_form import Items, Leaf, Named, Node, Relation, Row, flipped, read
+from cinema_verl.verify.latex_form import Items, Leaf, Named, Node, Relation, Row, flipped, read, spread
 from cinema_verl.verify.latex_names import name_of
 from cinema_verl.verify.latex_spelling import tokens
 from cinema_verl.verify.reading import fold, peel
@@ -168,10 +168,14 @@ def _same_named(answer: Node, gold: Node, equal: Equal | None) -> bool:
         ours, theirs = answer.relation, gold.relation
         return ours is not None and theirs is not None and _same_relation(ours, theirs, equal)
     if isinstance(answer, Named):
+        if isinstance(gold, Items) and (several := spread(answer)):
+            return _names(gold) and _same_items(several, gold, equal)
         if isinstance(gold, Relation):
             return answer.relation is not None and _same_relation(answer.relation, gold, equal)
         return _same(answer.value, gold, equal)
     assert isinstance(gold, Named)
+    if isinstance(answer, Items) and (several := spread(gold)):
+        return _names(answer) and _same_items(answer, several, equal)
     if isinstance(answer, Relation):
         if gold.relation is not None and _same_relation(answer, gold.relation, equal):
             return True

@@ -150,23 +150,41 @@ def _raw(tokens: Sequence[Token]) -> Node:
 def _list(tokens: tuple[Token, ...], depth: int, *, is_set: bool = False) -> Node:
     tokens = without_braces(tokens)
     inside = matches(tokens)
-    if depth > MAX_DEPTH or inside.get(-1):
+    if depth > MAX_DEPTH or -1 in inside:
         return _raw(tokens)
-    parts = split(tokens, inside, "separator")
-    separators = [part[0].text for part in parts[1::2]]
-    texts = [part for part in parts[::2] if part]
+    if any(token.text in "∨∧" for token in tokens) and any(token.kind == "relation" for token in tokens):
+        joints = {"∨": Token("separator", "or"), "∧": Token("separator", "and")}  # x<1 ∨ x>3, but not p ∨ q
+        tokens = tuple(joints.get(token.text, token) for token in tokens)
+    texts, separators = _separated(tokens, inside)
     if len(texts) > MAX_ITEMS or (separators and not texts):
         return _raw(tokens)
-    if not separators and not is_set:
-        return _statement(tokens, depth)
-    if separators and len(texts) == 1 and not is_set:
-        return _raw(tokens) if separators != [";"] else _statement(texts[0], depth)
+    if len(texts) == 1 and not is_set:
+        return _statement(texts[0], depth)
+    if ";" in separators and "," in separators:
+        groups = [group for group in split(tokens, inside, "separator", ";")[::2] if group]
+        lists = tuple(_list(group, depth + 1) for group in groups)
+        return Items(";".join(group.key for group in lists), lists, ordered=True)
     items = _named_alike([_statement(text, depth + 1) for text in texts])
     if set(separators) == {"or"} and (union := _union_of(items)):
         return union
     in_order = ";" in separators and not all(isinstance(item, Named) and item.name for item in items)
     items = [part for item in items for part in _parts(item)]
     return Items(("set:" if is_set else "") + ",".join(item.key for item in items), tuple(items), in_order, is_set)
+
+
+def _separated(tokens: tuple[Token, ...], inside: dict[int, int]) -> tuple[list[tuple[Token, ...]], list[str]]:
+    """The items, and what stands between two of them: of several separators in a row the one that is no line break."""
+    texts: list[tuple[Token, ...]] = []
+    separators: list[str] = []
+    between = ""
+    for i, part in enumerate(split(tokens, inside, "separator")):
+        if i % 2:
+            between = part[0].text if between in ("", ";") else between
+        elif part:
+            separators += [between] if texts else []
+            texts.append(part)
+            between = ""
+    return texts, separators
 
 
 def _parts(item: Node) -> tuple[Node, ...]:
@@ -206,7 +224,7 @@ def _statement(tokens: tuple[Token, ...], depth: int) -> Node:
     if interval := _interval(relation, sides):
         return interval
     name = name_of(sides[0]) if signs[0] in "=≈∈≡" else None
-    if name is None or any(token.text == name for side in sides[1:] for token in side):
+    if name is None or any(_occurs(name, side) for side in sides[1:]):
         return relation  # an expression, or x = x + 1, makes an equation
     if len(sides) == 2:
         value = relation.sides[1]
@@ -216,6 +234,20 @@ def _statement(tokens: tuple[Token, ...], depth: int) -> Node:
         return Named(relation.key, name, value, relation if signs[0] == "=" else None)
     rest = Relation(key_of(tokens[len(sides[0]) + 1 :]), relation.sides[1:], signs[1:])
     return Named(relation.key, name, rest, relation)
+
+
+def _occurs(name: str, tokens: tuple[Token, ...]) -> bool:
+    """Whether a letter stands in an expression, and not as a part of another name: R, not R_1."""
+    followed = [*(token.text for token in tokens[1:]), ""]
+    return any(token.text == name and after not in ("_", "'") for token, after in zip(tokens, followed, strict=True))
+
+
+def spread(point: Named) -> Items | None:
+    """(x,y) = (2,3) as x = 2, y = 3."""
+    names = point.name[1:-1].split(",")
+    if not point.name.startswith("(") or not isinstance(point.value, Row) or len(names) != len(point.value.items):
+        return None
+    return Items(point.key, tuple(Named(f"{n}={v.key}", n, v) for n, v in zip(names, point.value.items, strict=True)))
 
 
 def _interval(relation: Relation, sides: list[tuple[Token, ...]]) -> Named | None:
@@ -256,7 +288,7 @@ def _is_variable(tokens: tuple[Token, ...]) -> bool:
 def _value(tokens: tuple[Token, ...], depth: int) -> Node:
     tokens = without_braces(tokens)
     inside = matches(tokens)
-    if not tokens or depth > MAX_DEPTH or inside.get(-1):
+    if not tokens or depth > MAX_DEPTH or -1 in inside:
         return _raw(tokens)
     for joint in "∪∩":
         parts = split(tokens, inside, "sign", joint)
@@ -358,13 +390,8 @@ def _without_unit(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], str]:
         return tokens, ""
     if tokens[start].text == "°" and any(token.text in "°+-" for token in tokens[1:start]):
         return tokens, ""  # the last of several terms
-    unit = unit_named(
-        "".join(
-            token.text.strip("() ") + " " * (token.kind == "word" and " " in token.text)
-            for token in tokens[start:]
-            if token.text not in "{}()"
-        ).strip()
-    )
+    text = "".join(" " * (token.kind == "word") * token.spaced + token.text for token in tokens[start:])
+    unit = unit_named(re.sub(r"[{}()]", "", text).strip())
     return (tokens[:start], unit) if unit else (tokens, "")
 
 
@@ -397,11 +424,12 @@ _UNIT_PART = re.compile(r"([^\d^/·]+)(?:\^?(-?\d))?")
 def unit_named(text: str) -> str:
     """The canonical unit that ``text`` is, also of several ("kg·m/s^2"); "" for none."""
     units = number.units()
-    for spelling in (text, text.casefold()):
+    for spelling in (text, text.casefold(), text.replace(" ", "")):
         if spelling in units:
             return units[spelling]
     if not re.search(r"[/·^]", text):
         return ""
+    text = text.replace(" ", "")
     parts = []
     for sign, part in re.findall(r"([/·]?)([^/·]+)", text):
         match = _UNIT_PART.fullmatch(part.strip())

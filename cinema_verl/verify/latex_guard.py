@@ -7,6 +7,7 @@ over as one variable, the same on both sides: x_1, f(x), \\vec{a}, ∠ABC, 204_5
 that language is not asked about at all, and compared as it is spelled.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -42,7 +43,7 @@ class Question:
     Attributes:
         text: LaTeX of the small language.
         symbols: Its variables; e is left out, for it may be written as exp.
-        runs: Capital letters in a row, which may be a name: SAS is not SSA.
+        runs: Capital letters in a row, which may be a name or matrices: SAS is not SSA, AB not BA.
         is_number: Whether it is a plain number.
     """
 
@@ -69,8 +70,8 @@ def may_be_equal(answer: Question, gold: Question) -> bool:
     """Whether the two are of one kind, so that equality is a question of arithmetic."""
     if gold.is_number or answer.symbols != gold.symbols:
         return False  # a number was compared, and is not the sum that the question asked for
-    ours = {"".join(sorted(run)): run for run in answer.runs}
-    return all(ours.get("".join(sorted(run)), run) == run for run in gold.runs)
+    ours = {frozenset(Counter(run.split()).items()): run for run in answer.runs}
+    return all(ours.get(frozenset(Counter(run.split()).items()), run) == run for run in gold.runs)
 
 
 def difference(relation: Relation) -> tuple[str, Leaf] | None:
@@ -109,6 +110,7 @@ class _Writer:
         self.symbols: set[str] = set()
         self._runs: list[str] = []
         self._run: list[str] = []
+        self._argument = 0  # where that of the last function starts
 
     def finished_runs(self) -> list[str]:
         self._end_run()
@@ -116,7 +118,7 @@ class _Writer:
 
     def _end_run(self) -> None:
         if len({name[0] for name in self._run}) > 1:
-            self._runs.append("".join(self._run))
+            self._runs.append(" ".join(self._run))
         self._run = []
 
     def write(self, start: int, end: int, depth: int) -> str:
@@ -132,8 +134,12 @@ class _Writer:
         token = self.tokens[i]
         if token.kind == "letter" or token.text in SHAPES or token.text in DECORATIONS or token.kind == "word":
             return self._named(i, end)
+        if token.text == "^":
+            return self._power(i, end, depth)
         self._end_run()
         if token.kind == "number":
+            if i > 0 and i != self._argument and self._is_factor(i - 1):
+                raise _NotAsked  # x2 is x_2, x^2 or 2x
             return self._number(i, end, depth)
         if token.kind == "function":
             return self._function(i, end, depth)
@@ -146,8 +152,6 @@ class _Writer:
             last = group_end(self.tokens, middle)
             parts = self.write(i + 1, middle, depth + 1), self.write(middle, last, depth + 1)
             return last, rf"\binom{parts[0]}{parts[1]}"
-        if token.text == "^":
-            return self._power(i, end, depth)
         if token.text == "×":
             self._refuse_cross(i, end)
             return i + 1, r"\times "
@@ -236,6 +240,7 @@ class _Writer:
             stop = last
         if stop == end or self.tokens[stop].text in ("+", "·", "/", ")", "}", "×", "!"):
             raise _NotAsked  # a function of nothing
+        self._argument = stop
         if name == "lg":
             if "_" in text:
                 raise _NotAsked
@@ -277,7 +282,16 @@ class _Writer:
         last = group_end(self.tokens, i + 1)
         if last > end or i + 1 >= end:
             raise _NotAsked
-        return last, "^" + self._braced(i + 1, last, depth)
+        exponent = key_of(self.tokens[i + 1 : last]).strip("{}")
+        if self._run and exponent.isdigit() and int(exponent) < _MAX_DEPTH:
+            self._run += self._run[-1:] * (int(exponent) - 1)
+            return last, f"^{{{exponent}}}"
+        run, self._run = self._run, []
+        if exponent.startswith("-") and i and self.tokens[i - 1].text == ")" and self._runs:
+            raise _NotAsked  # of matrices, (AB)^{-1} is not A^{-1}B^{-1}
+        written = "^" + self._braced(i + 1, last, depth)
+        self._run = run
+        return last, written
 
     def _divided(self, i: int, end: int) -> tuple[int, str]:
         """a/b, where b is one factor, for 1/2x is read in two ways; behind a fraction of digits a space says which."""

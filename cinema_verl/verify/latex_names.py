@@ -105,6 +105,8 @@ def atom(tokens: Sequence[Token], i: int) -> tuple[int, str]:
         if close > end and (is_application(tokens, end, close) or (tokens[end - 1].text == "'")):
             end = close + 1
     text = key_of(tokens[i:end])
+    if len(text) > 2 and text[0] == "Δ" and text[1:].isalpha() and text[1:].isupper():
+        text = "△" + text[1:]  # the letter for the sign
     if tokens[i].text == "∠" and end - i == 4:
         points = text[1:]
         text = "∠" + min(points, points[::-1])  # the vertex is in the middle either way

@@ -62,7 +62,7 @@ _LOOKS: Final = (
 _COMMANDS: Final = {
     "times": "×", "cdot": "·", "ast": "·", "div": "/", "pi": "π", "infty": "∞", "infinity": "∞", "lt": "<", "gt": ">",
     "approx": "≈", "simeq": "≈", "doteq": "≈", "in": "∈", "cup": "∪", "bigcup": "∪", "cap": "∩", "bigcap": "∩",
-    "lor": "or", "vee": "or", "land": "and", "wedge": "and", "pm": "±", "mp": "∓", "angle": "∠", "measuredangle": "∠",
+    "lor": "∨", "vee": "∨", "land": "∧", "wedge": "∧", "pm": "±", "mp": "∓", "angle": "∠", "measuredangle": "∠",
     "triangle": "△", "bigtriangleup": "△", "odot": "⊙", "square": "□", "perp": "⊥", "bot": "⊥", "parallel": "∥",
     "cong": "≅", "sim": "∼", "backsim": "∼", "equiv": "≡", "subset": "⊂", "subseteq": "⊆", "supset": "⊃",
     "supseteq": "⊇", "to": "→", "rightarrow": "→", "longrightarrow": "→", "Rightarrow": "⇒", "implies": "⇒",
@@ -86,6 +86,7 @@ _FUNCTIONS: Final = frozenset({
     "sinh", "cosh", "tanh", "coth", "log", "ln", "lg", "exp",
 })  # fmt: skip
 _UNICODE_RELATIONS: Final = frozenset("=<>≤≥≠≈∈≡∼≅⊥∥⊂⊆⊃⊇→⇒")
+_SAME_SIGNS: Final = {"*": "·", "∽": "∼", "⟂": "⊥", "⋅": "·", "∙": "·", "÷": "/", "≌": "≅", "▲": "△", "≃": "≈"}
 GREEK: Final = frozenset("αβγδεζηθικλμνξοπρστυφχψωΓΔΘΛΞΠΣΦΨΩħℓ")
 
 # ---- tokens ---------------------------------------------------------------------------------------------------------
@@ -220,10 +221,9 @@ def _sign(text: str, spaced: bool) -> Token:
         return Token("letter", text, spaced)
     if text in ",;":
         return Token("separator", text, spaced)
+    text = _SAME_SIGNS.get(text, text)
     if text in _UNICODE_RELATIONS:
         return Token("relation", text, spaced)
-    if text == "*":
-        return Token("sign", "·", spaced)
     return Token("word" if _HAS_LETTER.match(text) else "sign", "," if text == "\ue001" else text, spaced)
 
 

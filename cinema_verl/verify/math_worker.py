@@ -116,7 +116,7 @@ def equivalent(answer: str, gold: str) -> bool | None:
         if relations[0] and relations[1]:
             return multiples(read(relations[0][1]), read(relations[1][1]), relations[0][2])
         expected, found = read(gold), read(answer)
-        if expected is None or found is None:
+        if expected is None or found is None or is_undefined(expected) or is_undefined(found):
             return None
         # Their time-outs are signals with handlers, which a long multiplication does not let run; ours need none.
         return bool(verify(expected, found, timeout_seconds=None)) and same_size(expected, found)
@@ -124,11 +124,18 @@ def equivalent(answer: str, gold: str) -> bool | None:
         return None
 
 
+def is_undefined(expression: Any) -> bool:
+    """Whether there is a division by zero in it, after which everything is equal."""
+    from sympy import nan, zoo
+
+    return bool(expression.doit().has(nan, zoo))
+
+
 def multiples(found: Any, expected: Any, sign: str) -> bool | None:
     """Whether two expressions are zero, or less, together: their ratio is a number, for inequalities a positive one."""
     from sympy import simplify
 
-    if expected is None or found is None:
+    if expected is None or found is None or is_undefined(expected) or is_undefined(found):
         return None
     ratio = simplify(found.doit() / expected.doit())
     if not ratio.is_number or not ratio.is_finite or not ratio.is_nonzero:
