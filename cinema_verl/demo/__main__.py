@@ -8,7 +8,6 @@ checkpoint; finished, it prints the table again at once.
 
 import argparse
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from cinema_verl.demo.digits import Sizes, write_dataset
 from cinema_verl.evaluate.validations import Validation, change, read_validation, table
 from cinema_verl.report.command import main as write_report
+from cinema_verl.runs.metrics import records
 from cinema_verl.utils.resolvers import package_path
 
 RECIPE = "cinema_cpu"
@@ -89,18 +89,6 @@ def stage_ends(overrides: Sequence[str]) -> tuple[int, int]:
 def last_step(metrics: Path) -> int:
     """The last training step that verl's file logger has recorded; 0 if none."""
     return max((step for step, data in records(metrics) if "actor/entropy" in data), default=0)
-
-
-def records(metrics: Path) -> Iterator[tuple[int, dict]]:
-    """(step, data) of every whole line of verl's file logger."""
-    if not metrics.exists():
-        return
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line that is being written
-        yield record["step"], record["data"]
 
 
 def train(command: Sequence[str], output: Path, total: int) -> tuple[int, int]:

@@ -163,7 +163,7 @@ def _image_dependence(summary: Summary) -> Table:
         for condition, found in part["image_dependence"].items()
     )
     header = ("benchmark", "images", "questions", "accuracy, true images %", "accuracy, these images %", "drop")
-    return Table("Does it look at the images?", header, rows, "Questions asked both ways, paired.")
+    return Table("Does the policy use the images?", header, rows, "Questions asked both ways, paired.")
 
 
 def warnings_of(summary: Summary) -> list[str]:

@@ -14,7 +14,6 @@ from cinema_verl.report.groups import GroupPlace, Pictures, choose, places
 from cinema_verl.report.summarise import (
     PANELS,
     Mix,
-    Panel,
     bins,
     complete,
     count,
@@ -120,7 +119,8 @@ def build(runs: Sequence[Run], max_bytes: int) -> tuple[str, list[str]]:
     """
     fixed = [_fixed(run) for run in runs]
     notes = [(run.files.name, note) for run in runs for note in [*run.notes, *_shortened(run)]]
-    head = {"actions": ACTIONS, "meanings": MEANINGS, "panels": [_panel(panel) for panel in PANELS]}
+    panels = [panel._asdict() | {"lines": [line._asdict() for line in panel.lines]} for panel in PANELS]
+    head = {"actions": ACTIONS, "meanings": MEANINGS, "panels": panels}
     frame = _html(runs, head | {"runs": fixed, "images": []}, notes)
     room = max_bytes - len(frame.encode(errors="replace")) - 4096  # our choice: for notes to come, and commas
     pictures = Pictures()
@@ -142,15 +142,6 @@ def build(runs: Sequence[Run], max_bytes: int) -> tuple[str, list[str]]:
     page = _html(runs, head | {"runs": fixed, "images": pictures.uris}, notes)
     page = page.encode(errors="replace").decode()  # lone surrogates, which JSON may hold and UTF-8 may not
     return page, [f"{name}: {note}" if name else note for name, note in notes]
-
-
-def _panel(panel: Panel) -> dict[str, Any]:
-    return {
-        "title": panel.title,
-        "unit": panel.unit,
-        "share": panel.share,
-        "lines": [{"metrics": line.metrics, "label": line.label} for line in panel.lines],
-    }
 
 
 def _fixed(run: Run) -> dict[str, Any]:

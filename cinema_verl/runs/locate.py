@@ -5,6 +5,7 @@ itself comes first, so that a run that was copied to another machine is found, t
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +91,12 @@ def locate(
         what = "is a file, not a directory" if directory.exists() else "does not exist"
         raise NothingFound(f"{directory} {what}: {_WHAT_TO_GIVE}")
     name, notes = names([directory])[0], []
+    directory = Path(os.path.abspath(directory))  # unlike `resolve` it follows no links: the parent is the one given
     if directory.name == ".hydra" or directory.name.startswith("global_step_"):
-        directory = directory.resolve().parent
+        directory = directory.parent
     if any(not _looks_like_metrics(path) for _, path in step_files(directory)):  # the rollouts themselves
         rollouts = rollouts or directory
-        record, directory = _record_of(directory.absolute().parent, directory), directory.absolute().parent
+        record, directory = _record_of(directory.parent, directory), directory.parent
     else:
         if not (metrics or rollouts or _is_run(directory)):
             directory = _the_run_below(directory)
@@ -108,7 +110,7 @@ def locate(
         found_metrics = _only(directory, _other_metrics(directory), "give one with --metrics")
     validation = list(_places(directory, record, "validation"))
     train = [rollouts] if rollouts else list(_places(directory, record, "rollouts"))
-    found_rollouts = next((path for path in (train if rollouts else [*train, *validation]) if _has_steps(path)), None)
+    found_rollouts = next((path for path in (train if rollouts else [*train, *validation]) if step_files(path)), None)
 
     if found_metrics is None and found_rollouts is None:
         lines = [f"  {path}" for path in looked_for] + [f"  {path}/<step>.jsonl" for path in [*train, *validation]]
@@ -179,7 +181,10 @@ class _Record:
         """Whether the run wrote to the folder; `by_name`: a folder of that name, as in a run that was moved."""
         keys = ("default_local_dir", "rollout_data_dir", "validation_data_dir")
         paths = [path for path in map(self.path, keys) if path]
-        return any(path.resolve() == folder.resolve() or (by_name and path.name == folder.name) for path in paths)
+        return any(
+            path.resolve() == folder.resolve() or (by_name and path.name == folder.name and not path.exists())
+            for path in paths
+        )
 
 
 def _record_of(directory: Path, steps: Path | None = None) -> _Record:
@@ -192,13 +197,13 @@ def _record_of(directory: Path, steps: Path | None = None) -> _Record:
         for path in _newest_first(directory, _CONFIG, f"*/{_CONFIG}"):
             return _read_record(path, directory)
     folders = [directory] if steps is None else [steps, directory]
-    around = directory.absolute().parents[: _DEPTH + 1]
+    around = directory.parents[: _DEPTH + 1]
     for place in around if steps is None else [directory, *around]:
         for path in _newest_first(place, _CONFIG, f"*/{_CONFIG}", f"outputs/*/*/{_CONFIG}"):
             text = path.read_text(encoding="utf-8", errors="replace")
             if any(folder.name in text for folder in folders):  # reading a configuration takes a fifth of a second
                 record = _read_record(path, directory)
-                if any(record.writes_to(folder, by_name=place == folder.absolute().parent) for folder in folders):
+                if any(record.writes_to(folder, by_name=place == folder.parent) for folder in folders):
                     return record
     problem = "No `.hydra/config.yaml`: model, settings and planned steps of the run are not known."
     return _Record(OmegaConf.create(), (), directory, problem)
@@ -218,23 +223,22 @@ def _read_record(path: Path, directory: Path) -> _Record:
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         problem = f"{path} cannot be read ({error}): the run's settings are not known."
         return _Record(OmegaConf.create(), (), directory, problem)
-    return _Record(config, _overrides(path.parent), _working_directory(path.parent) or directory)
+    overrides, started_in = _yaml(path.with_name("overrides.yaml")), _yaml(path.with_name("hydra.yaml"))
+    for key in ("hydra", "runtime", "cwd"):
+        started_in = started_in.get(key) if isinstance(started_in, dict) else None
+    return _Record(
+        config,
+        tuple(map(str, overrides)) if isinstance(overrides, list) else (),
+        Path(started_in) if isinstance(started_in, str) else directory,
+    )
 
 
-def _overrides(folder: Path) -> tuple[str, ...]:
+def _yaml(path: Path) -> Any:
+    """What a YAML file holds; None if it cannot be read."""
     try:
-        lines = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
-        return ()
-    return tuple(map(str, lines)) if isinstance(lines, list) else ()
-
-
-def _working_directory(folder: Path) -> Path | None:
-    try:
-        value = setting(DictConfig(OmegaConf.load(folder / "hydra.yaml")), "hydra.runtime.cwd")
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
         return None
-    return Path(value) if isinstance(value, str) else None
 
 
 # ---- Where the parts of a run may be ---------------------------------------------------------------------------
@@ -245,8 +249,8 @@ def _metrics_places(directory: Path, record: _Record) -> Iterator[Path]:
     yield directory.parent / "metrics.jsonl"  # the folder may be Hydra's or the checkpoints', inside that of the run
     project, experiment = (setting(record.config, f"trainer.{key}_name") for key in ("project", "experiment"))
     if project and experiment:  # verl: FileLogger's own default
-        yield directory / str(project) / f"{experiment}.jsonl"
-        yield record.started_in / str(project) / f"{experiment}.jsonl"
+        for root in (directory, directory.parent, record.started_in):
+            yield root / str(project) / f"{experiment}.jsonl"
 
 
 def _other_metrics(directory: Path) -> list[Path]:
@@ -285,10 +289,6 @@ def _data(directory: Path, record: _Record, given: Sequence[Path], notes: list[s
     return tuple(dict.fromkeys(found))
 
 
-def _has_steps(path: Path) -> bool:
-    return path.is_dir() and bool(step_files(path))
-
-
 def _looks_like_metrics(path: Path) -> bool:
     with open(path, encoding="utf-8", errors="replace") as file:
         try:
@@ -305,7 +305,7 @@ def _is_run(folder: Path) -> bool:
     """Whether the folder itself holds Hydra's record, metrics or rollouts."""
     return (
         (folder / _CONFIG).is_file()
-        or any(_has_steps(folder / name) for name in _LOCAL_PLACES)
+        or any(step_files(folder / name) for name in _LOCAL_PLACES)
         or bool(_other_metrics(folder))
     )
 
@@ -333,6 +333,7 @@ def _the_run_below(directory: Path) -> Path:
     def started(folder: Path) -> float:
         return (folder / _CONFIG).stat().st_mtime if (folder / _CONFIG).is_file() else 0.0
 
+    # A folder of metrics alone counts if there is nothing else: its files belong to runs that have other folders.
     with_parts = [folders for parts, folders in runs if parts - {folder.resolve() for folder in folders}]
     last_starts = [max(folders, key=started) for folders in with_parts or [folders for _, folders in runs]]
     return _only(directory, sorted(last_starts), "give one of these folders") or directory

@@ -45,13 +45,14 @@ def number(value: Any) -> float | None:
 
 
 def records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(step, data) of every whole line, in the order of the file.
+    """(step, data) of every whole line, in the order of the file; nothing if the run has not made the file yet.
 
     Raises:
         OSError: the file cannot be read.
     """
-    with open(path, "rb") as file:
-        yield from filter(None, map(_record, file))
+    if path.exists():
+        with open(path, "rb") as file:
+            yield from filter(None, map(_record, file))
 
 
 def read_metrics(path: Path) -> Metrics:

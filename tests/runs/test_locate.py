@@ -220,6 +220,17 @@ def test_every_folder_of_the_demo_leads_to_all_of_it(tmp_path, make_run, place):
     assert files.notes == ()
 
 
+def test_a_moved_run_whose_metrics_are_where_verl_puts_them(run_dir):
+    """No folder of it is a run by itself: Hydra's record leads to all."""
+    configure(run_dir, {"runtime": {"cwd": "/gone"}})
+    (run_dir / "cinema").mkdir()
+    (run_dir / "metrics.jsonl").rename(run_dir / "cinema" / "made_up.jsonl")
+    shutil.rmtree(run_dir / "rollouts")
+    for place in (run_dir, run_dir / "hydra"):
+        assert locate(place).metrics == run_dir / "cinema" / "made_up.jsonl"
+        assert locate(place).setting("cinema.exploration_steps") == 3
+
+
 def test_rollouts_in_a_folder_of_another_name_are_found_from_there(run_dir, tmp_path):
     (tmp_path / "scratch" / "other" / ".hydra").mkdir(parents=True)
     (tmp_path / "scratch" / "other" / ".hydra" / "config.yaml").write_text("cinema: {exploration_steps: 99}")

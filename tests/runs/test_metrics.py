@@ -76,6 +76,7 @@ def test_metrics_of_earlier_versions_have_the_names_of_today(tmp_path):
 def test_records_are_those_of_whole_lines_in_the_order_of_the_file(tmp_path):
     path = file_with(tmp_path, {"step": 2, "data": {"a": 1}}, b"[1]", {"step": 1, "data": {}}, b'{"step": 3, "da')
     assert list(records(path)) == [(2, {"a": 1}), (1, {})]
+    assert list(records(tmp_path / "not yet")) == []
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
