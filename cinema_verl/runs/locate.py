@@ -23,6 +23,7 @@ _WHAT_TO_GIVE: Final = (
     "these), or name the parts with --metrics and --rollouts."
 )
 _LOCAL_PLACES: Final = ("rollouts", "validation", "checkpoints/rollouts", "checkpoints/validation")
+_EVERY_RUN_HAS: Final = ("rollouts", "validation", "checkpoints", "hydra", ".hydra")
 _CONFIG: Final = ".hydra/config.yaml"
 _DEPTH: Final = 3  # our choice: from where runs are started, outputs/DATE/TIME and checkpoints/PROJECT/EXPERIMENT
 
@@ -70,9 +71,10 @@ def setting(config: DictConfig, key: str) -> Any:
 
 
 def names(directories: Sequence[Path]) -> list[str]:
-    """For each directory the end of its path, as short as tells them apart."""
+    """For each directory the end of its path, as short as tells them apart and names the run."""
     paths = [directory.resolve().parts for directory in directories]
-    for length in range(1, max(map(len, paths)) + 1):
+    shortest = 2 if any(parts[-1] in _EVERY_RUN_HAS for parts in paths) else 1
+    for length in range(shortest, max(map(len, paths)) + 1):
         found = [str(Path(*parts[-length:])) for parts in paths]
         if len(set(found)) == len(found):
             break

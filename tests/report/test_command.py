@@ -38,6 +38,32 @@ def test_hydras_folder_is_the_run_too(run_dir, report):
     assert one["total"]["rollouts"] == 48
 
 
+def test_several_runs_below_a_folder_are_listed_and_nothing_is_written(tmp_path, make_run, report, capsys):
+    make_run(tmp_path / "dps")
+    make_run(tmp_path / "dapo")
+    assert report(tmp_path) == 1
+    seen = capsys.readouterr()
+    assert seen.err.splitlines()[1:] == [f"  {tmp_path / 'dapo'}", f"  {tmp_path / 'dps'}"]
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_rollouts_of_a_run_are_the_run_too(run_dir, report, capsys):
+    assert report(run_dir / "rollouts") == 0
+    assert capsys.readouterr().err == ""
+    (one,) = data_of(run_dir / "rollouts" / "report.html")["runs"]
+    assert (one["name"], len(one["steps"]), one["total"]["rollouts"]) == ("run/rollouts", 6, 48)
+
+
+def test_metrics_of_an_earlier_version_are_in_their_panel(run_dir, report, capsys):
+    text = (run_dir / "metrics.jsonl").read_text().replace("solve_all", "all_right").replace("solve_none", "all_wrong")
+    (run_dir / "metrics.jsonl").write_text(text)
+    assert report(run_dir) == 0
+    assert capsys.readouterr().err == ""
+    (one,) = data_of(run_dir / "report.html")["runs"]
+    assert one["series"]["cinema/dynamic_sampling/solve_all"] == [0.4] * 6
+    assert one["series"]["cinema/dynamic_sampling/solve_none"] == [0.1] * 6
+
+
 def test_the_configuration_says_where_the_parts_are(run_dir, tmp_path, report):
     shutil.move(run_dir / "rollouts", tmp_path / "elsewhere")
     shutil.move(run_dir / "metrics.jsonl", run_dir / "hydra" / "metrics.jsonl")

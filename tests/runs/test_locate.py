@@ -137,6 +137,7 @@ def test_names_are_as_short_as_tells_them_apart(tmp_path):
     assert names([Path("/a/x/run")]) == ["run"]
     assert names([Path("/a/x/run"), Path("/a/y/run")]) == ["x/run", "y/run"]
     assert names([Path("/a/x/one"), Path("/a/y/two")]) == ["one", "two"]
+    assert names([Path("/a/run/rollouts")]) == ["run/rollouts"], "a name that says which run"
     assert names([Path("/a/run"), Path("/a/run")]) == ["/a/run", "/a/run"], "one run twice"
 
 
