@@ -17,7 +17,7 @@ from PIL import Image
 from cinema_verl.diversity import pattern_counts
 from cinema_verl.meta_action import parse, pattern_in_mode
 from cinema_verl.report.questions import ShownQuestion, read_questions
-from cinema_verl.report.summarise import Mix, correctness
+from cinema_verl.report.summarise import RolloutCounts, correctness
 from cinema_verl.runs.conditions import TRUE
 from cinema_verl.runs.rollouts import Rollout, read_at
 from cinema_verl.runs.stop_reason import StopReason
@@ -121,7 +121,7 @@ class Shown:
 def choose(
     by_step: Sequence[Sequence[GroupPlace]],
     data: Sequence[Path],
-    mix: Mix,
+    mix: RolloutCounts,
     pattern_mode: str,
     coefficients: Mapping[int, float],
     pictures: Pictures,
@@ -183,7 +183,12 @@ def _question(question: ShownQuestion | None, rollout: Rollout, pictures: Pictur
 
 
 def _group(
-    step: int, rollouts: Sequence[Rollout], question: int, mix: Mix, pattern_mode: str, coefficient: float | None
+    step: int,
+    rollouts: Sequence[Rollout],
+    question: int,
+    mix: RolloutCounts,
+    pattern_mode: str,
+    coefficient: float | None,
 ) -> dict[str, Any]:
     """An entry of the page's list of groups. Its rollouts are compressed; the page unpacks them when they are shown."""
     first = rollouts[0]

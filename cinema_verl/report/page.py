@@ -13,7 +13,7 @@ from cinema_verl.meta_action import ACTIONS, PATTERN_MODES
 from cinema_verl.report.groups import GroupPlace, Pictures, choose, places
 from cinema_verl.report.summarise import (
     PANELS,
-    Mix,
+    RolloutCounts,
     bins,
     complete,
     count,
@@ -57,7 +57,7 @@ class Run:
 
     files: RunFiles
     metrics: Metrics
-    mix: Mix
+    mix: RolloutCounts
     groups: list[list[GroupPlace]]
     pattern_mode: str
     notes: list[str]
@@ -108,7 +108,7 @@ def read_run(files: RunFiles) -> Run:
     missing = [panel.title for panel in PANELS if panel.title not in has and not panel.optional]
     if missing:
         notes.append(f"No metric for: {', '.join(missing)}.")
-    return Run(files, metrics, Mix.of(counts), groups, mode, notes)
+    return Run(files, metrics, RolloutCounts.of(counts), groups, mode, notes)
 
 
 def build(runs: Sequence[Run], max_bytes: int) -> tuple[str, list[str]]:

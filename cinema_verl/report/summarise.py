@@ -27,7 +27,7 @@ VALIDATION_ACCURACY: Final = "report/validation_acc"
 _VALIDATION_ACCURACY = re.compile(r"val-(?:core|aux)/(.+)/acc/mean@\d+")
 
 
-class Line(NamedTuple):
+class Curve(NamedTuple):
     """One curve of a panel: its label, and the names of its metric, of which the first that the run logged counts."""
 
     metrics: tuple[str, ...]
@@ -39,13 +39,13 @@ class Panel(NamedTuple):
 
     title: str
     unit: str
-    lines: tuple[Line, ...]
+    lines: tuple[Curve, ...]
     share: bool = False  # values are shares: the axis goes from 0 to 1
     optional: bool = False  # a run is whole without it
 
 
 def _panel(title: str, unit: str, *metrics: str, share: bool = False) -> Panel:
-    return Panel(title, unit, (Line(metrics, title.lower()),), share)
+    return Panel(title, unit, (Curve(metrics, title.lower()),), share)
 
 
 _SAMPLING = "cinema/dynamic_sampling"
@@ -63,22 +63,22 @@ PANELS: Final = (
     Panel(
         "Lengths",
         "tokens, mean",
-        (Line(("response_length/mean",), "response"), Line(("prompt_length/mean",), "prompt")),
+        (Curve(("response_length/mean",), "response"), Curve(("prompt_length/mean",), "prompt")),
     ),
     Panel(
         "Dynamic sampling",
         "share of the groups generated",
         (
-            Line((f"{_SAMPLING}/mixed",), "mixed (kept)"),
-            Line((f"{_SAMPLING}/solve_all",), "all correct"),
-            Line((f"{_SAMPLING}/solve_none",), "all incorrect"),
+            Curve((f"{_SAMPLING}/mixed",), "mixed (kept)"),
+            Curve((f"{_SAMPLING}/solve_all",), "all correct"),
+            Curve((f"{_SAMPLING}/solve_none",), "all incorrect"),
         ),
         share=True,
     ),
     Panel(
         "Image dependence",
         "accuracy lost in validation over changed images",
-        tuple(Line((f"cinema/image_dependence/{condition}/drop",), condition) for condition in CONDITIONS),
+        tuple(Curve((f"cinema/image_dependence/{condition}/drop",), condition) for condition in CONDITIONS),
         optional=True,
     ),
 )
@@ -184,7 +184,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class Mix:
+class RolloutCounts:
     """The counts of all rollouts of a run; the page filters them by any field of `Cell`."""
 
     steps: tuple[int, ...]
@@ -195,7 +195,7 @@ class Mix:
     violations: Vocabulary
 
     @classmethod
-    def of(cls, by_step: Mapping[int, Counter[Cell]]) -> "Mix":
+    def of(cls, by_step: Mapping[int, Counter[Cell]]) -> "RolloutCounts":
         fields: tuple[Counter[str], ...] = (Counter(), Counter(), Counter(), Counter())
         for cells in by_step.values():
             for cell, n in cells.items():

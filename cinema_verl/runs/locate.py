@@ -92,7 +92,7 @@ def locate(
     if not directory.is_dir():
         what = "is a file, not a directory" if directory.exists() else "does not exist"
         raise NothingFound(f"{directory} {what}: {_WHAT_TO_GIVE}")
-    name, notes = names([directory])[0], []
+    name = names([directory])[0]
     directory = Path(os.path.abspath(directory))  # unlike `resolve` it follows no links: the parent is the one given
     if directory.name == ".hydra" or directory.name.startswith("global_step_"):
         directory = directory.parent
@@ -103,8 +103,7 @@ def locate(
         if not (metrics or rollouts or _is_run(directory)):
             directory = _the_run_below(directory)
         record = _record_of(directory)
-    if record.problem:
-        notes.append(record.problem)
+    notes = [record.problem] if record.problem else []
 
     looked_for = [metrics] if metrics else list(_metrics_places(directory, record))
     found_metrics = next((path for path in looked_for if path.is_file()), None)
@@ -121,7 +120,20 @@ def locate(
             f"{_WHAT_TO_GIVE[0].upper()}{_WHAT_TO_GIVE[1:]}"
         )
     from_validation = found_rollouts is not None and found_rollouts.resolve() in [path.resolve() for path in validation]
-    notes += _missing(found_metrics, looked_for, found_rollouts, train, from_validation and not rollouts)
+    if found_metrics is None:
+        notes.append(
+            "No metrics file (trainer.logger=[console,file] writes one; --metrics names one that is elsewhere). Looked "
+            f"for {', '.join(map(str, looked_for))}. Curves below are counted from the rollouts."
+        )
+    without = "(trainer.rollout_data_dir was not set, or they are elsewhere: --rollouts)"
+    if found_rollouts is None:
+        notes.append(
+            f"No rollouts {without}. Patterns, violations and groups need them. Looked for {', '.join(map(str, train))}."
+        )
+    elif from_validation and not rollouts:
+        notes.append(
+            f"No training rollouts {without}: patterns, violations and groups below are those of the validations."
+        )
     return RunFiles(
         name=name,
         config=record.config,
@@ -132,29 +144,6 @@ def locate(
         data=_data(directory, record, data, notes),
         notes=tuple(notes),
     )
-
-
-def _missing(
-    metrics: Path | None, metrics_places: Sequence[Path],
-    rollouts: Path | None, rollouts_places: Sequence[Path], in_their_place: bool,
-) -> Iterator[str]:  # fmt: skip
-    """Sentences about parts that were not found; `in_their_place`: validations are shown instead of rollouts."""
-    if metrics is None:
-        yield (
-            "No metrics file: the run had no `file` logger (trainer.logger=[console,file]), or it is elsewhere "
-            f"(--metrics). Looked for {', '.join(map(str, metrics_places))}. Curves below are counted from the "
-            "rollouts."
-        )
-    if rollouts is None:
-        yield (
-            "No rollouts (trainer.rollout_data_dir was not set, or they are elsewhere: --rollouts). Looked for "
-            f"{', '.join(map(str, rollouts_places))}. Patterns, violations and groups need them."
-        )
-    elif in_their_place:
-        yield (
-            "No training rollouts (trainer.rollout_data_dir was not set, or they are elsewhere: --rollouts): "
-            "patterns, violations and groups below are those of the validations."
-        )
 
 
 # ---- Hydra's record of a run -----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cinema_verl.diversity import group_rewards
 from cinema_verl.report.groups import MAX_IMAGES, MAX_TEXT, Pictures, choose, places
-from cinema_verl.report.summarise import Mix, count
+from cinema_verl.report.summarise import RolloutCounts, count
 from cinema_verl.runs.rollouts import read_leniently, step_files
 from cinema_verl.utils.pages import json_for_script
 
@@ -22,7 +22,7 @@ ROOM = 1_000_000
 def load(run_dir):
     """Places by step, and everything counted."""
     found = [(step, path, read_leniently(path)[0]) for step, path in step_files(run_dir / "rollouts")]
-    mix = Mix.of({step: count(rollouts) for step, _, rollouts in found})
+    mix = RolloutCounts.of({step: count(rollouts) for step, _, rollouts in found})
     return [places(step, path, rollouts) for step, path, rollouts in found], mix
 
 
@@ -86,7 +86,13 @@ def test_what_is_shown_as_the_reward_is_the_papers(data, tmp_path_factory):
     ))  # fmt: skip
     rollouts, _ = read_leniently(path)
     shown = choose(
-        [places(1, path, rollouts)], [], Mix.of({1: count(rollouts)}), "exact", {1: coefficient}, Pictures(), ROOM
+        [places(1, path, rollouts)],
+        [],
+        RolloutCounts.of({1: count(rollouts)}),
+        "exact",
+        {1: coefficient},
+        Pictures(),
+        ROOM,
     )
     acc, fmt, patterns = zip(*rows, strict=True)
     assert [one["score"] - one["penalty"] for one in unpack(shown.groups[0])] == pytest.approx(

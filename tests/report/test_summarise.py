@@ -15,7 +15,7 @@ from cinema_verl.report.summarise import (
     RARER,
     VALIDATION_ACCURACY,
     Cell,
-    Mix,
+    RolloutCounts,
     Vocabulary,
     bins,
     complete,
@@ -59,7 +59,7 @@ def test_groups_take_turns():
 
 
 def test_mix_by_hand():
-    mix = Mix.of(
+    mix = RolloutCounts.of(
         {
             2: Counter({cell(): 3, cell("", 0, ("no_answer",)): 1}),
             1: Counter({cell(correct=0): 2, cell("think>answer", 2): 5}),
