@@ -4,6 +4,7 @@ The condition is appended to `data_source` (`digits/sum@blank`), by which verl g
 reports the conditions apart.
 """
 
+from functools import cache
 from typing import Final
 
 TRUE: Final = "true"
@@ -20,6 +21,7 @@ def source_under(data_source: str, condition: str) -> str:
     return f"{data_source}{_SEPARATOR}{condition}"
 
 
+@cache  # it is asked for every rollout, and sources are few
 def split_source(data_source: str) -> tuple[str, str]:
     """A row's own `data_source` and the condition under which it is asked."""
     source, separator, condition = data_source.rpartition(_SEPARATOR)

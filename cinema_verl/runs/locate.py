@@ -128,7 +128,8 @@ def locate(
     without = "(trainer.rollout_data_dir was not set, or they are elsewhere: --rollouts)"
     if found_rollouts is None:
         notes.append(
-            f"No rollouts {without}. Patterns, violations and groups need them. Looked for {', '.join(map(str, train))}."
+            f"No rollouts {without}; looked for {', '.join(map(str, train))}. "
+            "Patterns, violations and groups need them."
         )
     elif from_validation and not rollouts:
         notes.append(
