@@ -7,7 +7,7 @@ itself comes first, so that a run that was copied to another machine is found, t
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -159,9 +159,9 @@ class _Record:
         problem: what is not known because there is no record, or because it cannot be read.
     """
 
-    config: DictConfig
-    overrides: tuple[str, ...]
     started_in: Path
+    config: DictConfig = field(default_factory=OmegaConf.create)
+    overrides: tuple[str, ...] = ()
     problem: str = ""
 
     def path(self, key: str) -> Path | None:
@@ -198,7 +198,7 @@ def _record_of(directory: Path, steps: Path | None = None) -> _Record:
                 if any(record.writes_to(folder, by_name=place == folder.parent) for folder in folders):
                     return record
     problem = "No `.hydra/config.yaml`: model, settings and planned steps of the run are not known."
-    return _Record(OmegaConf.create(), (), directory, problem)
+    return _Record(directory, problem=problem)
 
 
 def _newest_first(folder: Path, *patterns: str) -> list[Path]:
@@ -214,14 +214,14 @@ def _read_record(path: Path, directory: Path) -> _Record:
             raise ValueError("it holds no mapping")
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         problem = f"{path} cannot be read ({error}): the run's settings are not known."
-        return _Record(OmegaConf.create(), (), directory, problem)
+        return _Record(directory, problem=problem)
     overrides, started_in = _yaml(path.with_name("overrides.yaml")), _yaml(path.with_name("hydra.yaml"))
     for key in ("hydra", "runtime", "cwd"):
         started_in = started_in.get(key) if isinstance(started_in, dict) else None
     return _Record(
+        Path(started_in) if isinstance(started_in, str) else directory,
         config,
         tuple(map(str, overrides)) if isinstance(overrides, list) else (),
-        Path(started_in) if isinstance(started_in, str) else directory,
     )
 
 
@@ -313,7 +313,7 @@ def _the_run_below(directory: Path) -> Path:
     """
     runs: list[tuple[set[Path], list[Path]]] = []  # the parts of a run, and its folders
     for folder in _run_folders(directory):
-        record = _record_of(folder) if (folder / _CONFIG).is_file() else _Record(OmegaConf.create(), (), folder)
+        record = _record_of(folder) if (folder / _CONFIG).is_file() else _Record(folder)
         places = [*_metrics_places(folder, record), *_places(folder, record, "rollouts")]
         places += [*_places(folder, record, "validation"), record.path("default_local_dir") or folder, folder]
         parts, folders = {path.resolve() for path in places if path.exists()}, [folder]
@@ -335,7 +335,8 @@ def _run_folders(directory: Path) -> list[Path]:
     """The uppermost folders below that are runs, as far down as `_DEPTH`."""
     found, level = [], [directory]
     for _ in range(_DEPTH):
-        below = [path for folder in level for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
+        entries = [path for folder in level for path in folder.iterdir() if path.name[0] != "."]
+        below = [path for path in entries if path.is_dir() and os.access(path, os.R_OK | os.X_OK)]
         runs = [path for path in below if _is_run(path)]
         found += runs
         level = [path for path in below if path not in runs and not path.name.startswith("global_step_")]
