@@ -62,7 +62,7 @@ def evaluate_dump(dump: Path, settings: Mapping[str, Any] | None = None) -> dict
         settings: see `summarise`; None takes those of an earlier evaluation of this dump, if there is one.
 
     Returns:
-        The summary, as it stands in the JSON.
+        The summary, as written to the JSON.
 
     Raises:
         FileNotFoundError, ValueError: the dump is missing or is not one; nothing was written.

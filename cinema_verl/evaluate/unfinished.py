@@ -2,7 +2,7 @@
 
 verl writes a validation to the disk at its end. Until then `unfinished.jsonl` in `trainer.validation_data_dir` has what
 each rollout said, appended batch by batch, below a first line that says what was asked of which policy. The file is
-removed when the evaluation is written. Kept answers are scored anew: a verdict costs little, a rollout does not.
+removed when the evaluation is written. Kept answers are scored again, which is cheap.
 """
 
 import hashlib
@@ -84,7 +84,7 @@ class Unfinished:
                 f"{self.path} holds {len(self)} answers of an evaluation that did not end and that asked something "
                 "else: "
                 + "; ".join(f"{name} was {before.get(name)!r}, is {asked.get(name)!r}" for name in changed)
-                + ". To continue that evaluation, use its settings. To start anew, remove the file or choose another "
+                + ". To continue that evaluation, use its settings. To start over, remove the file or choose another "
                 "trainer.validation_data_dir"
             )
 

@@ -153,7 +153,7 @@ def read_strictly(path: Path) -> list[Rollout]:
 def read_at(path: Path, offsets: Iterable[int]) -> list[Rollout]:
     """The rollouts whose lines begin at `offsets`, with prompt and text.
 
-    A line that is no rollout is left out: the file may have been written anew meanwhile.
+    A line that is no rollout is left out: the file may have been rewritten since.
 
     Raises:
         OSError: the file cannot be read.

@@ -17,7 +17,7 @@ function ticks(low, high, count) {
 }
 const label = (value) => (Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-3) ? value.toExponential(1) : String(value)).replace("-", "−");
 
-// The mean of what is known in a window around each value.
+// The mean of the known values in a window around each value.
 function average(values, width) {
   const reach = Math.floor(width / 2);
   return values.map((value, i) => {
@@ -26,7 +26,7 @@ function average(values, width) {
     return near.reduce((sum, one) => sum + one, 0) / near.length;
   });
 }
-// What goes one way only, as the coefficient does, has no noise and stays.
+// A curve that only rises or only falls, as that of the coefficient, has no noise and is not smoothed.
 function smooth(values, width) {
   const known = values.filter((value) => value !== null);
   const oneWay = (sign) => known.every((value, i) => !i || sign * (value - known[i - 1]) >= 0);
@@ -41,8 +41,8 @@ function nearest(steps, step) {
   return Math.abs(steps[low] - step) <= Math.abs(steps[high] - step) ? low : high;
 }
 
-// A curve that most steps logged is broken where a value is missing; one that few did, as validations, joins its values.
-// Points mark what a line would not show.
+// A metric that most steps logged is a curve with gaps where a value is missing; the values of one that few steps logged,
+// as validations, are joined. Points mark values that no line touches.
 function polyline(steps, values, x, y) {
   const known = values.flatMap((value, i) => (value === null ? [] : [i]));
   const sparse = known.length <= values.length / 2 + 1; // every second step, both ends among them, is few
@@ -83,7 +83,7 @@ function followsCursor(svg, name, steps, box) {
     "aria-valuemin": steps[0], "aria-valuemax": steps[steps.length - 1],
   })) svg.setAttribute(attribute, value);
   const follow = (event) => {
-    if (!box()) return; // made a moment ago, and drawn with the next frame
+    if (!box()) return; // just made, and not drawn before the next frame
     const place = svg.getBoundingClientRect(), { left, right } = box();
     const part = Math.min(1, Math.max(0, (event.clientX - place.left - left) / (right - left)));
     cursor.move(steps[nearest(steps, steps[0] + part * (steps[steps.length - 1] - steps[0]))]);
@@ -103,7 +103,7 @@ function followsCursor(svg, name, steps, box) {
     cursor.move(steps[Math.min(steps.length - 1, Math.max(0, next))]);
   });
 }
-// What a screen reader says of it.
+// What a screen reader says of the step.
 function announce(svg, step, text) {
   svg.setAttribute("aria-valuenow", step);
   svg.setAttribute("aria-valuetext", text);
@@ -156,7 +156,7 @@ function lineChart({ title, unit, share, height = 190, lines }) {
     const all = lines.flatMap((line) => line.values).filter((value) => value !== null);
     let low = share ? 0 : Math.min(...all), high = share ? 1 : Math.max(...all);
     if (!share) {
-      if (low === high) low = Math.min(0, low), high = Math.max(0, high); // what never moved is seen against nothing
+      if (low === high) low = Math.min(0, low), high = Math.max(0, high); // a constant: the axis begins at 0
       const margin = (high - low) * 0.06 || 1;
       low = low >= 0 && low - margin < 0 ? 0 : low - margin;
       high += margin;

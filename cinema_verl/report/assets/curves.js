@@ -19,7 +19,7 @@ function linesOf(panel) {
 
 function drawCurves() {
   const longest = Math.max(0, ...RUNS.map((run) => run.steps.length));
-  $("smoothing").value = longest < 50 ? "1" : longest < 150 ? "5" : "15"; // by eye: the shape shows, the noise is still there
+  $("smoothing").value = longest < 50 ? "1" : longest < 150 ? "5" : "15"; // our choice, by eye: the shape and some noise are visible
   const charts = [];
   for (const panel of DATA.panels) {
     const lines = linesOf(panel);

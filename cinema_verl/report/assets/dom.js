@@ -27,7 +27,7 @@ function make(namespace, tag, attributes, children) {
 const h = (tag, attributes, ...children) => make("http://www.w3.org/1999/xhtml", tag, attributes, children);
 const s = (tag, attributes, ...children) => make("http://www.w3.org/2000/svg", tag, attributes, children);
 
-// A number with three or four digits that mean something, at a fixed width within one column.
+// A number with three or four significant digits, at a fixed width within one column.
 function show(value) {
   if (value === null || value === undefined) return "–";
   if (!value) return "0";
@@ -56,7 +56,7 @@ function pattern(text) {
 const runName = (index) => h("span", { class: `run run${index}` }, RUNS[index].name);
 const empty = (...text) => h("p", { class: "empty" }, text);
 
-// A table that is made when somebody opens it: the same numbers, for screen readers and for copying.
+// A table that is made when it is opened: the same numbers, for screen readers and for copying.
 function lazyTable(summary, columns, rows) {
   const details = h("details", {}, h("summary", {}, summary));
   details.addEventListener("toggle", () => {

@@ -1,7 +1,7 @@
 // The groups one by one: the question with its images, and the rollouts of the group side by side.
 
 const LISTED = 400; // options in the list at once
-let wanted = 0; // counts what was asked to be drawn: unpacking takes a moment, and somebody may go on meanwhile
+let wanted = 0; // counts what was asked to be drawn: unpacking takes a moment, in which the reader may choose another group
 const choice = { run: 0, step: -1, groups: [], at: 0 };
 
 function rolloutPasses(run, [name, correct]) {

@@ -230,7 +230,7 @@ const everyPattern = (() => {
 })();
 function coloured() {
   const top = everyPattern.slice(0, COLORS);
-  if (filters.pattern !== null && !top.includes(filters.pattern)) top[top.length - 1] = filters.pattern; // what is asked for is seen
+  if (filters.pattern !== null && !top.includes(filters.pattern)) top[top.length - 1] = filters.pattern; // a chosen pattern has a colour
   return top;
 }
 
