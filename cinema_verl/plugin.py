@@ -1,7 +1,7 @@
 """Where verl finds CINEMA: importing this module registers everything (`cinema_verl.registration.hooks`).
 
 `import verl` loads the entry points of the group `verl.plugins` in every process: the driver, each Ray worker, each
-torchrun rank. It swallows what they raise (`verl/__init__.py`, at DEBUG), and a run without its plugin would train
+torchrun rank. It only logs what they raise, at DEBUG (`verl/__init__.py`), and a run without its plugin would train
 verl's defaults. So a failure is printed in full here and ends the process.
 """
 
@@ -16,7 +16,7 @@ try:
     install()
 except Exception as error:
     traceback.print_exc(file=sys.stderr)
-    # SystemExit is no Exception: it passes through verl's net, and Ray carries its text from a worker to the driver.
+    # SystemExit is not an Exception: verl does not catch it, and Ray carries its text from a worker to the driver.
     raise SystemExit(
         f"\ncinema-verl {__version__} could not be loaded into verl, and a run without it would train something else.\n"
         f"  cause:    {type(error).__name__}: {error}\n"

@@ -9,8 +9,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cinema_verl.utils.extensions import load
+
+Shape = Callable[[float], float]
+"""From progress in the annealing stage, in [0, 1], to the part of the coefficient that is left, in [0, 1]."""
+
+GROUP = "cinema_verl.annealing_shapes"
+"""The entry-point group of other packages' shapes: `my_shape = "my_package:my_shape"`."""
+
 # Decay from 1 at t = 0 to 0 at t = 1. Each shape is our choice; the paper names none.
-SHAPES: dict[str, Callable[[float], float]] = {
+SHAPES: dict[str, Shape] = {
     "linear": lambda t: 1.0 - t,
     "cosine": lambda t: 0.5 * (1.0 + math.cos(math.pi * t)),
     # exp(-5 t) shifted and scaled to end exactly at 0; after a quarter of the stage 28 % is left.
@@ -22,6 +30,36 @@ SHAPES: dict[str, Callable[[float], float]] = {
 }
 
 
+def register_shape(name: str, shape: Shape) -> None:
+    """Add a shape for `cinema.annealing_shape`.
+
+    Args:
+        name: its name.
+        shape: a function of progress in (0, 1] with values in [0, 1].
+
+    Raises:
+        ValueError: if the name is taken, or a value lies outside [0, 1].
+    """
+    if SHAPES.get(name, shape) is not shape:
+        raise ValueError(f"the annealing shape {name!r} exists already: choose another name")
+    for percent in range(1, 101):
+        if not 0.0 <= shape(percent / 100) <= 1.0:
+            raise ValueError(f"the annealing shape {name!r} leaves [0, 1] at {percent} % of the stage")
+    SHAPES[name] = shape
+
+
+def shapes() -> dict[str, Shape]:
+    """All shapes by name: `SHAPES` with those that installed packages add.
+
+    Raises:
+        ExtensionError: if an installed package's shape cannot be loaded.
+        ValueError: if it is not one.
+    """
+    for name, shape in load(GROUP).items():
+        register_shape(name, shape)
+    return SHAPES
+
+
 @dataclass(frozen=True)
 class AnnealingSchedule:
     """The diversity coefficient at a global step: constant during exploration, then decaying to zero.
@@ -30,7 +68,7 @@ class AnnealingSchedule:
         coefficient: value during exploration, in [0, 1]. Paper: 0.1.
         exploration_steps: number of steps of stage 1. Paper: 700.
         annealing_steps: number of steps of stage 2, over which the coefficient decays. Paper: 300.
-        shape: a key of `SHAPES`. Our choice: linear, the plainest.
+        shape: one of `shapes`. Our choice: linear, the plainest.
 
     Raises:
         ValueError: if a step count is negative or not an integer, the coefficient is outside [0, 1], or the shape is
@@ -52,7 +90,7 @@ class AnnealingSchedule:
             raise ValueError(
                 f"the diversity coefficient must lie in [0, 1] (the paper's is 0.1), got {self.coefficient!r}"
             )
-        if self.shape not in SHAPES:
+        if self.shape not in SHAPES and self.shape not in shapes():
             raise ValueError(f"unknown annealing shape {self.shape!r}: choose one of {', '.join(SHAPES)}")
 
     @property

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinema_verl.schedule import SHAPES, AnnealingSchedule
+from cinema_verl import schedule
+from cinema_verl.schedule import SHAPES, AnnealingSchedule, register_shape, shapes
 
 PAPER = AnnealingSchedule()
 
@@ -107,3 +108,42 @@ def test_an_impossible_schedule_says_what_is_wrong(changes, message):
 def test_a_negative_step_is_refused():
     with pytest.raises(ValueError, match="cannot be negative, got -1"):
         PAPER(-1)
+
+
+# ---- shapes of one's own ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_shapes(monkeypatch):
+    monkeypatch.setattr(schedule, "SHAPES", dict(SHAPES))
+
+
+def half_way(t):
+    return float(t <= 0.5)
+
+
+def test_one_function_is_a_shape(own_shapes):
+    register_shape("half_way", half_way)
+    register_shape("half_way", half_way)  # a module that is imported twice
+    annealing = AnnealingSchedule(0.1, 10, 10, "half_way")
+    assert [annealing(step) for step in (10, 15, 16, 20)] == [0.1, 0.1, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "says"),
+    [
+        ("linear", half_way, "'linear' exists already"),
+        ("grows", lambda t: 2 * t, r"'grows' leaves \[0, 1\] at 51 %"),
+        ("nowhere", lambda t: float("nan"), r"'nowhere' leaves \[0, 1\] at 1 %"),
+    ],
+)
+def test_what_is_no_shape_is_refused(own_shapes, name, shape, says):
+    with pytest.raises(ValueError, match=says):
+        register_shape(name, shape)
+
+
+def test_an_installed_package_adds_one_by_its_entry_point(own_shapes, install_entry_points):
+    install_entry_points("mine", schedule.GROUP, "half_way = my_shapes:half_way")
+    install_entry_points.module("my_shapes", "def half_way(t): return float(t <= 0.5)")
+    assert AnnealingSchedule(0.1, 10, 10, "half_way")(15) == 0.1
+    assert set(shapes()) == {*SHAPES, "half_way"}

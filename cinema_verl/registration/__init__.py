@@ -1,1 +1,1 @@
-"""How CINEMA gets into verl and Hydra: hooks, recipes' search path, the checked command line, the one guarded patch."""
+"""How CINEMA gets into verl and Hydra: hooks, search path, command line, moved modules, the one guarded patch."""

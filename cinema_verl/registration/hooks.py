@@ -1,7 +1,7 @@
 """What CINEMA adds to verl, and when: each registration is tied to the verl module that owns the registry.
 
-This runs inside every `import verl`, so it imports next to nothing. The trainer, the engine and the rest are imported
-in the processes that import their registry, right after it (`HOOKS`); a failure there is a failed import of verl.
+This runs inside every `import verl`, so it imports very little. The trainer, the engine and the rest are imported in
+the processes that import their registry, right after it (`HOOKS`); a failure there fails the import of that module.
 """
 
 import importlib
@@ -16,14 +16,15 @@ import wrapt
 from packaging.specifiers import SpecifierSet
 
 from cinema_verl import __version__
-from cinema_verl.registration.command_line import SFT_TRAINER, check_command_line, running_module
+from cinema_verl.registration import moved
+from cinema_verl.registration.command_line import SFT_TRAINER, check_command_line, running_program
 
 TESTED_VERL = ">=0.9.1,<0.10"  # the same range as in pyproject.toml; a test holds them together
 ALLOW_UNTESTED = "CINEMA_VERL_ALLOW_UNTESTED_VERL"
 
 
 class PluginError(RuntimeError):
-    """CINEMA could not be registered with verl. Not an ImportError: verl takes those for "optional part absent"."""
+    """CINEMA could not be registered with verl. Not an ImportError: to verl those mean "optional part absent"."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Hook:
     do: str
     """`package.module`: import it, it registers itself. `package.module:function`: import it and call that."""
     provides: str
-    """For people: the announcement and error messages."""
+    """The name in the announcement and in error messages."""
 
 
 HOOKS = (
@@ -52,11 +53,11 @@ HOOKS = (
 
 
 def install() -> None:
-    """Install `HOOKS`, refuse what cannot go well, and say once per driver process that CINEMA is there.
+    """Install `HOOKS`, refuse what cannot work, and announce CINEMA once in each driver process.
 
     Raises:
         PluginError: verl is not a tested version, or a registration that was due at once failed.
-        SystemExit: the command line asks for a recipe and would not get it (`check_command_line`).
+        SystemExit: the command line of a trainer asks for a recipe and would not get it (`check_command_line`).
     """
     verl = verl_version()
     if not SpecifierSet(TESTED_VERL).contains(verl, prereleases=True) and os.environ.get(ALLOW_UNTESTED) != "1":
@@ -66,7 +67,8 @@ def install() -> None:
         )
     driver = not in_ray_worker()
     if driver:
-        check_command_line(sys.argv[1:], running_module())
+        check_command_line(sys.argv[1:], running_program())
+    moved.install()
     for hook in HOOKS:
         wrapt.register_post_import_hook(partial(run, hook), hook.after)
     prepare_torchvision()
@@ -76,12 +78,12 @@ def install() -> None:
 
 
 def verl_version() -> str:
-    """The version of the verl that is loading us, else of the installed one."""
+    """The version of the verl that is being imported, else of the installed one."""
     return getattr(sys.modules.get("verl"), "__version__", None) or metadata.version("verl")
 
 
 def in_ray_worker() -> bool:
-    """Whether this process executes Ray tasks or actors (rather than being a driver or having no Ray at all)."""
+    """Whether this process executes Ray tasks or actors (rather than being a driver or not using Ray)."""
     ray = sys.modules.get("ray")
     # The order matters: `get_runtime_context` in a process that is not connected would start a cluster.
     return ray is not None and ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
@@ -106,7 +108,7 @@ def run(hook: Hook, module: ModuleType) -> None:
 
 
 def register_rollout_replica(replica: ModuleType) -> None:
-    """`verl.workers.rollout.replica.RolloutReplicaRegistry` takes a loader, so nothing is imported before use."""
+    """`verl.workers.rollout.replica.RolloutReplicaRegistry` takes a loader: nothing is imported before it is used."""
 
     def load_replica() -> type:
         from cinema_verl.rollout.engine import TransformersReplica
@@ -122,22 +124,22 @@ def register_rollout_adapter(base: ModuleType) -> None:
 
 
 def patch_sft_trainer(distributed: ModuleType) -> None:
-    """verl's SFT trainer opens its process group before anything of ours runs; the RL workers have a door."""
-    if running_module() == SFT_TRAINER or SFT_TRAINER in sys.modules:
+    """verl's SFT trainer opens its process group before anything of ours runs; the RL workers can do it themselves."""
+    if running_program() == SFT_TRAINER or SFT_TRAINER in sys.modules:
         from cinema_verl.registration.sft_patch import install_sft_patch
 
         install_sft_patch(distributed)
 
 
 def prepare_torchvision() -> None:
-    """The Qwen processors import torchvision, whose wheel does not load beside a PyTorch without CUDA."""
+    """The Qwen processors import torchvision, whose wheel does not load with a PyTorch without CUDA."""
     from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
     ensure_torchvision_importable()
 
 
 def register_search_path(hydra: ModuleType) -> None:
-    """The belt to the brace of `hydra_plugins/`: namespace packages get lost in some editable or vendored installs."""
+    """Also register what `hydra_plugins/` provides: some editable and vendored installs lose namespace packages."""
     if in_ray_worker():
         return  # nothing is composed there
     from hydra.core.plugins import Plugins

@@ -3,7 +3,7 @@
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-import cinema_verl.utils.resolvers  # noqa: F401  whoever composes a recipe may have to resolve its paths
+import cinema_verl.utils.resolvers  # noqa: F401  resolves the paths in composed recipes
 
 PROVIDER = "cinema_verl"
 RECIPES = "pkg://cinema_verl.recipes"
@@ -12,8 +12,8 @@ RECIPES = "pkg://cinema_verl.recipes"
 class CinemaSearchPath(SearchPathPlugin):
     """Append the recipes that ship inside this package (`hydra.plugins.search_path_plugin.SearchPathPlugin`).
 
-    Hydra learns of this class twice: from its scan of `hydra_plugins`, whatever application is running, and from
-    `cinema_verl.plugin` when verl is. It keeps one, and the path is appended once.
+    Hydra finds this class twice: in its scan of `hydra_plugins`, in every Hydra application, and through
+    `cinema_verl.plugin` where verl is imported. It keeps one, and the path is appended once.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:

@@ -1,15 +1,13 @@
 """A rollout engine made of transformers alone: batched, exact, and the same on CPU and CUDA.
 
-It is what trains where vLLM is not installed: `actor_rollout_ref.rollout.name=transformers`. Requests that arrive
-within a short window are decoded as one batch by `cinema_verl.rollout.generation`; weights are pushed by the training
-worker and checked to be complete. Registered by name in verl's rollout registries (`cinema_verl.plugin`).
+It is for training where vLLM is not installed: `actor_rollout_ref.rollout.name=transformers`. Requests that arrive
+together are decoded as one batch; weights are pushed by the training worker and checked to be complete. Registered by
+name in verl's rollout registries (`cinema_verl.registration.hooks`).
 
 Engine options (`actor_rollout_ref.rollout.engine_kwargs.transformers`):
-    batch_window: seconds without a new request after which a batch starts. Our choice: 0.02, below one decoding step
-        of a batch and above the gap between two requests of one agent-loop worker.
+    batch_window: seconds without a new request after which a batch starts (`cinema_verl.rollout.batching.WINDOW`).
 """
 
-import asyncio
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -25,10 +23,10 @@ from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 from verl.workers.rollout.utils import get_vision_placeholder_token_ids
 
-from cinema_verl.rollout.generation import Completion, Policy, Request, generate
+from cinema_verl.rollout.batching import WINDOW, Batcher
+from cinema_verl.rollout.generation import Policy, Request, generate
 
 NAME = "transformers"
-DEFAULT_BATCH_WINDOW = 0.02
 
 
 def server_name(replica_rank: int) -> str:
@@ -37,7 +35,7 @@ def server_name(replica_rank: int) -> str:
 
 
 class TransformersServer:
-    """One model, one queue: collects requests into batches and decodes them in a thread (a Ray actor).
+    """One model and one queue of requests (a Ray actor).
 
     Args:
         config: verl's rollout config (`actor_rollout_ref.rollout`).
@@ -48,7 +46,7 @@ class TransformersServer:
         self.config = config
         self.model_config: HFModelConfig = omega_conf_to_dataclass(model_config)
         options = dict((config.engine_kwargs or {}).get(NAME) or {})
-        self.window = float(options.pop("batch_window", DEFAULT_BATCH_WINDOW))
+        window = float(options.pop("batch_window", WINDOW))
         if options:
             raise ValueError(f"unknown rollout.engine_kwargs.{NAME} options: {sorted(options)}; known: batch_window")
         self.device = get_device_name()
@@ -61,8 +59,7 @@ class TransformersServer:
         self.parameters = convert_weight_keys(model.state_dict(), model)
         self.received: set[str] = set()
         self.global_steps: int | None = None
-        self.queue: asyncio.Queue[tuple[Request, asyncio.Future[Completion]]] = asyncio.Queue()
-        self.worker: asyncio.Task[None] | None = None
+        self.batcher = Batcher(lambda requests: generate(self.policy, requests), self.config.max_num_seqs, window)
 
     def _build_policy(self) -> Policy:
         config = self.model_config
@@ -120,42 +117,13 @@ class TransformersServer:
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             seed=sampling_params.get("seed"),
         )
-        if self.worker is None or self.worker.done():
-            self.worker = asyncio.create_task(self._serve())
-        done: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
-        await self.queue.put((request, done))
-        completion = await done
+        completion = await self.batcher(request)
         return TokenOutput(
             token_ids=completion.token_ids,
             log_probs=completion.log_probs,
             stop_reason="completed" if completion.stop_reason == "stop" else completion.stop_reason,
             extra_fields={"global_steps": self.global_steps},
         )
-
-    async def _serve(self) -> None:
-        while True:
-            batch = await self._next_batch()
-            requests = [request for request, _ in batch]
-            try:
-                completions = await asyncio.to_thread(generate, self.policy, requests)
-            except Exception as error:  # every waiting caller gets it; the server goes on
-                for _, done in batch:
-                    if not done.cancelled():
-                        done.set_exception(error)
-                continue
-            for (_, done), completion in zip(batch, completions, strict=True):
-                if not done.cancelled():
-                    done.set_result(completion)
-
-    async def _next_batch(self) -> list[tuple[Request, asyncio.Future[Completion]]]:
-        """Everything that arrives until no request has come for a window, at most `rollout.max_num_seqs`."""
-        batch = [await self.queue.get()]
-        while len(batch) < self.config.max_num_seqs:
-            try:
-                batch.append(await asyncio.wait_for(self.queue.get(), self.window))
-            except asyncio.TimeoutError:
-                break
-        return batch
 
     # ---- weights ----------------------------------------------------------------------------------------------
 
@@ -166,7 +134,7 @@ class TransformersServer:
             KeyError: for a name that the model does not have.
             ValueError: for a shape that differs.
         """
-        if first:  # an update that broke off must not vouch for this one's weights
+        if first:  # weights of an update that broke off do not count for this one
             self.received = set()
         for name, tensor in bucket:
             if name not in self.parameters:
@@ -194,10 +162,10 @@ class TransformersServer:
         """A copy of the weights, for tests of the sync."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.parameters.items()}
 
-    # ---- memory: a CUDA device is shared with the trainer, which has it while the server sleeps ------------------
+    # ---- memory: a CUDA device is shared with the trainer, which uses it while the server sleeps ----------------
 
     async def sleep(self) -> None:
-        # verl wakes the server up again only where `free_cache_engine` lets it sleep.
+        # verl wakes the server up again only where `free_cache_engine` is on.
         if self.device != "cpu" and self.config.free_cache_engine:
             self._move("cpu")
             torch.cuda.empty_cache()
@@ -243,7 +211,7 @@ class TransformersReplica(RolloutReplica):
         server = (
             ray.remote(TransformersServer)
             .options(
-                # Beside its training worker, on the same device, of which Ray knows only one user.
+                # On the node and the device of its training worker, which is the device's only user that Ray knows.
                 scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False),
                 runtime_env={
                     "env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1", "CUDA_VISIBLE_DEVICES": device}

@@ -1,7 +1,7 @@
 """Batched sampling from a Hugging Face vision-language model: the numeric half of the transformers rollout engine.
 
-One decoding loop over a batch of requests, each with its own sampling parameters and its own seed, that reports the
-log-probability of every sampled token under the unmasked policy at the sampling temperature: the very number that
+One decoding loop over a batch of requests, each with its own sampling parameters and its own seed. It reports the
+log-probability of every sampled token under the unmasked policy at the sampling temperature, which is the number that
 the actor computes for it.
 """
 
@@ -40,7 +40,7 @@ class Request:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        # Checked here and not in the batch: one bad request must not take the others with it.
+        # Checked here and not in the batch, so that a bad request fails alone.
         if not len(self.prompt_ids) or self.max_tokens < 1:
             raise ValueError(
                 f"a request needs a prompt and room for at least one token, got {len(self.prompt_ids)} prompt tokens "

@@ -1,9 +1,9 @@
-"""A Qwen-VL directory behind an OpenAI-compatible endpoint, by transformers alone: a student where there is no vLLM.
+"""A Qwen-VL directory behind an OpenAI-compatible endpoint, by transformers alone, for machines without vLLM.
 
     python -m cinema_verl.rollout.openai_server MODEL_DIRECTORY --port 8000
 
-Requests that arrive together are decoded as one batch by `cinema_verl.rollout.generation`. It listens on loopback,
-takes images as data URLs only, fetches nothing, and keeps nothing. On a GPU, `vllm serve` is the better choice.
+Requests that arrive together are decoded as one batch. It listens on the loopback address, takes images as data URLs
+only, fetches nothing, and stores nothing. On a GPU, `vllm serve` is the better choice.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -29,12 +28,11 @@ from fastapi import Request as HTTPRequest
 from fastapi.responses import JSONResponse
 from PIL import Image
 
+from cinema_verl.rollout.batching import Batcher
 from cinema_verl.rollout.generation import Completion, Policy, Request, generate
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
-WINDOW: Final = 0.02
-"""Seconds without a new request after which a batch starts. Our choice: as the rollout engine's."""
-_KNOWN: Final = {
+_SUPPORTED: Final = {
     "model",
     "messages",
     "max_tokens",
@@ -46,10 +44,11 @@ _KNOWN: Final = {
     "n",
 }
 _MAX_TOKENS: Final = 1024  # where a request names no limit; our choice
+_LARGEST_BATCH: Final = 64  # our choice
 
 
 class BadRequest(ValueError):
-    """What the client asked cannot be done; the message says what and why."""
+    """The request cannot be answered; the message says why."""
 
 
 class Model:
@@ -81,15 +80,17 @@ class Model:
         )
 
     def request(self, body: Mapping[str, Any]) -> Request:
-        """The body of ``POST /v1/chat/completions`` as something to generate from.
+        """The body of ``POST /v1/chat/completions`` as a request to generate from.
 
         Raises:
-            BadRequest: it asks for something that is not done here.
+            BadRequest: it asks for something that this server does not do.
         """
-        if unknown := set(body) - _KNOWN:
-            raise BadRequest(f"not known here: {', '.join(sorted(unknown))}")
+        if unknown := set(body) - _SUPPORTED:
+            raise BadRequest(
+                f"not supported: {', '.join(sorted(unknown))}; supported are {', '.join(sorted(_SUPPORTED))}"
+            )
         if body.get("n", 1) != 1:
-            raise BadRequest("one choice a request: ask n times")
+            raise BadRequest("one choice for each request: send n requests")
         try:
             images: list[Image.Image] = []
             chat = [
@@ -113,7 +114,7 @@ class Model:
         except BadRequest:
             raise
         except (LookupError, TypeError, ValueError) as error:
-            raise BadRequest(f"not a chat completion that can be made here: {error}") from error
+            raise BadRequest(f"not a chat completion request: {error}") from error
 
 
 _VISION_TOKENS: Final = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
@@ -131,74 +132,30 @@ def _parts(content: Any, images: list[Image.Image]) -> list[dict[str, str]]:
             images.append(_image(part["image_url"]["url"]))
             parts.append({"type": "image"})
         else:
-            raise BadRequest(f"content of type {part['type']!r} is not taken here")
+            raise BadRequest(f"content of type {part['type']!r} is not supported: use text or image_url")
     return parts
 
 
 def _image(url: str) -> Image.Image:
     head, _, data = url.partition(",")
     if not (head.startswith("data:image/") and head.endswith(";base64")):
-        raise BadRequest("images are taken as data:image/…;base64 URLs only")
+        raise BadRequest("images must be data:image/…;base64 URLs")
     try:
         return Image.open(io.BytesIO(base64.b64decode(data, validate=True))).convert("RGB")
     except (OSError, SyntaxError, binascii.Error, Image.DecompressionBombError) as error:
         raise BadRequest(f"an image cannot be decoded: {error}") from error
 
 
-class Batcher:
-    """Collects requests into batches and decodes them one batch at a time, in a thread."""
-
-    def __init__(self, model: Model, most: int = 64) -> None:
-        self._model, self._most = model, most
-        self._queue: asyncio.Queue[tuple[Request, asyncio.Future[Completion]]] = asyncio.Queue()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="generate")
-
-    async def __call__(self, request: Request) -> Completion:
-        done: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
-        await self._queue.put((request, done))
-        return await done
-
-    async def run(self) -> None:
-        """Serve until cancelled."""
-        while True:
-            batch = [await self._queue.get()]
-            while len(batch) < self._most:
-                try:
-                    batch.append(await asyncio.wait_for(self._queue.get(), WINDOW))
-                except asyncio.TimeoutError:
-                    break
-            # Those who went away while they waited are not worked for.
-            batch = [(request, done) for request, done in batch if not done.cancelled()]
-            if not batch:
-                continue
-            requests = [request for request, _ in batch]
-            loop = asyncio.get_running_loop()
-            try:
-                completions: Sequence[Completion | Exception] = await loop.run_in_executor(
-                    self._thread, generate, self._model.policy, requests
-                )
-            except Exception as error:  # every waiting caller gets it; the server goes on
-                completions = [error] * len(batch)
-            for (_, done), completion in zip(batch, completions, strict=True):
-                if done.cancelled():
-                    continue
-                if isinstance(completion, Exception):
-                    done.set_exception(completion)
-                else:
-                    done.set_result(completion)
-
-
 def application(model: Model, name: str) -> FastAPI:
     """``/v1/models`` and ``/v1/chat/completions``; the one model is called `name`."""
-    batcher = Batcher(model)
+    batcher = Batcher(lambda requests: generate(model.policy, requests), _LARGEST_BATCH)
 
     @asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(batcher.run())
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        task.cancel()
+        batcher.close()
 
-    app = FastAPI(lifespan=life, openapi_url=None)
+    app = FastAPI(lifespan=lifespan, openapi_url=None)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -215,7 +172,7 @@ def application(model: Model, name: str) -> FastAPI:
             return _error(400, "invalid_request_error", str(error))
         try:
             completion = await batcher(request)
-        except Exception as error:  # the batch failed: a server's error, which a client may try again
+        except Exception as error:  # the batch failed: a server error, which a client may retry
             return _error(500, "server_error", repr(error))
         return JSONResponse(
             _reply(name, model.policy.decode(completion.token_ids), completion, len(request.prompt_ids))
@@ -252,18 +209,18 @@ def _reply(name: str, text: str, completion: Completion, prompt_tokens: int) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until interrupted; the first line on stdout is the base URL."""
+    """Serve until interrupted; the first line of standard output is the base URL."""
     parser = argparse.ArgumentParser(
         prog="python -m cinema_verl.rollout.openai_server",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", type=Path, help="Hugging Face directory of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL")
-    parser.add_argument("--name", help="the model's name in requests; the directory's")
-    parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; 0 for a free one")
+    parser.add_argument("--name", help="name of the model in requests (default: the directory's name)")
+    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 (the default) chooses a free one")
     options = parser.parse_args(arguments)
     if not (options.model / "config.json").exists():
-        parser.error(f"{options.model} is no model directory: it has no config.json")
+        parser.error(f"{options.model} is not a model directory: it has no config.json")
     app = application(Model(options.model), options.name or options.model.resolve().name)
     listening = socket.create_server(("127.0.0.1", options.port))
     print(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", flush=True)

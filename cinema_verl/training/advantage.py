@@ -1,11 +1,16 @@
-"""`cinema_dps`: the diversity-preserving reward as an advantage estimator in verl's registry.
+"""Group estimators in verl's registry: `cinema_dps`, the paper's diversity-preserving reward, and your own.
 
-verl hands an estimator the scalar rewards, the response mask and the group ids, but neither the action patterns nor
-the global step, both of which the paper's reward needs. The `cinema` trainer (`cinema_verl.training.trainer`) supplies
-them through `feed`; under any other trainer the estimator refuses instead of silently turning into GRPO.
+verl hands an advantage estimator the scalar rewards, the response mask and the group ids, but neither the action
+patterns nor the global step. The `cinema` trainer supplies them through `feed`; under any other trainer a group
+estimator refuses instead of silently turning into GRPO.
+
+A credit-assignment scheme is one pure function of what is known about a batch. It is registered here, or offered by an
+installed package as an entry point of the group `cinema_verl.estimators`, whose name is then the name to choose:
+
+    algorithm.adv_estimator=my_scheme
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -13,17 +18,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from verl.trainer.ppo.core_algos import register_adv_est
+from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, register_adv_est
 
 from cinema_verl.diversity import diversity_penalty, normalise
-from cinema_verl.training.settings import ESTIMATOR
+from cinema_verl.training.settings import ESTIMATOR, ESTIMATORS
+from cinema_verl.utils.extensions import ExtensionError, load
 
-NAME = ESTIMATOR
+Credit = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float], np.ndarray]
+"""`(rewards, acc, patterns, groups, coefficient)` to the credited rewards: arrays of shape (B,), B trajectories."""
 
 
 @dataclass
 class GroupFeed:
-    """What the estimator must know about the trajectories of a batch beyond what verl passes.
+    """What an estimator must know about the trajectories of a batch beyond what verl passes.
 
     Args:
         acc: (B,) R_acc in {0, 1}; 0 for padding rows.
@@ -40,12 +47,12 @@ class GroupFeed:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-_FEED: ContextVar[GroupFeed | None] = ContextVar("cinema_dps_feed", default=None)
+_FEED: ContextVar[GroupFeed | None] = ContextVar("cinema_group_feed", default=None)
 
 
 @contextmanager
 def feed(groups: GroupFeed) -> Iterator[GroupFeed]:
-    """Supply `cinema_dps` with what it needs for every call inside the `with` block."""
+    """Supply group estimators with what they need for every call inside the `with` block."""
     token = _FEED.set(groups)
     try:
         yield groups
@@ -53,63 +60,141 @@ def feed(groups: GroupFeed) -> Iterator[GroupFeed]:
         _FEED.reset(token)
 
 
-@register_adv_est(NAME)
-def compute_cinema_dps_advantage(
-    token_level_rewards: torch.Tensor,
-    response_mask: torch.Tensor,
-    index: np.ndarray,
-    config: Any = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Group-relative advantage of the paper's diversity-preserving reward.
-
-    The reward of a row is `token_level_rewards.sum(-1)` (0.5 acc + 0.5 format, plus overlong shaping and KL where the
-    recipe has them) minus `coefficient * 0.5 * acc * (N - 1) / (G - 1)`.
+@dataclass(frozen=True)
+class GroupEstimator:
+    """An advantage estimator as verl calls it, around a pure function of a batch.
 
     Args:
-        token_level_rewards: (B, T) float.
-        response_mask: (B, T), 1 on generated tokens.
-        index: (B,) group ids (`uid`).
-        config: `algorithm`; reads `norm_adv_by_std_in_grpo` (verl's default: True).
+        name: value of `algorithm.adv_estimator`.
+        credit: the scheme.
+        term: what the scheme adds to the reward, for the metrics `cinema/<term>_penalty` (mean reward taken away) and
+            `cinema/<term>_advantage_share` (share of the advantage, in absolute value, that the scheme changed).
+        normalise: whether the credited rewards are centred (and divided by the standard deviation, as
+            `algorithm.norm_adv_by_std_in_grpo` says) within each group. False: they are the advantages.
+    """
 
-    Returns:
-        advantages and returns, the same (B, T) float tensor, zero outside the response mask.
+    name: str
+    credit: Credit
+    term: str
+    normalise: bool = True
+
+    def __call__(
+        self,
+        token_level_rewards: torch.Tensor,
+        response_mask: torch.Tensor,
+        index: np.ndarray,
+        config: Any = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Group-relative advantage of the credited reward.
+
+        Args:
+            token_level_rewards: (B, T) float; the reward of a row is its sum (0.5 acc + 0.5 format, plus overlong
+                shaping and KL where the recipe has them).
+            response_mask: (B, T), 1 on generated tokens.
+            index: (B,) group ids (`uid`).
+            config: `algorithm`; reads `norm_adv_by_std_in_grpo` (verl's default: True).
+
+        Returns:
+            advantages and returns, the same (B, T) float tensor, zero outside the response mask and on padding.
+
+        Raises:
+            RuntimeError: if no trainer fed the patterns and the step.
+            ValueError: if the feed does not match the batch, or the scheme does not return B finite numbers.
+        """
+        groups = self._fed(len(token_level_rewards), len(index))
+        real = ~np.asarray(groups.padding, dtype=bool)
+        by_std = True if config is None else bool(config.get("norm_adv_by_std_in_grpo", True))
+
+        rewards = token_level_rewards.sum(dim=-1).double().cpu().numpy()[real]
+        ids = np.asarray(index, dtype=object)[real]
+        acc = np.asarray(groups.acc, dtype=np.float64)[real]
+        patterns = np.asarray(groups.patterns, dtype=object)[real]
+        credited = np.asarray(self.credit(rewards.copy(), acc, patterns, ids, groups.coefficient), dtype=np.float64)
+        if credited.shape != rewards.shape or not np.isfinite(credited).all():
+            raise ValueError(f"{self.name} must return one finite number for each of {len(rewards)} trajectories")
+
+        without = normalise(rewards, ids, by_std)
+        changed = normalise(credited, ids, by_std) if self.normalise else credited
+        total = np.abs(changed).sum()
+        groups.metrics[f"{self.term}_penalty"] = float((rewards - credited).mean()) if len(rewards) else 0.0
+        groups.metrics[f"{self.term}_advantage_share"] = (
+            float(np.abs(changed - without).sum() / total) if total else 0.0
+        )
+
+        # Rounding in the float64 means leaves about 1e-17 in groups without any difference: a true zero stays zero.
+        column = torch.zeros(len(real), dtype=torch.float32)
+        column[torch.as_tensor(real)] = torch.as_tensor(np.where(np.abs(changed) < 1e-9, 0.0, changed)).float()
+        advantages = column.to(token_level_rewards.device).unsqueeze(-1) * response_mask
+        return advantages, advantages
+
+    def _fed(self, rewards: int, ids: int) -> GroupFeed:
+        groups = _FEED.get()
+        if groups is None:
+            raise RuntimeError(
+                f"algorithm.adv_estimator={self.name} needs the action patterns and the global step of every batch. "
+                f"Only the cinema trainer supplies them: set trainer.v1.trainer_mode=cinema and trainer.use_v1=true "
+                f"(or compose with +recipe=cinema), or choose algorithm.adv_estimator=grpo."
+            )
+        if not rewards == ids == len(groups.patterns) == len(groups.acc) == len(groups.padding):
+            raise ValueError(
+                f"{self.name} was fed {len(groups.patterns)} patterns, {len(groups.acc)} accuracies and "
+                f"{len(groups.padding)} padding flags for a batch of {rewards} rewards"
+            )
+        return groups
+
+
+_ESTIMATORS: dict[str, GroupEstimator] = {}
+
+
+def register_group_estimator(
+    name: str, *, term: str | None = None, normalise: bool = True
+) -> Callable[[Credit], Credit]:
+    """Decorator: make a pure function an advantage estimator that the `cinema` trainer can use.
+
+    Args:
+        name, normalise: see `GroupEstimator`.
+        term: see there; the name where it is None.
 
     Raises:
-        RuntimeError: if no trainer fed the patterns and the step.
-        ValueError: if the feed does not match the batch.
+        ValueError: if verl or a scheme registered before has the name.
     """
-    groups = _FEED.get()
-    if groups is None:
-        raise RuntimeError(
-            f"algorithm.adv_estimator={NAME} needs the action patterns and the global step of every batch, and only "
-            f"the cinema trainer supplies them: set trainer.v1.trainer_mode=cinema and trainer.use_v1=true (or "
-            f"compose with +recipe=cinema), or choose algorithm.adv_estimator=grpo."
-        )
-    real = ~np.asarray(groups.padding, dtype=bool)
-    if not len(index) == len(groups.patterns) == len(groups.acc) == len(real) == len(token_level_rewards):
+
+    def register(credit: Credit) -> Credit:
+        estimator = GroupEstimator(name, credit, term or name, normalise)
+        if ADV_ESTIMATOR_REGISTRY.get(name, estimator) != estimator:
+            raise ValueError(f"the advantage estimator {name!r} exists already: choose another name")
+        _ESTIMATORS[name] = register_adv_est(name)(estimator)
+        return credit
+
+    return register
+
+
+@register_group_estimator(ESTIMATOR, term="diversity")
+def diversity_preserving(
+    rewards: np.ndarray, acc: np.ndarray, patterns: np.ndarray, groups: np.ndarray, coefficient: float
+) -> np.ndarray:
+    """The paper's reward: minus `coefficient * 0.5 * acc * (N - 1) / (G - 1)`, N of G in the group of one pattern."""
+    return rewards - coefficient * diversity_penalty(acc.tolist(), patterns.tolist(), groups.tolist())
+
+
+def group_estimator(name: str) -> GroupEstimator | None:
+    """The group estimator of a name, installed packages' included; None where verl has another kind of that name.
+
+    Raises:
+        ExtensionError: if an installed package's estimator cannot be used.
+        ValueError: if there is no estimator of that name.
+    """
+    for entry, credit in load(ESTIMATORS).items():
+        if entry in _ESTIMATORS and _ESTIMATORS[entry].credit is credit:
+            continue  # its module registered it with options
+        if not callable(credit):
+            raise ExtensionError(f"the entry point {entry} (group {ESTIMATORS}) is no function, but {credit!r}")
+        register_group_estimator(entry)(credit)
+    if name not in ADV_ESTIMATOR_REGISTRY:
+        known = ", ".join(sorted(map(str, ADV_ESTIMATOR_REGISTRY)))
         raise ValueError(
-            f"{NAME} was fed {len(groups.patterns)} patterns, {len(groups.acc)} accuracies and {len(real)} padding "
-            f"flags for a batch of {len(token_level_rewards)} rewards"
+            f"algorithm.adv_estimator={name} is not registered; known are {known}. An estimator of your own comes from "
+            f"an entry point of the group {ESTIMATORS}, or from a module that VERL_USE_EXTERNAL_MODULES names"
         )
-    by_std = True if config is None else bool(config.get("norm_adv_by_std_in_grpo", True))
-
-    rewards = token_level_rewards.sum(dim=-1).double().cpu().numpy()[real]
-    ids = np.asarray(index, dtype=object)[real]
-    acc = np.asarray(groups.acc, dtype=np.float64)[real]
-    patterns = np.asarray(groups.patterns, dtype=object)[real]
-    penalty = groups.coefficient * diversity_penalty(acc, patterns, ids)
-
-    advantage = np.zeros(len(real))
-    advantage[real] = normalise(rewards - penalty, ids, by_std)
-    without = normalise(rewards, ids, by_std)
-    total = np.abs(advantage[real]).sum()
-    groups.metrics["diversity_penalty"] = float(penalty.mean()) if len(penalty) else 0.0
-    groups.metrics["diversity_advantage_share"] = (
-        float(np.abs(advantage[real] - without).sum() / total) if total > 0 else 0.0
-    )
-
-    # Rounding in the float64 means leaves about 1e-17 in groups without any difference: a true zero stays zero.
-    column = torch.as_tensor(np.where(np.abs(advantage) < 1e-9, 0.0, advantage), dtype=torch.float32)
-    advantages = column.to(token_level_rewards.device).unsqueeze(-1) * response_mask
-    return advantages, advantages
+    return _ESTIMATORS.get(name)

@@ -2,11 +2,11 @@
 
 An agent loop for verl's registry (`agent_name` column or `rollout.agent.default_agent_loop`), chosen as "cinema". It is
 verl's single-turn loop with these additions: generation stops at `</answer>` and keeps it, vision placeholder tokens
-never reach the trainer, the sample carries how it ended, and the sessions of a question share its images
-(`cinema_verl.training.shared_vision`).
+never reach the trainer, the sample carries how it ended, the sessions of a question share its images
+(`cinema_verl.training.shared_vision`), and a response that an evaluation has already is not generated again.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,14 @@ from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.utils import get_vision_placeholder_token_ids
 
 from cinema_verl.meta_action import ANSWER, TAGS
-from cinema_verl.training.shared_vision import Question, SharedImages
+from cinema_verl.runs.stop_reason import StopReason
+from cinema_verl.training.shared_vision import SharedImages, SharedPrompt
 from cinema_verl.utils.stable_random import stable_hash
 
 NAME = "cinema"
 STOP = TAGS[ANSWER].close
 
-# Engines that understand the OpenAI-style `stop` of sampling params. Others generate on; `cut` trims what follows.
+# Engines that understand the OpenAI-style `stop` of sampling params. Others go on generating; `cut` trims what follows.
 ENGINES_WITH_STOP = ("vllm", "transformers")
 # Engines that draw each trajectory from its own `seed`. vLLM could, but per-request generators slow its sampler down;
 # there `rollout.full_determinism` is the switch.
@@ -45,27 +46,26 @@ def first_stop(ids: Sequence[int], decode: Callable[[Sequence[int]], str], stop:
 
 def cut(
     ids: Sequence[int], decode: Callable[[Sequence[int]], str], placeholders: Collection[int], eos: Collection[int]
-) -> tuple[int, str]:
+) -> tuple[int, StopReason]:
     """Where a response must end, and why.
 
     Args:
         ids: response token ids.
         decode: token ids -> text, special tokens skipped.
-        placeholders: vision token ids that may never stand in a response: they would claim images that do not exist
+        placeholders: vision token ids that must not be in a response: they would stand for images that do not exist
             ("Image features and image tokens do not match").
         eos: ids that end a turn.
 
     Returns:
-        (kept length, reason): "answer" (ends with `</answer>`), "placeholder" (cut before an illegal token),
-        "eos" (the policy ended without an answer) or "length".
+        The kept length, and `ANSWER`, `PLACEHOLDER`, `EOS` or `LENGTH`.
     """
     legal = next((i for i, token in enumerate(ids) if token in placeholders), len(ids))
     length = first_stop(ids[:legal], decode)
     if length is not None:
-        return length, "answer"
+        return length, StopReason.ANSWER
     if legal < len(ids):
-        return legal, "placeholder"
-    return len(ids), "eos" if ids and ids[-1] in eos else "length"
+        return legal, StopReason.PLACEHOLDER
+    return len(ids), StopReason.EOS if ids and ids[-1] in eos else StopReason.LENGTH
 
 
 def trajectory_seed(*parts: Any) -> int:
@@ -73,8 +73,8 @@ def trajectory_seed(*parts: Any) -> int:
     return stable_hash(*parts) >> 1
 
 
-class _Recalled:
-    """In the place of verl's `LLMServerClient`: says what was said before."""
+class _KnownResponse:
+    """Stands in for verl's `LLMServerClient` where the response is known: returns it instead of generating."""
 
     def __init__(self, response: np.ndarray):
         self.response = response
@@ -87,45 +87,50 @@ class _Recalled:
 class MetaActionAgentLoop(SingleTurnAgentLoop):
     """Roll out one meta-action trajectory.
 
-    Adds to `AgentLoopOutput.extra_fields`: `stop_reason` (see `cut`).
+    Adds to `AgentLoopOutput.extra_fields`: `stop_reason`, the word of a `StopReason`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.placeholders = frozenset(get_vision_placeholder_token_ids(self.processor))
-        self.question = Question()
+        self.shared = SharedPrompt()
         self.eos = frozenset({self.tokenizer.eos_token_id, self.tokenizer.pad_token_id} - {None})
 
     async def process_multi_modal_info(self, messages: list[dict]) -> dict:
-        async with self.question.lock:
-            if self.question.media is None:
+        async with self.shared.lock:
+            if self.shared.media is None:
                 media = await super().process_multi_modal_info(messages)
                 if media.get("images"):
                     media["images"] = SharedImages(media["images"])
-                self.question.media = media
-        return dict(self.question.media)
+                self.shared.media = media
+        return dict(self.shared.media)
 
     async def ct_build_initial_tokens(self, messages: list[dict], *args: Any, **kwargs: Any) -> list[int]:
         if kwargs.get("videos") or kwargs.get("audios"):  # verl wants their features back, too
             return await super().ct_build_initial_tokens(messages, *args, **kwargs)
-        async with self.question.lock:
-            if self.question.prompt_ids is None:
-                self.question.prompt_ids = await super().ct_build_initial_tokens(messages, *args, **kwargs)
-        return list(self.question.prompt_ids)
+        async with self.shared.lock:
+            if self.shared.prompt_ids is None:
+                self.shared.prompt_ids = await super().ct_build_initial_tokens(messages, *args, **kwargs)
+        return list(self.shared.prompt_ids)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     async def run(
-        self, sampling_params: dict[str, Any], answer: tuple[np.ndarray, str] | None = None, **kwargs: Any
+        self,
+        sampling_params: dict[str, Any],
+        answers: Mapping[int, tuple[np.ndarray, str]] | None = None,
+        **kwargs: Any,
     ) -> AgentLoopOutput:
         """verl's `SingleTurnAgentLoop.run`.
 
         Args:
-            answer: (response ids (int32), stop reason) where they are known already: nothing is generated then.
+            answers: by session, response ids (int32) and stop reason where they are known already: nothing is
+                generated then (`cinema_verl.evaluate.unfinished`).
         """
+        answer = (answers or {}).get(kwargs.get("session_id", 0))
         if answer is not None:
-            self.server_manager = _Recalled(answer[0])
+            self.server_manager = _KnownResponse(answer[0])
         params = dict(sampling_params)
         engine = self.rollout_config.name
         if engine in ENGINES_WITH_STOP:
@@ -140,12 +145,12 @@ class MetaActionAgentLoop(SingleTurnAgentLoop):
                 row.get("index"),
                 kwargs.get("session_id"),
             )
-        self.question = Question.of(kwargs.get("uid"))
+        self.shared = SharedPrompt.of(kwargs.get("uid"))
         output = await super().run(params, **kwargs)
 
         length, reason = cut(output.response_ids, self._decode, self.placeholders, self.eos)
         if answer is not None:
-            reason = answer[1]  # what a response was cut short for is not in it any more
+            reason = StopReason.of(answer[1])  # the token that a response was cut before is not in it any more
         output.response_ids = output.response_ids[:length]
         output.response_mask = output.response_mask[:length]
         if output.response_logprobs is not None:
@@ -156,5 +161,5 @@ class MetaActionAgentLoop(SingleTurnAgentLoop):
             output.response_mask = [0]
             if output.response_logprobs is not None:
                 output.response_logprobs = [0.0]
-        output.extra_fields["stop_reason"] = reason
+        output.extra_fields["stop_reason"] = reason.value
         return output

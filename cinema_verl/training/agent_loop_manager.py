@@ -1,7 +1,7 @@
 """verl's agent-loop manager whose workers process a question's images once (`cinema_verl.training.shared_vision`).
 
-They also put beside each score what verl's validation dumps would lack: where the question is from, how long the
-response is, and how it ended.
+They also add to each score what verl's validation dumps do not have: where the question is from, how long the response
+is, and how it ended.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ import transfer_queue as tq
 from verl.experimental.agent_loop import AgentLoopWorker
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
+from cinema_verl.runs.stop_reason import StopReason
 from cinema_verl.training.shared_vision import SharedImages
 
 
@@ -35,15 +36,10 @@ class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ig
         # verl takes `mm_token_type_ids` out of the dictionary, and makes it anew from the sequence at hand.
         return dict(images.features)
 
-    async def _run_agent_loop(self, *args: Any, session_id: int, answers: Any = None, **kwargs: Any) -> Any:
-        if answers and session_id in answers:
-            kwargs["answer"] = answers[session_id]
-        return await super()._run_agent_loop(*args, session_id=session_id, **kwargs)
-
-    async def _agent_loop_postprocess(self, *args: Any, answer: Any = None, **kwargs: Any) -> Any:
-        return await super()._agent_loop_postprocess(*args, **kwargs)  # which would store `answer`, too
-
     async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
+        # verl stores these keyword arguments as columns next: what an evaluation knew beforehand
+        # (`CinemaDataset.answers`) has been used by the agent loop, and belongs neither there nor with the reward.
+        kwargs.pop("answers", None)
         await super()._compute_score(outputs, kwargs=kwargs)
         last = outputs[-1]
         info = last.extra_fields.get("reward_extra_info")
@@ -51,7 +47,7 @@ class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ig
             info["data_source"] = str(kwargs.get("data_source") or "unknown")
             info["ability"] = str(kwargs.get("ability") or "unknown")
             info["response_tokens"] = float(sum(last.response_mask))  # an empty response has one token, masked out
-            info["stop_reason"] = last.extra_fields.get("stop_reason", "unknown")
+            info["stop_reason"] = last.extra_fields.get("stop_reason", StopReason.UNKNOWN.value)
 
 
 class SharingAgentLoopManager(AgentLoopManagerTQ):

@@ -1,56 +1,67 @@
-"""DAPO's dynamic sampling with a bound: drop groups that teach nothing, refill, and know when to stop.
+"""DAPO's dynamic sampling with a bound: drop groups without an accuracy advantage, refill, and know when to stop.
 
-Paper: groups whose trajectories are all right or all wrong are dropped, judged by R_acc alone and never by the
+Paper: groups whose trajectories are all correct or all incorrect are dropped, judged by R_acc alone and never by the
 penalised reward. verl's V1 replay buffer refills such groups without limit (it ignores
-`algorithm.filter_groups.max_num_gen_batches`), so a policy that gets everything right generates for ever; and it picks
+`algorithm.filter_groups.max_num_gen_batches`), so a policy that solves every question generates for ever; and it picks
 among surplus groups in the order of random ids. This buffer works in rounds (generate, wait for all, filter, refill),
-honours the bound, prefers groups in the order in which they were drawn, and says what it dropped, by data source.
+respects the bound, prefers groups in the order in which they were drawn, and reports what it dropped by data source.
 """
 
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Any
 
-import transfer_queue as tq
+from omegaconf import DictConfig, open_dict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils.skip import SkipManager
 
-from cinema_verl.training.settings import WHEN_EXHAUSTED
+from cinema_verl.training.settings import CinemaSettings
+from cinema_verl.training.transfer import read_columns
 
 logger = logging.getLogger(__name__)
 
-ALL_RIGHT, ALL_WRONG, MIXED, TOO_FEW = "all_right", "all_wrong", "mixed", "too_few"
+PREFIX = "cinema/dynamic_sampling"
 
 
 class DynamicSamplingExhausted(RuntimeError):
     """The bound on generation was reached without enough groups to train on."""
 
 
-def classify(acc: list[float]) -> str:
-    """What a group of trajectories teaches: MIXED groups have an accuracy advantage, the others have none."""
-    if len(acc) < 2:
-        return TOO_FEW  # a group of one has no baseline
-    if all(a == acc[0] for a in acc):
-        return ALL_RIGHT if acc[0] > 0 else ALL_WRONG
-    return MIXED
+class GroupKind(str, Enum):
+    """What the accuracies of a group say, in DAPO's words. Only `MIXED` groups have an accuracy advantage."""
+
+    SOLVE_ALL = "solve_all"  # every trajectory is correct
+    SOLVE_NONE = "solve_none"  # none is
+    MIXED = "mixed"
+    TOO_FEW = "too_few"  # fewer than two trajectories are left, so there is no baseline
+
+    @classmethod
+    def of(cls, acc: list[float]) -> "GroupKind":
+        """The kind of a group with these accuracies."""
+        if len(acc) < 2:
+            return cls.TOO_FEW
+        if all(a == acc[0] for a in acc):
+            return cls.SOLVE_ALL if acc[0] > 0 else cls.SOLVE_NONE
+        return cls.MIXED
 
 
 @dataclass
 class Tally:
-    """Groups seen in one step: counts by (data source, class)."""
+    """Groups seen in one step: counts by (data source, kind)."""
 
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    counts: Counter[tuple[str, GroupKind]] = field(default_factory=Counter)
 
-    def add(self, source: str, kind: str) -> None:
+    def add(self, source: str, kind: GroupKind) -> None:
         self.counts[source, kind] += 1
 
-    def share(self, kind: str, source: str | None = None) -> float:
-        """Share of the groups (of a source) that are of a class."""
+    def share(self, kind: GroupKind, source: str | None = None) -> float:
+        """Share of the groups (of a source) that are of a kind."""
         total = sum(n for (s, _), n in self.counts.items() if source in (None, s))
         of_kind = sum(n for (s, k), n in self.counts.items() if k == kind and source in (None, s))
         return of_kind / total if total else 0.0
@@ -60,75 +71,65 @@ class Tally:
         return sorted({source for source, _ in self.counts})
 
     def metrics(self) -> dict[str, float]:
-        """`cinema/dynamic_sampling/…`: groups generated, and shares by class, overall and by data source."""
-        prefix = "cinema/dynamic_sampling"
-        result = {f"{prefix}/generated_groups": float(self.counts.total())}
-        for kind in (ALL_RIGHT, ALL_WRONG, MIXED, TOO_FEW):
-            result[f"{prefix}/{kind}"] = self.share(kind)
+        """`cinema/dynamic_sampling/…`: groups generated, and shares by kind, overall and by data source."""
+        result = {f"{PREFIX}/generated_groups": float(self.counts.total())}
+        result |= {f"{PREFIX}/{kind.value}": self.share(kind) for kind in GroupKind}
         for source in self.sources:
-            for kind in (ALL_RIGHT, ALL_WRONG):
-                result[f"{prefix}/{kind}/{source}"] = self.share(kind, source)
+            for kind in (GroupKind.SOLVE_ALL, GroupKind.SOLVE_NONE):
+                result[f"{PREFIX}/{kind.value}/{source}"] = self.share(kind, source)
         return result
 
     def table(self) -> str:
-        """One line a data source, for the message that somebody reads when a run stops."""
+        """One line for each data source, for the message of a run that stops."""
         return "\n".join(
-            f"  {source}: {self.share(ALL_RIGHT, source):.0%} all right, "
-            f"{self.share(ALL_WRONG, source):.0%} all wrong, "
-            f"{self.share(TOO_FEW, source):.0%} with fewer than two trajectories"
+            f"  {source}: {self.share(GroupKind.SOLVE_ALL, source):.0%} all correct, "
+            f"{self.share(GroupKind.SOLVE_NONE, source):.0%} all incorrect, "
+            f"{self.share(GroupKind.TOO_FEW, source):.0%} with fewer than two trajectories"
             for source in self.sources
         )
+
+
+def choose_sampler(config: DictConfig, settings: CinemaSettings) -> None:
+    """Name `BoundedReplayBuffer` as verl's custom sampler (`trainer.v1.sampler`), where the config names none."""
+    sampler, filter_groups = config.trainer.v1.sampler, config.algorithm.filter_groups
+    custom = sampler.custom_sampler or {}
+    if custom.get("path") and custom.get("name"):
+        return
+    with open_dict(sampler):
+        sampler.custom_sampler = {"path": f"pkg://{__name__}", "name": BoundedReplayBuffer.__name__}
+        sampler.sampler_kwargs = {
+            **sampler.sampler_kwargs,
+            "max_num_gen_batches": filter_groups.max_num_gen_batches,
+            "when_exhausted": settings.when_exhausted,
+            "poll_interval": settings.poll_interval,
+            "filter_groups_metric": filter_groups.metric if filter_groups.enable else None,
+            "train_batch_size": config.data.train_batch_size,
+            "max_inflight_gen_batches": filter_groups.max_inflight_gen_batches,
+            "sync_refill_failed_groups": sampler.sync_refill_failed_groups,
+        }
 
 
 class BoundedReplayBuffer(ReplayBuffer):
     """verl's synchronous `ReplayBuffer` with bounded dynamic sampling.
 
     Args:
-        max_num_gen_batches: how many times `train_batch_size` prompts one step may generate at most, the first batch
-            included; 0 means no bound (`algorithm.filter_groups.max_num_gen_batches`).
+        sampler_kwargs: what `choose_sampler` puts there: options of verl's buffer, and of this one
+            max_num_gen_batches: how many times `train_batch_size` prompts one step may generate at most, the first
+            batch included; 0 means no bound (`algorithm.filter_groups.max_num_gen_batches`);
+            when_exhausted: "continue" trains on the groups there are, "stop" ends the run (`cinema.when_exhausted`).
+            Without any group there is nothing to train on and the run ends either way.
+        kwargs: what verl passes to every custom sampler.
+
+    Attributes:
         on_validated: called with each batch of a validation that has been rolled out.
-        when_exhausted: "continue" trains on the groups there are, "stop" ends the run (`cinema.when_exhausted`). With
-            no group at all there is nothing to train on and the run ends either way.
-        kwargs: verl's own (`ReplayBuffer`).
     """
 
-    def __init__(
-        self,
-        *,
-        max_num_gen_batches: int,
-        when_exhausted: str,
-        on_validated: Callable[[KVBatchMeta], None] = lambda _: None,
-        **kwargs: Any,
-    ):
-        if when_exhausted not in WHEN_EXHAUSTED:
-            raise ValueError(f"cinema.when_exhausted must be one of {WHEN_EXHAUSTED}, got {when_exhausted!r}")
-        super().__init__(**kwargs)
-        self.max_num_gen_batches = max_num_gen_batches
-        self.when_exhausted = when_exhausted
-        self.on_validated = on_validated
-        self.drawn: dict[str, int] = {}  # prompt uid -> order in which it was drawn from the data
-
-    def note_drawn(self, uids: list[str]) -> None:
-        """Remember the order of prompts: uids are random, and a run must not depend on them."""
-        for uid in uids:
-            self.drawn[uid] = len(self.drawn)
-
-    def _select_prompt_uids(self, partition_id: str, sampleable_keys: set[str], batch_size: int) -> Any:
-        _, partition, steps = super()._select_prompt_uids(partition_id, sampleable_keys, batch_size)
-        ordered = sorted(sampleable_keys, key=lambda uid: (steps.get(uid, 0), self.drawn.get(uid, 0)))
-        return ordered[:batch_size], partition, steps
-
-    def _materialize_batch(self, partition_id: str, selected: list[str], partition: dict[str, dict]) -> KVBatchMeta:
-        # verl's snapshot is in the order of arrival, and mini-batches are cut from it in that order. Sorted by group,
-        # session and output (`{uid}_{session}_{index}`), they do not depend on which rollout was faster.
-        place = {uid: i for i, uid in enumerate(selected)}
-
-        def position(key: str) -> tuple[int, ...]:
-            uid, *session_and_index = key.split("_")
-            return place.get(uid, len(place)), *map(int, session_and_index)
-
-        ordered = {key: partition[key] for key in sorted(partition, key=position)}
-        return super()._materialize_batch(partition_id, selected, ordered)
+    def __init__(self, *, sampler_kwargs: Mapping[str, Any], **kwargs: Any):
+        options = dict(sampler_kwargs)
+        self.max_num_gen_batches: int = options.pop("max_num_gen_batches")
+        self.when_exhausted: str = options.pop("when_exhausted")
+        self.on_validated: Callable[[KVBatchMeta], None] = lambda _: None
+        super().__init__(sampler_kwargs=DictConfig({}), gen_batch_size=1, **options, **kwargs)
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
         """A batch of `batch_size` groups with an accuracy advantage, and metrics (verl: `ReplayBuffer.sample`).
@@ -136,14 +137,28 @@ class BoundedReplayBuffer(ReplayBuffer):
         Raises:
             DynamicSamplingExhausted: if the bound was reached with too few groups (see `when_exhausted`).
         """
+        filtered = partition_id != "val" and self.filter_groups_metric is not None
+        draw = self._sample_in_rounds if filtered else super().sample
+        batch, metrics = draw(global_steps, partition_id, batch_size)
+        batch = self._in_drawn_order(batch)
         if partition_id == "val":
-            batch, metrics = super().sample(global_steps, partition_id, batch_size)
             self.on_validated(batch)
-            return batch, metrics
-        draw = super().sample if self.filter_groups_metric is None else self._sample_in_rounds
-        result = draw(global_steps, partition_id, batch_size)
-        self.drawn.clear()  # a synchronous step uses up all that it drew
-        return result
+        return batch, metrics
+
+    def _in_drawn_order(self, batch: KVBatchMeta) -> KVBatchMeta:
+        """Sort by group, session and output (`{uid}_{session}_{index}`).
+
+        verl's order is that of arrival, and mini-batches are cut from it in that order; uids are random. The order of
+        the prompts in the transfer queue is that in which they were drawn.
+        """
+        place = {uid: i for i, uid in enumerate(self.prompt_global_steps[batch.partition_id])}
+
+        def position(row: tuple[str, dict]) -> tuple[int, ...]:
+            uid, *session_and_index = row[0].split("_")
+            return place.get(uid, len(place)), *map(int, session_and_index)
+
+        rows = sorted(zip(batch.keys, batch.tags, strict=True), key=position)
+        return replace(batch, keys=[key for key, _ in rows], tags=[tag for _, tag in rows])
 
     @SkipManager.annotate_tq(role="rollout_tq", phase="sample")
     def _sample_in_rounds(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
@@ -164,12 +179,13 @@ class BoundedReplayBuffer(ReplayBuffer):
             self.refill_fn(refill)
             generated += refill
 
-        selected, partition, _ = self._select_prompt_uids(partition_id, keep, batch_size)
-        self._clear_groups(partition_id, keep - set(selected))
+        drawn = [uid for uid in self.prompt_global_steps[partition_id] if uid in keep]
+        selected, surplus = drawn[:batch_size], drawn[batch_size:]
+        self._clear_groups(partition_id, set(surplus))
         metrics = tally.metrics()
-        metrics["cinema/dynamic_sampling/kept_groups"] = float(len(selected))
-        metrics["cinema/dynamic_sampling/surplus_groups"] = float(len(keep) - len(selected))
-        return self._materialize_batch(partition_id, selected, partition), metrics
+        metrics[f"{PREFIX}/kept_groups"] = float(len(selected))
+        metrics[f"{PREFIX}/surplus_groups"] = float(len(surplus))
+        return self._materialize_batch(partition_id, selected, self.partitions[partition_id]), metrics
 
     def _wait_until_idle(self, partition_id: str) -> None:
         last_debug_time = time.time()
@@ -180,21 +196,21 @@ class BoundedReplayBuffer(ReplayBuffer):
             last_debug_time = self._wait_for_next_poll(partition_id, last_debug_time)
 
     def _filter(self, partition_id: str, keep: set[str], tally: Tally) -> set[str]:
-        """Judge the groups that have ended since the last round; clear those that teach nothing, return the others."""
+        """Judge the groups that have ended since the last round: clear those to drop, return the others."""
         ended = (self.finished_keys[partition_id] | self.failure_keys[partition_id]) - keep
         keys = [key for key in self.partitions[partition_id] if key.split("_")[0] in ended]
-        acc: dict[str, list[float]] = {uid: [] for uid in ended}
+        acc: defaultdict[str, list[float]] = defaultdict(list)
         source: dict[str, str] = {}
         if keys:
-            data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["extra_fields", "data_source"])
-            for key, extra, name in zip(keys, list(data["extra_fields"]), list(data["data_source"]), strict=True):
+            extras, sources = read_columns(keys, partition_id, "extra_fields", "data_source")
+            for key, extra, name in zip(keys, extras, sources, strict=True):
                 uid = key.split("_")[0]
-                acc[uid].append(self._metric(getattr(extra, "data", extra)))
-                source[uid] = str(getattr(name, "data", name))
-        kinds = {uid: classify(values) for uid, values in acc.items()}
+                acc[uid].append(self._metric(extra))
+                source[uid] = str(name)
+        kinds = {uid: GroupKind.of(acc[uid]) for uid in ended}
         for uid, kind in kinds.items():
             tally.add(source.get(uid, "failed"), kind)
-        useful = {uid for uid, kind in kinds.items() if kind == MIXED}
+        useful = {uid for uid, kind in kinds.items() if kind is GroupKind.MIXED}
         self._clear_groups(partition_id, ended - useful)
         return useful
 
@@ -212,14 +228,14 @@ class BoundedReplayBuffer(ReplayBuffer):
         message = (
             f"step {step}: dynamic sampling generated {generated} groups, the bound "
             f"(algorithm.filter_groups.max_num_gen_batches={self.max_num_gen_batches}), and found {kept} of the "
-            f"{wanted} wanted groups with both right and wrong answers:\n{tally.table()}"
+            f"{wanted} wanted groups with both correct and incorrect answers:\n{tally.table()}"
         )
         if kept and self.when_exhausted == "continue":
-            logger.warning("%s\nTraining goes on with %d groups (cinema.when_exhausted=continue).", message, kept)
+            logger.warning("%s\nTraining continues with %d groups (cinema.when_exhausted=continue).", message, kept)
             return
         raise DynamicSamplingExhausted(
-            f"{message}\nThe run stops here; the last checkpoint is intact. All right: add harder questions. All "
-            f"wrong: add easier ones, train a longer cold start, or check the verifier. Fewer than two trajectories: "
-            f"rollouts fail, see the workers' log. To go on with what there is: cinema.when_exhausted=continue; to "
-            f"search longer: raise algorithm.filter_groups.max_num_gen_batches."
+            f"{message}\nThe run stops here; the last checkpoint is intact. All correct: add harder questions. All "
+            f"incorrect: add easier ones, train a longer cold start, or check the verifier. Fewer than two "
+            f"trajectories: rollouts fail, see the workers' log. To continue with the groups there are: "
+            f"cinema.when_exhausted=continue; to search longer: raise algorithm.filter_groups.max_num_gen_batches."
         )

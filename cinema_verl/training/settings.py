@@ -1,9 +1,10 @@
 """The `cinema` section of the config, read and checked before anything starts.
 
 The recipes put it at the root of verl's config; every value can be overridden on the command line
-(`cinema.coefficient=0.05`).
+(`cinema.coefficient=0.05`). Neither torch nor verl is imported, so that whoever checks a config can use this.
 """
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -11,27 +12,33 @@ from typing import Any
 from cinema_verl.meta_action import PATTERN_MODES
 from cinema_verl.runs.conditions import CONDITIONS
 from cinema_verl.schedule import AnnealingSchedule
+from cinema_verl.utils.extensions import load
 
 ESTIMATOR = "cinema_dps"
+ESTIMATORS = "cinema_verl.estimators"
+"""The entry-point group of other packages' estimators (`cinema_verl.training.advantage`)."""
 WHEN_EXHAUSTED = ("continue", "stop")
 
 
 @dataclass(frozen=True)
 class CinemaSettings:
-    """What the `cinema` trainer needs beyond verl's own config.
+    """What the `cinema` trainer needs beyond verl's own config; the values come from the recipe and the command line.
 
     Args:
         coefficient: of the diversity term during exploration, in [0, 1]. Paper: 0.1.
         exploration_steps, annealing_steps: lengths of the two stages. Paper: 700, 300.
-        annealing_shape: a key of `cinema_verl.schedule.SHAPES`. Our choice: linear.
-        pattern_mode: which trajectories count as alike, a mode of `cinema_verl.meta_action.pattern_in_mode`.
+        annealing_shape: one of `cinema_verl.schedule.shapes`. Our choice: linear.
+        pattern_mode: which trajectories have the same pattern, a mode of `cinema_verl.meta_action.pattern_in_mode`.
             Paper: exact.
         when_exhausted: "continue" or "stop" when dynamic sampling reaches its bound. Our choice: continue.
         poll_interval: seconds between two looks at the rollouts. verl: 2.0.
-        image_conditions: under which images a validation asks its questions again, of
-            `cinema_verl.runs.conditions.CONDITIONS`; none for no such thing.
+        image_conditions: under which images a validation asks its questions again
+            (`cinema_verl.runs.conditions.CONDITIONS`); empty for none.
         image_sample: how many questions of each benchmark are asked again, None for all. Our choice: see the recipes.
-        other_sources: what an evaluation takes for a known `data_source` beside those of `data_preprocess`.
+        other_sources: names that an evaluation accepts as `data_source` beside those of `data_preprocess`.
+
+    Raises:
+        ValueError: saying which value is impossible, and which are possible.
     """
 
     coefficient: float
@@ -82,8 +89,8 @@ class CinemaSettings:
                 "+recipe=cinema_cpu) instead of setting the trainer by hand; `cinema-verl doctor` shows what is missing"
             )
         known = {field.name for field in fields(cls)}
-        if unknown := set(section) - known:
-            raise ValueError(f"unknown keys in the cinema section: {sorted(unknown)}; known: {sorted(known)}")
+        if unknown := [_with_nearest(name, known) for name in sorted(set(section) - known)]:
+            raise ValueError(f"unknown keys in the cinema section: {', '.join(unknown)}; known are {sorted(known)}")
         if missing := known - set(section):
             raise ValueError(f"the cinema section lacks {sorted(missing)}: compose with +recipe=cinema")
         values = {name: section[name] for name in known}
@@ -92,13 +99,8 @@ class CinemaSettings:
                 values[name] = tuple(value)
         settings = cls(**values)
 
-        if config.algorithm.adv_estimator == ESTIMATOR:
-            n = config.actor_rollout_ref.rollout.n
-            if n < 2:
-                raise ValueError(
-                    f"actor_rollout_ref.rollout.n={n}: the group-relative advantage and the diversity term compare "
-                    f"the trajectories of a group, so it must have at least 2"
-                )
+        if config.algorithm.adv_estimator in {ESTIMATOR, *load(ESTIMATORS)}:
+            check_group_size(config)
         filter_groups = config.algorithm.filter_groups
         if filter_groups.enable and filter_groups.metric != "acc":
             raise ValueError(
@@ -106,3 +108,22 @@ class CinemaSettings:
                 f"reward is penalised for diversity and shaped for length, so it would keep groups that teach nothing"
             )
         return settings
+
+
+def _with_nearest(key: str, known: set[str]) -> str:
+    nearest = difflib.get_close_matches(key, known, n=1)
+    return f"cinema.{key}" + (f" (did you mean cinema.{nearest[0]}?)" if nearest else "")
+
+
+def check_group_size(config: Any) -> None:
+    """Refuse a group-relative estimator without groups.
+
+    Raises:
+        ValueError: if `rollout.n` is below 2.
+    """
+    n = config.actor_rollout_ref.rollout.n
+    if n < 2:
+        raise ValueError(
+            f"actor_rollout_ref.rollout.n={n}: algorithm.adv_estimator={config.algorithm.adv_estimator} compares the "
+            f"trajectories of a group, so it must have at least 2"
+        )

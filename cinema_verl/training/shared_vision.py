@@ -3,7 +3,7 @@
 verl's agent loops treat each of the G sessions of a prompt alone: each decodes the same files, and each runs the
 processor three times over them (to build the prompt, to score, to store), which for four VGA images is over 0.3 s of
 one core a rollout. The sessions of one question run side by side in one worker, so they can share: the first one does
-the work, the others wait for it and get the same objects. Nothing outlives the question's last session.
+the work, the others wait for it and get the same objects. Nothing is kept after the question's last session.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import torch
 
 
 class SharedImages(list):
-    """A question's decoded images, with the processor's features of them once somebody has computed those.
+    """A question's decoded images, with the processor's features of them once they have been computed.
 
     On the wire to a rollout engine it is a plain list: the features stay here.
     """
@@ -25,7 +25,7 @@ class SharedImages(list):
         return list, (list(self),)
 
 
-class Question:
+class SharedPrompt:
     """What the sessions of one question share: decoded media, and the prompt's token ids."""
 
     def __init__(self) -> None:
@@ -34,14 +34,18 @@ class Question:
         self.prompt_ids: list[int] | None = None
 
     @classmethod
-    def of(cls, uid: str | None) -> "Question":
-        """The one that the question's other sessions in this process hold, or a new one; without a uid, one alone."""
+    def of(cls, uid: str | None) -> "SharedPrompt":
+        """The one that other sessions of the question hold in this process, or a new one.
+
+        Args:
+            uid: the prompt's; None for a session that shares nothing.
+        """
         if uid is None:
             return cls()
-        question = _ALIVE.get(uid)
-        if question is None:
-            question = _ALIVE[uid] = cls()
-        return question
+        shared = _ALIVE.get(uid)
+        if shared is None:
+            shared = _ALIVE[uid] = cls()
+        return shared
 
 
-_ALIVE: weakref.WeakValueDictionary[str, Question] = weakref.WeakValueDictionary()
+_ALIVE: weakref.WeakValueDictionary[str, SharedPrompt] = weakref.WeakValueDictionary()

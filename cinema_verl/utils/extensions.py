@@ -9,6 +9,7 @@ included:
 
 from functools import cache
 from importlib import metadata
+from typing import Any
 
 
 class ExtensionError(RuntimeError):
@@ -16,7 +17,7 @@ class ExtensionError(RuntimeError):
 
 
 @cache
-def load(group: str) -> dict[str, object]:
+def load(group: str) -> dict[str, Any]:
     """Load every entry point of a group, once in a process.
 
     Args:
@@ -29,7 +30,7 @@ def load(group: str) -> dict[str, object]:
         ExtensionError: An entry point cannot be loaded, or two distributions give one name to different objects.
     """
     found: dict[str, metadata.EntryPoint] = {}
-    loaded: dict[str, object] = {}
+    loaded: dict[str, Any] = {}
     for entry in metadata.entry_points(group=group):
         before = found.setdefault(entry.name, entry)
         if before.value != entry.value:

@@ -1,10 +1,13 @@
 """OmegaConf resolvers that recipes may use."""
 
 from pathlib import Path
+from types import MappingProxyType
 
 from omegaconf import OmegaConf
 
 PACKAGE = Path(__file__).parents[1]
+
+_MOVED = MappingProxyType({"cpu/digits_cold_start": "demo/digits_cold_start"})
 
 
 def package_path(relative: str) -> str:
@@ -15,7 +18,8 @@ def package_path(relative: str) -> str:
     """
     path = PACKAGE / relative
     if not path.exists():
-        raise FileNotFoundError(f"cinema-verl ships no {relative} (looked at {path})")
+        moved = f"; it has moved: ${{cinema_package:{_MOVED[relative]}}}" if relative in _MOVED else ""
+        raise FileNotFoundError(f"cinema-verl ships no {relative} (looked at {path}){moved}")
     return str(path)
 
 

@@ -24,7 +24,6 @@ from cinema_verl.evaluate.summary import summarise
 from cinema_verl.prompts import system_prompt
 from cinema_verl.runs.conditions import split_source
 from cinema_verl.runs.rollouts import read_strictly
-from cinema_verl.training.settings import CinemaSettings
 
 from .conftest import rollout
 
@@ -263,9 +262,8 @@ def evaluation_of(processor, files, *overrides):
     places = [f"data.val_files=[{','.join(files)}]", f"trainer.validation_data_dir={Path(files[0]).parent}/evaluation"]
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", overrides=["+recipe=cinema_evaluate_cpu", *places, *overrides])
-    made = object.__new__(get_trainer_cls("cinema"))
-    made.config, made.settings = config, CinemaSettings.from_config(config)
-    made.tokenizer, made.processor, made.parameter_sync_step = processor.tokenizer, processor, 1
+    made = get_trainer_cls("cinema")(config)
+    made.tokenizer, made.processor = processor.tokenizer, processor
     made._init_dataloader()
     return made
 
@@ -282,8 +280,8 @@ def test_what_an_earlier_run_was_told_goes_with_the_question(tmp_path, processor
     files = [write(tmp_path, "mirb", [question(tmp_path, n, "mirb") for n in range(3)])]
     first = evaluation_of(processor, files, "cinema.image_conditions=[]")
     assert all("answers" not in batch for batch in first.val_dataloader)
-    first._unfinished.add([(("mirb/1", "mirb"), 2, (np.array([5, 6]), "answer"))])
-    first._unfinished.close()
+    first.validation._unfinished.add([(("mirb/1", "mirb"), 2, (np.array([5, 6]), "answer"))])
+    first.validation._unfinished.close()
     [batch] = evaluation_of(processor, files, "cinema.image_conditions=[]").val_dataloader
     told = {
         info["uid"]: answers for info, answers in zip(batch["extra_info"], batch["answers"], strict=True) if answers
@@ -343,12 +341,11 @@ def test_another_data_set_class_is_refused(tmp_path, processor):
 @pytest.fixture
 def trainer():
     """The trainer's own part of a validation, without Ray: what verl would have set before it."""
-    made = object.__new__(get_trainer_cls("cinema"))
-    made.config = OmegaConf.create(
-        {"trainer": {"val_only": False, "log_val_generations": 5, "logger": ["console"]},
-         "actor_rollout_ref": {"rollout": {"val_kwargs": {"n": 1}}}}
-    )  # fmt: skip
-    made.settings = type("Settings", (), {"image_conditions": ("blank",)})
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides=["+recipe=cinema_cpu", "cinema.image_conditions=[blank]"])
+    config.trainer.log_val_generations = 5
+    config.actor_rollout_ref.rollout.val_kwargs.n = 1
+    made = get_trainer_cls("cinema")(config)
     made.global_steps = 7
     made.logged = []
     made.validation_generations_logger = type("Log", (), {"log": lambda self, *args: made.logged.append(args[1])})()
@@ -369,7 +366,7 @@ def validate(trainer, records):
 
 @pytest.mark.parametrize("val_only", [False, True])
 def test_true_questions_and_those_asked_again_are_reported_apart(trainer, val_only):
-    trainer.config.trainer.val_only = val_only
+    trainer.validation.evaluating = val_only
     records = [rollout(f"q{n}", acc=float(n > 0)) for n in range(4)]
     records += [rollout(f"q{n}", acc=0.0, data_source="digits/sum@blank") for n in range(4)]
     metrics = validate(trainer, records)

@@ -12,6 +12,7 @@ from cinema_verl.registration.command_line import (
     SFT_TRAINER,
     check_command_line,
     program_of,
+    running_program,
 )
 from cinema_verl.registration.command_line import shipped_recipes as shipped
 
@@ -102,10 +103,10 @@ def test_a_recipe_under_the_wrong_program_is_refused(run):
 def test_the_estimator_refuses_to_be_grpo_under_another_trainer():
     import torch
 
-    from cinema_verl.training.advantage import compute_cinema_dps_advantage
+    from cinema_verl.training.advantage import group_estimator
 
     with pytest.raises(RuntimeError, match=r"trainer\.v1\.trainer_mode=cinema"):
-        compute_cinema_dps_advantage(torch.ones(2, 3), torch.ones(2, 3), ["a", "a"])
+        group_estimator("cinema_dps")(torch.ones(2, 3), torch.ones(2, 3), ["a", "a"])
 
 
 def test_the_open_door_and_the_two_ways_past_it(run):
@@ -147,10 +148,82 @@ def test_what_is(argument):
         check_command_line([argument], RL_TRAINER)
 
 
+def test_the_ray_trainer_takes_the_recipes_of_the_sft_trainer():
+    check_command_line(["+recipe=cinema_sft"], "verl.trainer.sft_trainer_ray")
+    with pytest.raises(SystemExit, match=rf"\+recipe=cinema is for {RL_TRAINER}, and this is .*sft_trainer_ray"):
+        check_command_line(["+recipe=cinema"], "verl.trainer.sft_trainer_ray")
+
+
+def test_another_program_may_have_any_group():
+    check_command_line(["+experiment=cinema", "+recipes=cinema"], None)
+
+
+@pytest.mark.parametrize(
+    ("line", "program"),
+    [
+        ("python -m verl.trainer.main_ppo +recipe=cinema", RL_TRAINER),
+        ("python -um verl.trainer.main_ppo", RL_TRAINER),
+        ("python -u -X faulthandler -mverl.trainer.main_ppo", RL_TRAINER),
+        ("python -m verl.trainer.main_ppo -m trainer.seed=1,2", RL_TRAINER),  # Hydra's multirun
+        ("/usr/bin/python3 -u -m verl.trainer.sft_trainer", SFT_TRAINER),  # a rank of torchrun
+        ("python -m verl.trainer.sft_trainer_ray", "verl.trainer.sft_trainer_ray"),
+        ("python -m debugpy --listen 5678 -m verl.trainer.main_ppo", RL_TRAINER),
+        ("python -m cProfile -o out -m verl.trainer.main_ppo", RL_TRAINER),
+        ("python /src/verl/verl/trainer/main_ppo.py +recipe=cinema", RL_TRAINER),
+        ("python -m pdb ../verl/verl/trainer/sft_trainer.py", SFT_TRAINER),
+        ("python -I /venv/bin/cinema-verl doctor +recipe=cinema", "cinema_verl"),
+        ("python -m cinema_verl preflight +recipe=cinema", "cinema_verl"),
+        ("python app.py +experiment=cinema", None),
+        ("python -m app +experiment=cinema", None),
+        ("python app.py -m +experiment=cinema", None),
+        ("python app.py path=/src/verl/verl/trainer/main_ppo.py", None),
+        ("python /src/main_ppo.py", None),
+        ("python -m verl.trainer.main_eval", None),
+        ("python", None),
+        ("", None),
+    ],
+)
+def test_which_program_is_running(line, program):
+    assert running_program(line.split()) == program
+
+
+def test_the_path_of_verls_file_is_enough(monkeypatch, tmp_path):
+    (tmp_path / "verl" / "trainer").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "verl" / "trainer")
+    assert running_program(["python", "main_ppo.py"]) == RL_TRAINER
+
+
+APPLICATION = """
+import hydra
+import verl
+
+@hydra.main(config_path=None, version_base=None)
+def main(config):
+    print("experiment:", config.experiment)
+
+main()
+"""
+
+
+def test_an_unrelated_application_that_imports_verl_runs(run, tmp_path):
+    (tmp_path / "app.py").write_text(APPLICATION)
+    done = run(str(tmp_path / "app.py"), "+experiment=cinema", "hydra.run.dir=.")
+    assert (done.returncode, done.stdout) == (0, "experiment: cinema\n"), done.stderr
+
+
+def test_verls_program_is_checked_when_its_file_is_run(run):
+    from importlib.util import find_spec
+
+    file = str(find_spec(RL_TRAINER).origin)
+    done = run(file, "+recipes=cinema", "--cfg", "job")
+    assert done.returncode == 1
+    assert "The group is called recipe: +recipe=cinema" in done.stderr
+
+
 def test_an_installation_without_recipes_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr("cinema_verl.registration.command_line.RECIPES", tmp_path)
     with pytest.raises(SystemExit, match="Install cinema-verl again"):
-        check_command_line(["+recipe=cinema"])
+        check_command_line(["+recipe=cinema"], RL_TRAINER)
 
 
 def test_the_header_of_every_shipped_recipe_shows_its_command():

@@ -11,6 +11,7 @@ from verl.workers.rollout.base import _ROLLOUT_REGISTRY, get_rollout_class
 from verl.workers.rollout.replica import get_rollout_replica_class
 
 from cinema_verl.rollout import engine
+from cinema_verl.rollout.batching import Batcher
 from cinema_verl.rollout.engine import ServerAdapter, TransformersReplica, TransformersServer
 
 
@@ -33,8 +34,14 @@ def loaded(tiny_model):
 @pytest.fixture
 def server(loaded):
     """The one server, idle and with nothing received."""
-    loaded.queue, loaded.worker, loaded.received = asyncio.Queue(), None, set()
+    loaded.received = set()
+    renew(loaded)
     return loaded
+
+
+def renew(server):
+    """A queue of this test's event loop."""
+    server.batcher = Batcher(server.batcher.decode, server.batcher.largest, server.batcher.window)
 
 
 @pytest.fixture
@@ -58,13 +65,13 @@ def ask(server, *requests, prompt=PROMPT, **shared):
     """Send all requests at once; their outputs, or what they raised."""
 
     async def all_of_them():
-        server.queue, server.worker = asyncio.Queue(), None  # of this event loop
+        renew(server)
         calls = [
             server.generate(prompt, {"max_tokens": 4, "seed": i} | request, f"request-{i}", **shared)
             for i, request in enumerate(requests)
         ]
         results = await asyncio.gather(*calls, return_exceptions=True)
-        server.worker and server.worker.cancel()
+        server.batcher.close()
         return results
 
     return asyncio.run(all_of_them())
@@ -78,7 +85,7 @@ def test_requests_that_arrive_together_are_one_batch(server, batches):
 
 
 def test_a_batch_is_never_larger_than_max_num_seqs(server, batches, monkeypatch):
-    monkeypatch.setitem(server.config.__dict__, "max_num_seqs", 8)
+    monkeypatch.setattr(server.batcher, "largest", 8)
     ask(server, *[{}] * 20)
     assert batches == [8, 8, 4]
 
@@ -90,7 +97,7 @@ def test_requests_that_come_during_a_batch_wait_for_the_next(server, batches):
             await asyncio.sleep(0.001)
         second = asyncio.create_task(server.generate(PROMPT, {"max_tokens": 1}, "second"))
         await asyncio.gather(first, second)
-        server.worker.cancel()
+        server.batcher.close()
 
     asyncio.run(two_waves())
     assert batches == [1, 1]
@@ -222,7 +229,7 @@ def test_an_unknown_engine_option_is_named(tiny_model):
 
 def test_the_window_is_an_engine_option(tiny_model):
     overrides = ["+actor_rollout_ref.rollout.engine_kwargs.transformers.batch_window=0.5"]
-    assert TransformersServer(*configs(tiny_model, *overrides)).window == 0.5
+    assert TransformersServer(*configs(tiny_model, *overrides)).batcher.window == 0.5
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_a_seed_gives_the_same_words_alone_and_in_company(ask):
     ("change", "says"),
     [
         ({"n": 2}, "one choice"),
-        ({"logprobs": True}, "not known here: logprobs"),
+        ({"logprobs": True}, "not supported: logprobs"),
         ({"messages": "hello"}, "chat completion"),
         ({"max_tokens": -3}, "max_tokens=-3"),
         ({"top_p": 2.0}, "top_p"),

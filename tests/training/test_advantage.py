@@ -5,9 +5,21 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from verl.trainer.config import AlgoConfig
+from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, get_adv_estimator_fn
 
-from cinema_verl.training.advantage import NAME, GroupFeed, compute_cinema_dps_advantage, feed
+from cinema_verl.training import advantage
+from cinema_verl.training.advantage import (
+    GroupFeed,
+    diversity_preserving,
+    feed,
+    group_estimator,
+    register_group_estimator,
+)
+from cinema_verl.training.settings import ESTIMATOR, ESTIMATORS
+from cinema_verl.utils.extensions import ExtensionError, load
+
+compute_cinema_dps_advantage = group_estimator(ESTIMATOR)
 
 
 def batch(rewards, lengths=None, width=4):
@@ -109,7 +121,7 @@ def test_a_batch_of_padding_alone_is_all_zero():
 
 
 # The table of docs/paper.md (benchmarks/diversity_share.py): eight trajectories, one pattern common, coefficient 0.1.
-ALL_RIGHT = {"acc": [1] * 8, "patterns": list("aaabcaab"), "coefficient": 0.1}
+SOLVE_ALL = {"acc": [1] * 8, "patterns": list("aaabcaab"), "coefficient": 0.1}
 MIXED = {"acc": [1, 1, 1, 1, 1, 0, 0, 0], "patterns": list("aaabcabd"), "coefficient": 0.1}
 
 
@@ -119,8 +131,8 @@ def share(example, by_std):
 
 
 @pytest.mark.parametrize("by_std", [True, False])
-def test_in_an_all_right_group_the_whole_advantage_is_the_diversity_terms(by_std):
-    assert share(ALL_RIGHT, by_std) == pytest.approx(1.0)
+def test_in_an_solved_group_the_whole_advantage_is_the_diversity_terms(by_std):
+    assert share(SOLVE_ALL, by_std) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("by_std", "measured"), [(True, 0.024), (False, 0.041)])
@@ -128,17 +140,17 @@ def test_in_a_mixed_group_the_term_is_a_nudge(by_std, measured):
     assert share(MIXED, by_std) == pytest.approx(measured, abs=5e-4)
 
 
-def test_dividing_by_the_deviation_blows_the_term_up_to_full_size_in_an_all_right_group():
+def test_dividing_by_the_deviation_blows_the_term_up_to_full_size_in_an_solved_group():
     """At most 0.05 of reward becomes an advantage above 1; the paper's filter on accuracy drops these groups."""
-    by_std, _ = estimate([1.0] * 8, ["q"] * 8, by_std=True, **ALL_RIGHT)
-    centred, _ = estimate([1.0] * 8, ["q"] * 8, by_std=False, **ALL_RIGHT)
+    by_std, _ = estimate([1.0] * 8, ["q"] * 8, by_std=True, **SOLVE_ALL)
+    centred, _ = estimate([1.0] * 8, ["q"] * 8, by_std=False, **SOLVE_ALL)
     assert by_std[[0, 3]].tolist() == pytest.approx([-0.713, 0.998], abs=5e-4)  # the common pattern, a rare one
     assert centred[[0, 3]].tolist() == pytest.approx([-0.009, 0.013], abs=5e-4)
 
 
 def test_verl_finds_it_by_name():
-    assert NAME == "cinema_dps"
-    assert get_adv_estimator_fn("cinema_dps") is compute_cinema_dps_advantage
+    assert ESTIMATOR == "cinema_dps"
+    assert get_adv_estimator_fn("cinema_dps") == compute_cinema_dps_advantage
 
 
 def test_under_a_trainer_that_feeds_nothing_it_refuses_and_says_what_to_set():
@@ -159,3 +171,80 @@ def test_the_feed_ends_with_its_block_even_when_that_fails():
 def test_a_feed_for_another_batch_is_refused():
     with pytest.raises(ValueError, match="fed 3 patterns, 2 accuracies and 2 padding flags for a batch of 2 rewards"):
         estimate([1.0, 0.0], ["q", "q"], patterns=["a", "b", "c"])
+
+
+# ---- schemes of one's own ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """The two registries, as they were afterwards."""
+    monkeypatch.setattr(core_algos, "ADV_ESTIMATOR_REGISTRY", dict(core_algos.ADV_ESTIMATOR_REGISTRY))
+    monkeypatch.setattr(advantage, "ADV_ESTIMATOR_REGISTRY", core_algos.ADV_ESTIMATOR_REGISTRY)
+    monkeypatch.setattr(advantage, "_ESTIMATORS", dict(advantage._ESTIMATORS))
+
+
+def shorter_is_better(rewards, acc, patterns, groups, coefficient):
+    """A bonus of the coefficient for correct answers without the action `hint`."""
+    return rewards + coefficient * acc * np.array(["hint" not in pattern for pattern in patterns])
+
+
+def advantages_of(estimator, rewards, patterns, **feeds):
+    scores, mask = batch(rewards, lengths=[1] * len(rewards))
+    fed = GroupFeed(acc=[1.0] * len(rewards), patterns=patterns, padding=np.zeros(len(rewards), dtype=bool), **feeds)
+    with feed(fed):
+        advantages, _ = estimator(scores, mask, np.array(["q"] * len(rewards)), {"norm_adv_by_std_in_grpo": False})
+    return advantages[:, 0].tolist(), fed.metrics
+
+
+def test_one_function_is_a_scheme(registry):
+    register_group_estimator("shorter")(shorter_is_better)
+    estimator = group_estimator("shorter")
+    assert get_adv_estimator_fn("shorter") is estimator
+    advantages, metrics = advantages_of(estimator, [1.0, 1.0], ["hint>answer", "answer"], coefficient=0.2)
+    assert advantages == pytest.approx([-0.1, 0.1], abs=1e-6)
+    assert metrics == {"shorter_penalty": pytest.approx(-0.1), "shorter_advantage_share": pytest.approx(1.0)}
+    register_group_estimator("shorter")(shorter_is_better)  # a module that is imported twice
+
+
+def test_a_scheme_may_give_the_advantages_themselves(registry):
+    register_group_estimator("shorter", normalise=False)(shorter_is_better)
+    advantages, _ = advantages_of(group_estimator("shorter"), [0.5, 1.0], ["hint", "answer"], coefficient=0.2)
+    assert advantages == pytest.approx([0.5, 1.2], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["grpo", "cinema_dps"])
+def test_a_name_that_is_taken_is_refused(registry, name):
+    with pytest.raises(ValueError, match=f"the advantage estimator '{name}' exists already"):
+        register_group_estimator(name)(shorter_is_better)
+    assert group_estimator("cinema_dps").credit is diversity_preserving
+
+
+@pytest.mark.parametrize("credited", [[1.0], [1.0, float("nan")], [[1.0, 2.0]]])
+def test_a_scheme_must_give_a_number_for_each_trajectory(registry, credited):
+    register_group_estimator("broken")(lambda *_: np.array(credited))
+    with pytest.raises(ValueError, match="broken must return one finite number for each of 2 trajectories"):
+        advantages_of(group_estimator("broken"), [1.0, 1.0], ["a", "b"], coefficient=0.1)
+
+
+def test_an_installed_package_adds_one_by_its_entry_point(registry, install_entry_points):
+    install_entry_points("mine", ESTIMATORS, "shorter = my_schemes:scheme")
+    install_entry_points.module("my_schemes", "def scheme(rewards, acc, patterns, groups, coefficient): return acc")
+    estimator = group_estimator("shorter")
+    assert advantages_of(estimator, [1.0, 1.0], ["a", "b"], coefficient=0.2)[0] == [0.0, 0.0]
+    assert estimator.credit is load(ESTIMATORS)["shorter"]
+
+
+def test_one_that_is_no_function_is_refused(registry, install_entry_points):
+    install_entry_points("mine", ESTIMATORS, "shorter = math:pi")
+    with pytest.raises(ExtensionError, match=r"shorter .* is no function"):
+        group_estimator("cinema_dps")
+
+
+def test_an_unknown_name_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"adv_estimator=cinema_dsp is not registered; known are .*cinema_dps.*grpo"):
+        group_estimator("cinema_dsp")
+
+
+def test_verls_own_are_no_group_estimators():
+    assert group_estimator("grpo") is None

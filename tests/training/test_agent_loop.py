@@ -170,14 +170,14 @@ def test_each_session_of_each_step_draws_from_its_own_seed(roll_out):
     assert len({seed(**first), seed(**(first | {"session_id": 1})), seed(**(first | {"global_steps": 4}))}) == 3
 
 
-def test_what_was_said_before_is_not_generated_again(monkeypatch):
+def test_a_known_response_is_not_generated_again(monkeypatch):
     """An evaluation that goes on (`cinema_verl.evaluate.unfinished`): the engine is not asked, the reason is kept."""
 
     async def run(self, sampling_params, **kwargs):
-        assert set(kwargs) == {"index"}
-        said = await self.server_manager.generate(request_id="1", prompt_ids=[A], sampling_params=sampling_params)
+        assert set(kwargs) == {"index", "session_id"}
+        given = await self.server_manager.generate(request_id="1", prompt_ids=[A], sampling_params=sampling_params)
         return verl_agent_loop.AgentLoopOutput(
-            prompt_ids=[A], response_ids=said.token_ids, response_mask=[1] * len(said.token_ids), metrics={}
+            prompt_ids=[A], response_ids=given.token_ids, response_mask=[1] * len(given.token_ids), metrics={}
         )
 
     monkeypatch.setattr(SingleTurnAgentLoop, "run", run)
@@ -186,10 +186,21 @@ def test_what_was_said_before_is_not_generated_again(monkeypatch):
         loop = object.__new__(MetaActionAgentLoop)
         loop.rollout_config, loop.server_manager = SimpleNamespace(name="vllm"), None
         loop.tokenizer, loop.placeholders, loop.eos = Tokenizer(), frozenset({IMAGE}), frozenset({EOS})
-        output = asyncio.run(loop.run({}, answer=(np.array(ids, dtype=np.int32), reason), index=5))
+        answers = {1: (np.array(ids, dtype=np.int32), reason), 0: "of another session"}
+        output = asyncio.run(loop.run({}, answers, index=5, session_id=1))
         assert all(type(token) is int for token in output.response_ids)
         return output.response_ids, output.response_mask, output.extra_fields["stop_reason"]
 
     assert roll_out(OPEN, A, CLOSE, reason="answer") == ([OPEN, A, CLOSE], [1, 1, 1], "answer")
     assert roll_out(A, B, reason="placeholder") == ([A, B], [1, 1], "placeholder")  # which is not in it any more
     assert roll_out(reason="placeholder") == ([EOS], [0], "placeholder")
+
+
+def test_a_session_without_a_known_response_generates(roll_out):
+    output, asked = roll_out([OPEN, A, CLOSE], answers={1: (np.array([B]), "length")}, session_id=0)
+    assert (output.response_ids, asked["stop"]) == ([OPEN, A, CLOSE], ["</answer>"])
+
+
+def test_stop_reasons_leave_the_loop_as_plain_words(roll_out):
+    """They travel between processes and into JSON of libraries that know no enums."""
+    assert type(roll_out([OPEN, A])[0].extra_fields["stop_reason"]) is str

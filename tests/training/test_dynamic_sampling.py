@@ -8,18 +8,17 @@ import pytest
 import transfer_queue
 from omegaconf import OmegaConf
 from verl.trainer.ppo.v1 import trainer_base
+from verl.utils.import_utils import load_extern_object
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from cinema_verl.training.dynamic_sampling import (
-    ALL_RIGHT,
-    ALL_WRONG,
-    MIXED,
-    TOO_FEW,
     BoundedReplayBuffer,
     DynamicSamplingExhausted,
+    GroupKind,
     Tally,
-    classify,
+    choose_sampler,
 )
+from cinema_verl.training.settings import CinemaSettings
 
 
 class FakeQueue:
@@ -58,7 +57,7 @@ class FakeQueue:
 
 
 class Rollouts:
-    """Draws groups in a fixed order, as the trainer does: notes the uids, and the rollouts are there at once."""
+    """Draws groups in a fixed order, as the trainer does; the rollouts are there at once."""
 
     def __init__(self, queue, groups):
         self.queue, self.groups, self.rounds = queue, iter(groups), []
@@ -72,7 +71,6 @@ class Rollouts:
         for _ in range(number):
             uid, group = next(self.uids), next(self.groups)
             self.drawn.append(uid)
-            self.buffer.note_drawn([uid])
             acc, source = group if isinstance(group[0], tuple) else (group, "digits/sum")
             self.queue.put(uid, acc, source)
 
@@ -94,15 +92,18 @@ def make(queue):
             trainer_config=OmegaConf.create({}),
             max_off_policy_threshold=None,
             max_off_policy_strategy="drop",
-            sampler_kwargs=OmegaConf.create({}),
-            poll_interval=0.001,
             refill_fn=rollouts,
-            filter_groups_metric=metric,
-            train_batch_size=batch_size,
-            gen_batch_size=1,
-            max_inflight_gen_batches=inflight,
-            max_num_gen_batches=bound,
-            when_exhausted=when_exhausted,
+            sampler_kwargs=OmegaConf.create(
+                {
+                    "poll_interval": 0.001,
+                    "filter_groups_metric": metric,
+                    "train_batch_size": batch_size,
+                    "max_inflight_gen_batches": inflight,
+                    "sync_refill_failed_groups": False,
+                    "max_num_gen_batches": bound,
+                    "when_exhausted": when_exhausted,
+                }
+            ),
         )
         rollouts(batch_size)  # the trainer submits the first batch itself (`prepare_step`)
         return rollouts
@@ -114,7 +115,7 @@ def uids_of(batch):
     return list(dict.fromkeys(key.split("_")[0] for key in batch.keys))
 
 
-RIGHT, WRONG, BOTH = (1, 1, 1), (0, 0, 0), (1, 0, 1)
+CORRECT, INCORRECT, BOTH = (1, 1, 1), (0, 0, 0), (1, 0, 1)
 
 
 def test_a_first_round_of_mixed_groups_is_the_batch(make, queue):
@@ -128,19 +129,19 @@ def test_a_first_round_of_mixed_groups_is_the_batch(make, queue):
 
 
 def test_groups_that_teach_nothing_are_replaced_twice_over_and_cleared(make, queue):
-    rollouts = make([RIGHT, BOTH, WRONG, BOTH])
+    rollouts = make([CORRECT, BOTH, INCORRECT, BOTH])
     batch, metrics = rollouts.buffer.sample(1, "train", 2)
     assert rollouts.rounds == [2, 2], "two prompts for the one that is missing"
     assert uids_of(batch) == [rollouts.drawn[1], rollouts.drawn[3]]
     assert set(queue.tags["train"]) == set(batch.keys)
     assert metrics["cinema/dynamic_sampling/generated_groups"] == 4
-    assert metrics["cinema/dynamic_sampling/all_right"] == 0.25
-    assert metrics["cinema/dynamic_sampling/all_wrong"] == 0.25
+    assert metrics["cinema/dynamic_sampling/solve_all"] == 0.25
+    assert metrics["cinema/dynamic_sampling/solve_none"] == 0.25
     assert metrics["cinema/dynamic_sampling/kept_groups"] == 2
 
 
 def test_surplus_groups_are_dropped_in_the_order_in_which_they_were_drawn_not_of_their_uids(make, queue):
-    rollouts = make([RIGHT, RIGHT, BOTH, BOTH, BOTH, BOTH])
+    rollouts = make([CORRECT, CORRECT, BOTH, BOTH, BOTH, BOTH])
     batch, metrics = rollouts.buffer.sample(1, "train", 2)
     assert uids_of(batch) == rollouts.drawn[2:4]
     assert uids_of(batch) != sorted(uids_of(batch))
@@ -150,8 +151,9 @@ def test_surplus_groups_are_dropped_in_the_order_in_which_they_were_drawn_not_of
 
 def test_rows_do_not_depend_on_which_rollout_was_faster(make, queue):
     rollouts = make([BOTH, BOTH])
-    rows = list(reversed(queue.tags["train"].items()))
-    queue.tags["train"] = dict(rows)
+    tags = queue.tags["train"]  # prompts are there before any of their rollouts
+    prompts = [(key, tag) for key, tag in tags.items() if tag.get("is_prompt")]
+    queue.tags["train"] = dict(prompts + [row for row in reversed(tags.items()) if row not in prompts])
     batch, _ = rollouts.buffer.sample(1, "train", 2)
     first, second = rollouts.drawn
     assert batch.keys == [f"{uid}_{session}_0" for uid in (first, second) for session in range(3)]
@@ -164,24 +166,31 @@ def test_sessions_are_in_numerical_order(make, queue):
 
 
 def test_a_refill_is_never_larger_than_what_may_be_in_flight(make):
-    rollouts = make([RIGHT] * 4 + [BOTH] * 8, batch_size=4, inflight=1, bound=3)
+    rollouts = make([CORRECT] * 4 + [BOTH] * 8, batch_size=4, inflight=1, bound=3)
     rollouts.buffer.sample(1, "train", 4)
     assert rollouts.rounds == [4, 4]
 
 
 def test_at_the_bound_training_goes_on_with_a_smaller_batch(make, caplog):
-    rollouts = make([BOTH] + [RIGHT] * 20, batch_size=2, bound=3, when_exhausted="continue")
+    rollouts = make([BOTH] + [CORRECT] * 20, batch_size=2, bound=3, when_exhausted="continue")
     with caplog.at_level(logging.WARNING):
         batch, metrics = rollouts.buffer.sample(7, "train", 2)
     assert sum(rollouts.rounds) == 6, "three times the batch, the first one included"
     assert uids_of(batch) == rollouts.drawn[:1]
     assert metrics["cinema/dynamic_sampling/kept_groups"] == 1
     assert "step 7: dynamic sampling generated 6 groups" in caplog.text
-    assert "83% all right" in caplog.text
+    assert "83% all correct" in caplog.text
 
 
 def test_at_the_bound_the_run_stops_and_says_which_share_was_useless_by_source(make):
-    groups = [(RIGHT, "muir"), (BOTH, "muir"), (WRONG, "emma"), (WRONG, "emma"), (RIGHT, "emma"), ((1, None), "emma")]
+    groups = [
+        (CORRECT, "muir"),
+        (BOTH, "muir"),
+        (INCORRECT, "emma"),
+        (INCORRECT, "emma"),
+        (CORRECT, "emma"),
+        ((1, None), "emma"),
+    ]
     rollouts = make(groups, batch_size=2, bound=3, when_exhausted="stop")
     with pytest.raises(DynamicSamplingExhausted) as stopped:
         rollouts.buffer.sample(7, "train", 2)
@@ -189,21 +198,21 @@ def test_at_the_bound_the_run_stops_and_says_which_share_was_useless_by_source(m
     assert "step 7: dynamic sampling generated 6 groups" in message
     assert "algorithm.filter_groups.max_num_gen_batches=3" in message
     assert "found 1 of the 2 wanted groups" in message
-    assert "  emma: 25% all right, 50% all wrong, 25% with fewer than two trajectories" in message
-    assert "  muir: 50% all right, 0% all wrong, 0% with fewer than two trajectories" in message
+    assert "  emma: 25% all correct, 50% all incorrect, 25% with fewer than two trajectories" in message
+    assert "  muir: 50% all correct, 0% all incorrect, 0% with fewer than two trajectories" in message
     assert "cinema.when_exhausted=continue" in message
 
 
 @pytest.mark.parametrize("when_exhausted", ["continue", "stop"])
 def test_without_a_single_useful_group_the_run_stops_either_way(make, when_exhausted):
-    rollouts = make([RIGHT] * 20, when_exhausted=when_exhausted)
+    rollouts = make([CORRECT] * 20, when_exhausted=when_exhausted)
     with pytest.raises(DynamicSamplingExhausted, match="found 0 of the 2 wanted"):
         rollouts.buffer.sample(1, "train", 2)
     assert sum(rollouts.rounds) == 6
 
 
 def test_without_a_bound_it_searches_on(make):
-    rollouts = make([RIGHT] * 50 + [BOTH] * 20, bound=0)
+    rollouts = make([CORRECT] * 50 + [BOTH] * 20, bound=0)
     batch, _ = rollouts.buffer.sample(1, "train", 2)
     assert len(uids_of(batch)) == 2
     assert sum(rollouts.rounds) > 50
@@ -245,7 +254,7 @@ def test_groups_are_judged_by_the_named_metric_and_a_missing_one_is_named(make):
 def test_validation_takes_every_group_as_it_is(make, queue):
     rollouts = make([BOTH, BOTH])
     for uid in ("v1", "v2"):
-        queue.put(uid, RIGHT, partition="val")
+        queue.put(uid, CORRECT, partition="val")
     batch, metrics = rollouts.buffer.sample(1, "val", 2)
     assert set(uids_of(batch)) == {"v1", "v2"}
     assert metrics == {}
@@ -253,48 +262,87 @@ def test_validation_takes_every_group_as_it_is(make, queue):
 
 
 def test_without_a_filter_it_is_verls_buffer_in_drawn_order(make):
-    rollouts = make([RIGHT, WRONG], metric=None)
+    rollouts = make([CORRECT, INCORRECT], metric=None)
     batch, metrics = rollouts.buffer.sample(1, "train", 2)
     assert uids_of(batch) == rollouts.drawn
     assert metrics == {}
 
 
-@pytest.mark.parametrize("metric", ["acc", None])
-def test_nothing_is_remembered_from_step_to_step(make, metric):
-    rollouts = make([BOTH] * 4, metric=metric)
-    rollouts.buffer.sample(1, "train", 2)
-    assert rollouts.buffer.drawn == {}
+CONFIG = {
+    "trainer": {
+        "v1": {
+            "sampler": {
+                "custom_sampler": {"path": None, "name": None},
+                "sampler_kwargs": {},
+                "sync_refill_failed_groups": False,
+            }
+        }
+    },
+    "algorithm": {
+        "filter_groups": {"enable": True, "metric": "acc", "max_num_gen_batches": 4, "max_inflight_gen_batches": 2}
+    },
+    "data": {"train_batch_size": 16},
+}
 
 
-def test_an_unknown_choice_for_the_bound_is_refused():
-    with pytest.raises(ValueError, match=r"cinema\.when_exhausted must be one of .*got 'ignore'"):
-        BoundedReplayBuffer(max_num_gen_batches=1, when_exhausted="ignore")
+def settings():
+    return CinemaSettings(0.1, 7, 3, "linear", "exact", "stop", 2.0, (), None, ())
+
+
+def test_verl_builds_it_from_the_config():
+    config = OmegaConf.create(CONFIG)
+    OmegaConf.set_struct(config, True)
+    choose_sampler(config, settings())
+    custom = config.trainer.v1.sampler.custom_sampler
+    assert load_extern_object(custom.path, custom.name) is BoundedReplayBuffer
+    assert config.trainer.v1.sampler.sampler_kwargs == {
+        "max_num_gen_batches": 4,
+        "when_exhausted": "stop",
+        "poll_interval": 2.0,
+        "filter_groups_metric": "acc",
+        "train_batch_size": 16,
+        "max_inflight_gen_batches": 2,
+        "sync_refill_failed_groups": False,
+    }
+
+
+def test_a_sampler_of_the_users_own_is_left_alone():
+    config = OmegaConf.create(CONFIG)
+    config.trainer.v1.sampler.custom_sampler = {"path": "mine.py", "name": "Mine"}
+    before = config.copy()
+    choose_sampler(config, settings())
+    assert config == before
 
 
 @pytest.mark.parametrize(
     ("acc", "kind"),
     [
-        ([], TOO_FEW),
-        ([1.0], TOO_FEW),
-        ([1.0, 1.0], ALL_RIGHT),
-        ([0.0, 0.0], ALL_WRONG),
-        ([1.0, 0.0], MIXED),
+        ([], GroupKind.TOO_FEW),
+        ([1.0], GroupKind.TOO_FEW),
+        ([1.0, 1.0], GroupKind.SOLVE_ALL),
+        ([0.0, 0.0], GroupKind.SOLVE_NONE),
+        ([1.0, 0.0], GroupKind.MIXED),
     ],
 )
-def test_what_a_group_teaches(acc, kind):
-    assert classify(acc) == kind
+def test_what_the_accuracies_of_a_group_say(acc, kind):
+    assert GroupKind.of(acc) is kind
 
 
 def test_shares_are_of_the_groups_of_a_source():
     tally = Tally()
-    for source, kind in [("a", ALL_RIGHT), ("a", MIXED), ("b", ALL_WRONG), ("b", ALL_WRONG)]:
+    for source, kind in [
+        ("a", GroupKind.SOLVE_ALL),
+        ("a", GroupKind.MIXED),
+        ("b", GroupKind.SOLVE_NONE),
+        ("b", GroupKind.SOLVE_NONE),
+    ]:
         tally.add(source, kind)
-    assert tally.share(ALL_RIGHT) == 0.25
-    assert tally.share(ALL_RIGHT, "a") == 0.5
-    assert tally.share(ALL_WRONG, "b") == 1.0
-    assert tally.share(ALL_WRONG, "never seen") == 0.0
+    assert tally.share(GroupKind.SOLVE_ALL) == 0.25
+    assert tally.share(GroupKind.SOLVE_ALL, "a") == 0.5
+    assert tally.share(GroupKind.SOLVE_NONE, "b") == 1.0
+    assert tally.share(GroupKind.SOLVE_NONE, "never seen") == 0.0
     metrics = tally.metrics()
-    assert metrics["cinema/dynamic_sampling/all_wrong/b"] == 1.0
+    assert metrics["cinema/dynamic_sampling/solve_none/b"] == 1.0
     assert metrics["cinema/dynamic_sampling/mixed"] == 0.25
 
 

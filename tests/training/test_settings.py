@@ -3,8 +3,9 @@
 import pytest
 from omegaconf import OmegaConf
 
+from cinema_verl import schedule
 from cinema_verl.schedule import AnnealingSchedule
-from cinema_verl.training.settings import CinemaSettings
+from cinema_verl.training.settings import ESTIMATORS, CinemaSettings
 
 CONFIG = OmegaConf.create(
     {
@@ -40,6 +41,11 @@ def test_the_section_becomes_a_schedule():
     assert settings.when_exhausted == "continue"
 
 
+@pytest.fixture(autouse=True)
+def shapes(monkeypatch):
+    monkeypatch.setattr(schedule, "SHAPES", dict(schedule.SHAPES))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -55,7 +61,11 @@ def test_the_section_becomes_a_schedule():
         ({"cinema__image_conditions": "blank"}, r"image_conditions must be a list of shuffled"),
         ({"cinema__image_sample": 0}, r"cinema\.image_sample must be a number of questions or null, got 0"),
         ({"cinema__other_sources": "mine"}, r"cinema\.other_sources must be a list of names, got 'mine'"),
-        ({"cinema__coeficient": 0.1}, r"unknown keys in the cinema section: \['coeficient'\]; known: .*'coefficient'"),
+        (
+            {"cinema__coeficient": 0.1},
+            r"unknown keys in the cinema section: cinema\.coeficient \(did you mean cinema\.coefficient\?\); known are",
+        ),
+        ({"cinema__xyzzy": 0.1}, r"unknown keys in the cinema section: cinema\.xyzzy; known are .*'coefficient'"),
         ({"actor_rollout_ref__rollout__n": 1}, r"actor_rollout_ref\.rollout\.n=1: .*must have at least 2"),
         (
             {"algorithm__filter_groups__metric": "reward"},
@@ -88,3 +98,20 @@ def test_the_ablation_without_diversity_may_have_any_group_size():
 
 def test_without_dynamic_sampling_its_metric_does_not_matter():
     read(algorithm__filter_groups={"enable": False, "metric": "reward"})
+
+
+def test_an_installed_estimator_needs_groups_too(install_entry_points):
+    install_entry_points("mine", ESTIMATORS, "mine = math:sqrt")
+    with pytest.raises(ValueError, match=r"rollout\.n=1: algorithm\.adv_estimator=mine compares"):
+        read(algorithm__adv_estimator="mine", actor_rollout_ref__rollout__n=1)
+
+
+def test_an_installed_annealing_shape_can_be_chosen(install_entry_points):
+    install_entry_points("mine", schedule.GROUP, "square_root = my_shapes:left")
+    install_entry_points.module("my_shapes", "def left(progress): return 1 - progress**0.5")
+    assert read(cinema__annealing_shape="square_root").schedule(700 + 75) == pytest.approx(0.05)
+
+
+def test_whoever_checks_a_config_needs_neither_torch_nor_verl(run):
+    done = run("-c", "import sys, cinema_verl.training.settings; print(*sys.modules)")
+    assert not {"torch", "verl", "ray", "transformers", "hydra"} & set(done.stdout.split())

@@ -4,22 +4,22 @@ import asyncio
 import gc
 import pickle
 
-from cinema_verl.training.shared_vision import Question, SharedImages
+from cinema_verl.training.shared_vision import SharedImages, SharedPrompt
 
 
 def test_sessions_of_one_question_meet_and_others_do_not():
-    first = Question.of("q1")
-    assert Question.of("q1") is first
-    assert Question.of("q2") is not first
-    assert Question.of(None) is not Question.of(None)
+    first = SharedPrompt.of("q1")
+    assert SharedPrompt.of("q1") is first
+    assert SharedPrompt.of("q2") is not first
+    assert SharedPrompt.of(None) is not SharedPrompt.of(None)
 
 
 def test_a_question_is_forgotten_with_its_last_session():
-    held = Question.of("q3")
+    held = SharedPrompt.of("q3")
     held.prompt_ids = [1]
     del held
     gc.collect()
-    assert Question.of("q3").prompt_ids is None
+    assert SharedPrompt.of("q3").prompt_ids is None
 
 
 def test_on_the_wire_images_are_a_plain_list_without_features():
@@ -53,7 +53,7 @@ def test_eight_sessions_decode_and_render_once(monkeypatch):
 
     class Loop(MetaActionAgentLoop):
         def __init__(self, uid):
-            self.question = Question.of(uid)
+            self.shared = SharedPrompt.of(uid)
 
     base = MetaActionAgentLoop.__bases__[0]  # verl's single-turn loop, whose work is counted
     for name in ("process_multi_modal_info", "ct_build_initial_tokens"):
