@@ -15,7 +15,7 @@ import torch
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from cinema_verl.diversity import group_rewards
-from cinema_verl.training.advantage import GroupFeed, compute_cinema_dps_advantage, feed
+from cinema_verl.training.advantage import GroupFeed, feed, group_estimator
 
 TRAJECTORIES, TOKENS, GROUP = 4096, 1024, 8
 PATTERNS = ("focus>answer", "focus>think>answer", "global>focus>think>answer", "hint>think>answer")
@@ -44,6 +44,9 @@ def main() -> int:
     rewards = torch.zeros(TRAJECTORIES, TOKENS)
     rewards[torch.arange(TRAJECTORIES), lengths - 1] = torch.as_tensor(0.5 * acc + 0.5 * fmt, dtype=torch.float32)
 
+    cinema_dps = group_estimator("cinema_dps")
+    assert cinema_dps is not None
+
     def grpo() -> object:
         return compute_grpo_outcome_advantage(rewards, mask, uids)
 
@@ -51,7 +54,7 @@ def main() -> int:
         group_rewards(acc, fmt, patterns, uids)
         padding = np.zeros(TRAJECTORIES, dtype=bool)
         with feed(GroupFeed(acc=acc, patterns=patterns, coefficient=0.1, padding=padding)):
-            return compute_cinema_dps_advantage(rewards, mask, uids)
+            return cinema_dps(rewards, mask, uids)
 
     verls, ours = median_ms(grpo), median_ms(cinema)
     ratio = ours / verls

@@ -87,7 +87,7 @@ def main() -> int:
     async def measure() -> tuple[float, float]:
         await together()  # warm
         batched, fast = await timed(together())
-        server.window = 0.0  # alone, waiting for company would only cost time
+        server.batcher.window = 0.0  # alone, waiting for company would only cost time
         alone, slow = await timed(one_at_a_time())
         same = sum(a.token_ids == b.token_ids for a, b in zip(batched, alone, strict=True))
         tokens = sum(len(output.token_ids) for output in batched)

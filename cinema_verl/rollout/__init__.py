@@ -2,7 +2,7 @@
 
 from typing import NoReturn
 
-_NOW_IN_ENGINE = ("ServerAdapter", "TransformersReplica", "TransformersServer", "server_name", "DEFAULT_BATCH_WINDOW")
+_NOW_IN_ENGINE = ("ServerAdapter", "TransformersReplica", "TransformersServer", "server_name")
 
 
 def __getattr__(name: str) -> NoReturn:

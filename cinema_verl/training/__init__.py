@@ -1,1 +1,1 @@
-"""All that runs inside verl: the trainer and its estimator, dynamic sampling, agent loop, workers, settings."""
+"""What runs inside verl: trainer, validation, estimators, dynamic sampling, agent loop, workers, settings."""

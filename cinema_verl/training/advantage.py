@@ -1,16 +1,11 @@
-"""Group estimators in verl's registry: `cinema_dps`, the paper's diversity-preserving reward, and your own.
+"""Schemes of `cinema_verl.training.estimators` as advantage estimators in verl's registry.
 
 verl hands an advantage estimator the scalar rewards, the response mask and the group ids, but neither the action
 patterns nor the global step. The `cinema` trainer supplies them through `feed`; under any other trainer a group
 estimator refuses instead of silently turning into GRPO.
-
-A credit-assignment scheme is one pure function of what is known about a batch. It is registered here, or offered by an
-installed package as an entry point of the group `cinema_verl.estimators`, whose name is then the name to choose:
-
-    algorithm.adv_estimator=my_scheme
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -20,12 +15,8 @@ import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, register_adv_est
 
-from cinema_verl.diversity import diversity_penalty, normalise
-from cinema_verl.training.settings import ESTIMATOR, ESTIMATORS
-from cinema_verl.utils.extensions import ExtensionError, load
-
-Credit = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float], np.ndarray]
-"""`(rewards, acc, patterns, groups, coefficient)` to the credited rewards: arrays of shape (B,), B trajectories."""
+from cinema_verl.diversity import normalise
+from cinema_verl.training.estimators import CINEMA_DPS, GROUP, Scheme, schemes
 
 
 @dataclass
@@ -62,21 +53,9 @@ def feed(groups: GroupFeed) -> Iterator[GroupFeed]:
 
 @dataclass(frozen=True)
 class GroupEstimator:
-    """An advantage estimator as verl calls it, around a pure function of a batch.
+    """A scheme as verl calls an advantage estimator."""
 
-    Args:
-        name: value of `algorithm.adv_estimator`.
-        credit: the scheme.
-        term: what the scheme adds to the reward, for the metrics `cinema/<term>_penalty` (mean reward taken away) and
-            `cinema/<term>_advantage_share` (share of the advantage, in absolute value, that the scheme changed).
-        normalise: whether the credited rewards are centred (and divided by the standard deviation, as
-            `algorithm.norm_adv_by_std_in_grpo` says) within each group. False: they are the advantages.
-    """
-
-    name: str
-    credit: Credit
-    term: str
-    normalise: bool = True
+    scheme: Scheme
 
     def __call__(
         self,
@@ -102,7 +81,7 @@ class GroupEstimator:
             RuntimeError: if no trainer fed the patterns and the step.
             ValueError: if the feed does not match the batch, or the scheme does not return B finite numbers.
         """
-        groups = self._fed(len(token_level_rewards), len(index))
+        scheme, groups = self.scheme, self._fed(len(token_level_rewards), len(index))
         real = ~np.asarray(groups.padding, dtype=bool)
         by_std = True if config is None else bool(config.get("norm_adv_by_std_in_grpo", True))
 
@@ -110,15 +89,17 @@ class GroupEstimator:
         ids = np.asarray(index, dtype=object)[real]
         acc = np.asarray(groups.acc, dtype=np.float64)[real]
         patterns = np.asarray(groups.patterns, dtype=object)[real]
-        credited = np.asarray(self.credit(rewards.copy(), acc, patterns, ids, groups.coefficient), dtype=np.float64)
+        credited = np.asarray(scheme.credit(rewards.copy(), acc, patterns, ids, groups.coefficient), dtype=np.float64)
         if credited.shape != rewards.shape or not np.isfinite(credited).all():
-            raise ValueError(f"{self.name} must return one finite number for each of {len(rewards)} trajectories")
+            raise ValueError(
+                f"{self.scheme.name} must return one finite number for each of {len(rewards)} trajectories"
+            )
 
         without = normalise(rewards, ids, by_std)
-        changed = normalise(credited, ids, by_std) if self.normalise else credited
+        changed = normalise(credited, ids, by_std) if scheme.normalise else credited
         total = np.abs(changed).sum()
-        groups.metrics[f"{self.term}_penalty"] = float((rewards - credited).mean()) if len(rewards) else 0.0
-        groups.metrics[f"{self.term}_advantage_share"] = (
+        groups.metrics[f"{scheme.term}_penalty"] = float((rewards - credited).mean()) if len(rewards) else 0.0
+        groups.metrics[f"{scheme.term}_advantage_share"] = (
             float(np.abs(changed - without).sum() / total) if total else 0.0
         )
 
@@ -132,69 +113,34 @@ class GroupEstimator:
         groups = _FEED.get()
         if groups is None:
             raise RuntimeError(
-                f"algorithm.adv_estimator={self.name} needs the action patterns and the global step of every batch. "
+                f"algorithm.adv_estimator={self.scheme.name} needs the action patterns and the step of every batch. "
                 f"Only the cinema trainer supplies them: set trainer.v1.trainer_mode=cinema and trainer.use_v1=true "
                 f"(or compose with +recipe=cinema), or choose algorithm.adv_estimator=grpo."
             )
         if not rewards == ids == len(groups.patterns) == len(groups.acc) == len(groups.padding):
             raise ValueError(
-                f"{self.name} was fed {len(groups.patterns)} patterns, {len(groups.acc)} accuracies and "
+                f"{self.scheme.name} was fed {len(groups.patterns)} patterns, {len(groups.acc)} accuracies and "
                 f"{len(groups.padding)} padding flags for a batch of {rewards} rewards"
             )
         return groups
 
 
-_ESTIMATORS: dict[str, GroupEstimator] = {}
-
-
-def register_group_estimator(
-    name: str, *, term: str | None = None, normalise: bool = True
-) -> Callable[[Credit], Credit]:
-    """Decorator: make a pure function an advantage estimator that the `cinema` trainer can use.
-
-    Args:
-        name, normalise: see `GroupEstimator`.
-        term: see there; the name where it is None.
-
-    Raises:
-        ValueError: if verl or a scheme registered before has the name.
-    """
-
-    def register(credit: Credit) -> Credit:
-        estimator = GroupEstimator(name, credit, term or name, normalise)
-        if ADV_ESTIMATOR_REGISTRY.get(name, estimator) != estimator:
-            raise ValueError(f"the advantage estimator {name!r} exists already: choose another name")
-        _ESTIMATORS[name] = register_adv_est(name)(estimator)
-        return credit
-
-    return register
-
-
-@register_group_estimator(ESTIMATOR, term="diversity")
-def diversity_preserving(
-    rewards: np.ndarray, acc: np.ndarray, patterns: np.ndarray, groups: np.ndarray, coefficient: float
-) -> np.ndarray:
-    """The paper's reward: minus `coefficient * 0.5 * acc * (N - 1) / (G - 1)`, N of G in the group of one pattern."""
-    return rewards - coefficient * diversity_penalty(acc.tolist(), patterns.tolist(), groups.tolist())
-
-
 def group_estimator(name: str) -> GroupEstimator | None:
-    """The group estimator of a name, installed packages' included; None where verl has another kind of that name.
+    """The group estimator of a name, registered with verl; None where verl has another kind of that name.
 
     Raises:
-        ExtensionError: if an installed package's estimator cannot be used.
-        ValueError: if there is no estimator of that name.
+        ExtensionError: if an installed package's scheme cannot be used.
+        ValueError: if there is no estimator of that name, or verl and a scheme both have it.
     """
-    for entry, credit in load(ESTIMATORS).items():
-        if entry in _ESTIMATORS and _ESTIMATORS[entry].credit is credit:
-            continue  # its module registered it with options
-        if not callable(credit):
-            raise ExtensionError(f"the entry point {entry} (group {ESTIMATORS}) is no function, but {credit!r}")
-        register_group_estimator(entry)(credit)
+    if (scheme := schemes().get(name)) is not None:
+        return register_adv_est(name)(GroupEstimator(scheme))
     if name not in ADV_ESTIMATOR_REGISTRY:
-        known = ", ".join(sorted(map(str, ADV_ESTIMATOR_REGISTRY)))
+        known = ", ".join(sorted({*map(str, ADV_ESTIMATOR_REGISTRY), *schemes()}))
         raise ValueError(
-            f"algorithm.adv_estimator={name} is not registered; known are {known}. An estimator of your own comes from "
-            f"an entry point of the group {ESTIMATORS}, or from a module that VERL_USE_EXTERNAL_MODULES names"
+            f"algorithm.adv_estimator={name} is not registered; known are {known}. A scheme of your own comes from an "
+            f"entry point of the group {GROUP}, or from a module that VERL_USE_EXTERNAL_MODULES names"
         )
-    return _ESTIMATORS.get(name)
+    return None
+
+
+group_estimator(CINEMA_DPS)

@@ -1,8 +1,8 @@
-"""Which checkpoint a run resumes from, when the last one was interrupted.
+"""Which checkpoint a run resumes from after the last one was interrupted.
 
-verl follows one tracker file and starts from scratch, without a word, when that file is missing or names a folder
-that is gone (verl: `find_latest_ckpt_path`): a run killed while a checkpoint was being rotated would lose everything.
-Here the newest complete checkpoint is looked for, and the tracker is mended.
+verl follows one tracker file and silently starts from scratch when that file is missing or names a folder that does not
+exist (verl: `find_latest_ckpt_path`), so a run that is killed while a checkpoint is rotated would lose everything. Here
+the newest complete checkpoint is found, and the tracker file corrected.
 """
 
 import logging
@@ -19,11 +19,11 @@ LAST_WRITTEN = "data.pt"
 
 
 def complete_steps(folder: Path) -> list[int]:
-    """Global steps of the checkpoints in `folder` that were written to the end, in ascending order."""
+    """Global steps of the complete checkpoints in `folder`, in ascending order."""
     steps = []
     for path in folder.glob("global_step_*"):
         match = re.fullmatch(r"global_step_(\d+)", path.name)
-        # A zip file (torch.save) ends with its table of contents: one that was cut off while being written is none.
+        # A zip file (torch.save) ends with its table of contents, so an incomplete one is not a zip file.
         if match and zipfile.is_zipfile(path / LAST_WRITTEN) and (path / "actor").is_dir():
             steps.append(int(match[1]))
     return sorted(steps)
@@ -36,7 +36,7 @@ def mend_tracker(folder: Path) -> int | None:
         folder: `trainer.default_local_dir`.
 
     Returns:
-        the step that a run with `trainer.resume_mode=auto` will resume from, or None if there is no checkpoint.
+        The step that a run with `trainer.resume_mode=auto` will resume from, or None if there is no checkpoint.
     """
     steps = complete_steps(folder)
     tracker = folder / TRACKER
@@ -44,14 +44,14 @@ def mend_tracker(folder: Path) -> int | None:
     if not steps:
         if named is not None:
             logger.warning(
-                "%s names step %r, but %s holds no complete checkpoint: starting anew", tracker, named, folder
+                "%s names step %r, but %s holds no complete checkpoint: starting from scratch", tracker, named, folder
             )
             tracker.unlink()
         return None
     latest = steps[-1]
     if named is not None and named.isdecimal() and int(named) in steps:
-        # verl writes the tracker last: what is newer was complete when the run was killed, what is older and has a
-        # higher step is another run's, which this one was told not to resume from.
+        # verl writes the tracker last: a newer checkpoint was complete when the run was killed; an older one with a
+        # higher step is another run's, from which this run does not resume.
         written = tracker.stat().st_mtime_ns
         newer = [step for step in steps if (folder / f"global_step_{step}" / LAST_WRITTEN).stat().st_mtime_ns > written]
         latest = newer[-1] if newer else int(named)

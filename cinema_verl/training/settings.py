@@ -12,11 +12,8 @@ from typing import Any
 from cinema_verl.meta_action import PATTERN_MODES
 from cinema_verl.runs.conditions import CONDITIONS
 from cinema_verl.schedule import AnnealingSchedule
-from cinema_verl.utils.extensions import load
+from cinema_verl.training.estimators import schemes
 
-ESTIMATOR = "cinema_dps"
-ESTIMATORS = "cinema_verl.estimators"
-"""The entry-point group of other packages' estimators (`cinema_verl.training.advantage`)."""
 WHEN_EXHAUSTED = ("continue", "stop")
 
 
@@ -99,8 +96,12 @@ class CinemaSettings:
                 values[name] = tuple(value)
         settings = cls(**values)
 
-        if config.algorithm.adv_estimator in {ESTIMATOR, *load(ESTIMATORS)}:
-            check_group_size(config)
+        n = config.actor_rollout_ref.rollout.n
+        if n < 2 and config.algorithm.adv_estimator in schemes():
+            raise ValueError(
+                f"actor_rollout_ref.rollout.n={n}: algorithm.adv_estimator={config.algorithm.adv_estimator} compares "
+                f"the trajectories of a group, so it must have at least 2"
+            )
         filter_groups = config.algorithm.filter_groups
         if filter_groups.enable and filter_groups.metric != "acc":
             raise ValueError(
@@ -113,17 +114,3 @@ class CinemaSettings:
 def _with_nearest(key: str, known: set[str]) -> str:
     nearest = difflib.get_close_matches(key, known, n=1)
     return f"cinema.{key}" + (f" (did you mean cinema.{nearest[0]}?)" if nearest else "")
-
-
-def check_group_size(config: Any) -> None:
-    """Refuse a group-relative estimator without groups.
-
-    Raises:
-        ValueError: if `rollout.n` is below 2.
-    """
-    n = config.actor_rollout_ref.rollout.n
-    if n < 2:
-        raise ValueError(
-            f"actor_rollout_ref.rollout.n={n}: algorithm.adv_estimator={config.algorithm.adv_estimator} compares the "
-            f"trajectories of a group, so it must have at least 2"
-        )

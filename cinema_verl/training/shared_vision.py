@@ -1,9 +1,9 @@
 """Decode and process a question's images once, not once for every rollout.
 
-verl's agent loops treat each of the G sessions of a prompt alone: each decodes the same files, and each runs the
-processor three times over them (to build the prompt, to score, to store), which for four VGA images is over 0.3 s of
-one core a rollout. The sessions of one question run side by side in one worker, so they can share: the first one does
-the work, the others wait for it and get the same objects. Nothing is kept after the question's last session.
+verl's agent loops run each of the G sessions of a prompt on its own: each decodes the same files, and runs the
+processor three times over them (to build the prompt, to score, to store), which for four VGA images takes over 0.3 s of
+one core for each rollout. The sessions of one question run concurrently in one worker, so they can share: the first one
+does the work, the others wait for it and get the same objects. Nothing is kept after the question's last session.
 """
 
 import asyncio

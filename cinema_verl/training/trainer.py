@@ -27,7 +27,7 @@ from cinema_verl.training.checkpoint import mend_tracker
 from cinema_verl.training.dynamic_sampling import BoundedReplayBuffer, choose_sampler
 from cinema_verl.training.file_logger import AppendingFileLogger
 from cinema_verl.training.metrics import batch_metrics
-from cinema_verl.training.settings import CinemaSettings, check_group_size
+from cinema_verl.training.settings import CinemaSettings
 from cinema_verl.training.transfer import read_columns
 from cinema_verl.training.validation import Validation
 from cinema_verl.training.worker import CinemaActorRolloutRefWorker
@@ -54,8 +54,6 @@ class CinemaTrainer(PPOTrainerSync):
         self.schedule = self.settings.schedule
         self.validation = Validation(config, self.settings)
         self.estimator = advantage.group_estimator(config.algorithm.adv_estimator)
-        if self.estimator is not None:
-            check_group_size(config)
         self._scored: dict[str, dict[str, Any]] = {}  # key of a rollout of this step -> how it was scored
         self._resumed_step = 0
         self._logs_to_file = _take_file_backend(config)

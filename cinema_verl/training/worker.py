@@ -1,13 +1,13 @@
-"""verl's training workers with two repairs that its 0.9.1 release needs.
+"""verl's training workers with two repairs that verl 0.9.1 needs.
 
 * `position_ids`: when all multimodal sequences of a batch have one length, verl's `maybe_fix_3d_position_ids`
   (`verl.utils.tensordict_utils`) declares a tensor that is ragged on dimension 1 to be ragged on dimension 2, and the
-  rotary positions of every sample are scrambled, or cutting the batch into mini-batches fails. The workers here rebuild
-  the tensor first, after which verl's function changes nothing.
+  rotary positions of every sample are scrambled, or splitting the batch into mini-batches fails. The workers here
+  rebuild the tensor first, after which verl's function changes nothing.
 * gloo: on the CPU, verl asks torch.distributed for "cpu:gloo,cpu:gloo", which is refused. The worker opens the
   process group itself; verl then finds it open.
 
-Both are subclasses wired through verl's own `actor_worker_cls` / `ref_worker_cls`; nothing of verl is patched.
+Both are subclasses, chosen through verl's own `actor_worker_cls` / `ref_worker_cls`; nothing of verl is patched.
 """
 
 import os
@@ -30,7 +30,7 @@ def repair_position_ids(data: TensorDict) -> TensorDict:
         data: a batch, changed in place where needed.
 
     Returns:
-        the same batch.
+        The same batch.
     """
     nested: Any = data.get("position_ids", None)
     if not isinstance(nested, torch.Tensor) or not nested.is_nested or nested.dim() != 3:

@@ -8,18 +8,12 @@ from verl.trainer.config import AlgoConfig
 from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, get_adv_estimator_fn
 
-from cinema_verl.training import advantage
-from cinema_verl.training.advantage import (
-    GroupFeed,
-    diversity_preserving,
-    feed,
-    group_estimator,
-    register_group_estimator,
-)
-from cinema_verl.training.settings import ESTIMATOR, ESTIMATORS
+from cinema_verl.training import advantage, estimators
+from cinema_verl.training.advantage import GroupFeed, feed, group_estimator
+from cinema_verl.training.estimators import CINEMA_DPS, GROUP, diversity_preserving, register_group_estimator
 from cinema_verl.utils.extensions import ExtensionError, load
 
-compute_cinema_dps_advantage = group_estimator(ESTIMATOR)
+compute_cinema_dps_advantage = group_estimator(CINEMA_DPS)
 
 
 def batch(rewards, lengths=None, width=4):
@@ -149,7 +143,7 @@ def test_dividing_by_the_deviation_blows_the_term_up_to_full_size_in_an_solved_g
 
 
 def test_verl_finds_it_by_name():
-    assert ESTIMATOR == "cinema_dps"
+    assert CINEMA_DPS == "cinema_dps"
     assert get_adv_estimator_fn("cinema_dps") == compute_cinema_dps_advantage
 
 
@@ -181,7 +175,7 @@ def registry(monkeypatch):
     """The two registries, as they were afterwards."""
     monkeypatch.setattr(core_algos, "ADV_ESTIMATOR_REGISTRY", dict(core_algos.ADV_ESTIMATOR_REGISTRY))
     monkeypatch.setattr(advantage, "ADV_ESTIMATOR_REGISTRY", core_algos.ADV_ESTIMATOR_REGISTRY)
-    monkeypatch.setattr(advantage, "_ESTIMATORS", dict(advantage._ESTIMATORS))
+    monkeypatch.setattr(estimators, "_SCHEMES", dict(estimators._SCHEMES))
 
 
 def shorter_is_better(rewards, acc, patterns, groups, coefficient):
@@ -213,11 +207,13 @@ def test_a_scheme_may_give_the_advantages_themselves(registry):
     assert advantages == pytest.approx([0.5, 1.2], abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["grpo", "cinema_dps"])
-def test_a_name_that_is_taken_is_refused(registry, name):
-    with pytest.raises(ValueError, match=f"the advantage estimator '{name}' exists already"):
-        register_group_estimator(name)(shorter_is_better)
-    assert group_estimator("cinema_dps").credit is diversity_preserving
+def test_a_name_that_is_taken_is_refused(registry):
+    with pytest.raises(ValueError, match="the group estimator 'cinema_dps' exists already"):
+        register_group_estimator("cinema_dps")(shorter_is_better)
+    assert group_estimator("cinema_dps").scheme.credit is diversity_preserving
+    register_group_estimator("grpo")(shorter_is_better)
+    with pytest.raises(ValueError, match="estimator grpo has already been registered"):
+        group_estimator("grpo")
 
 
 @pytest.mark.parametrize("credited", [[1.0], [1.0, float("nan")], [[1.0, 2.0]]])
@@ -228,16 +224,16 @@ def test_a_scheme_must_give_a_number_for_each_trajectory(registry, credited):
 
 
 def test_an_installed_package_adds_one_by_its_entry_point(registry, install_entry_points):
-    install_entry_points("mine", ESTIMATORS, "shorter = my_schemes:scheme")
+    install_entry_points("mine", GROUP, "shorter = my_schemes:scheme")
     install_entry_points.module("my_schemes", "def scheme(rewards, acc, patterns, groups, coefficient): return acc")
     estimator = group_estimator("shorter")
     assert advantages_of(estimator, [1.0, 1.0], ["a", "b"], coefficient=0.2)[0] == [0.0, 0.0]
-    assert estimator.credit is load(ESTIMATORS)["shorter"]
+    assert estimator.scheme.credit is load(GROUP)["shorter"]
 
 
 def test_one_that_is_no_function_is_refused(registry, install_entry_points):
-    install_entry_points("mine", ESTIMATORS, "shorter = math:pi")
-    with pytest.raises(ExtensionError, match=r"shorter .* is no function"):
+    install_entry_points("mine", GROUP, "shorter = math:pi")
+    with pytest.raises(ExtensionError, match=r"shorter .* must be a function"):
         group_estimator("cinema_dps")
 
 
@@ -248,3 +244,14 @@ def test_an_unknown_name_is_refused_with_those_there_are():
 
 def test_verls_own_are_no_group_estimators():
     assert group_estimator("grpo") is None
+
+
+def test_a_module_that_verl_is_told_to_import_registers_one(run, tmp_path):
+    (tmp_path / "my_schemes.py").write_text(
+        "from cinema_verl.training.estimators import register_group_estimator\n"
+        "@register_group_estimator('mine', normalise=False)\n"
+        "def credit(rewards, acc, patterns, groups, coefficient): return rewards\n"
+    )
+    code = "import verl; from cinema_verl.training.advantage import group_estimator; print(group_estimator('mine'))"
+    done = run("-c", code, VERL_USE_EXTERNAL_MODULES="my_schemes", PYTHONPATH=str(tmp_path))
+    assert "name='mine'" in done.stdout, done.stderr

@@ -5,7 +5,8 @@ from omegaconf import OmegaConf
 
 from cinema_verl import schedule
 from cinema_verl.schedule import AnnealingSchedule
-from cinema_verl.training.settings import ESTIMATORS, CinemaSettings
+from cinema_verl.training import estimators
+from cinema_verl.training.settings import CinemaSettings
 
 CONFIG = OmegaConf.create(
     {
@@ -42,7 +43,8 @@ def test_the_section_becomes_a_schedule():
 
 
 @pytest.fixture(autouse=True)
-def shapes(monkeypatch):
+def registries(monkeypatch):
+    monkeypatch.setattr(estimators, "_SCHEMES", dict(estimators._SCHEMES))
     monkeypatch.setattr(schedule, "SHAPES", dict(schedule.SHAPES))
 
 
@@ -101,7 +103,7 @@ def test_without_dynamic_sampling_its_metric_does_not_matter():
 
 
 def test_an_installed_estimator_needs_groups_too(install_entry_points):
-    install_entry_points("mine", ESTIMATORS, "mine = math:sqrt")
+    install_entry_points("mine", estimators.GROUP, "mine = math:sqrt")
     with pytest.raises(ValueError, match=r"rollout\.n=1: algorithm\.adv_estimator=mine compares"):
         read(algorithm__adv_estimator="mine", actor_rollout_ref__rollout__n=1)
 

@@ -1,4 +1,4 @@
-"""The embedded default: what verl needs to train on a machine without an accelerator.
+"""What verl needs to train on a machine without an accelerator.
 
-Nothing is imported here, so that looking at one module costs the import of that module only.
+Nothing is imported here, so that importing one module costs that module only.
 """

@@ -1,7 +1,7 @@
 """verl's FSDP2 training engine on the CPU.
 
-Two facts stand between verl's engine and a CPU: engines are registered for CUDA and Ascend only, and a forward-only
-(reference) model is offloaded through pinned memory, which needs an accelerator. Everything else is verl's own code.
+verl registers engines for CUDA and Ascend only, and offloads a forward-only (reference) model through pinned memory,
+which needs an accelerator. Both are changed here; everything else is verl's own code.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
     engine_config: Any
 
     def __init__(self, model_config, engine_config, optimizer_config, checkpoint_config):
-        # Ray starts actors with OMP_NUM_THREADS=1; training and generation take turns, so each may have every core.
+        # Ray starts actors with OMP_NUM_THREADS=1; training and generation take turns, so each may use every core.
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         super().__init__(model_config, engine_config, optimizer_config, checkpoint_config)
 
     def _build_fsdp_module(self, module):
         if not self.engine_config.forward_only:
             return super()._build_fsdp_module(module)
-        # `forward_only` means "offload through pinned memory" here and nothing more: build as if it were unset.
+        # In verl's method `forward_only` only means "offload through pinned memory": build as if it were not set.
         config = self.engine_config
         self.engine_config = dataclasses.replace(self.engine_config, forward_only=False)
         try:

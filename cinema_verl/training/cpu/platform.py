@@ -1,8 +1,8 @@
-"""The CPU as a verl platform: what verl asks of an accelerator, answered by the machine without one.
+"""The CPU as a verl platform.
 
-verl 0.9.1 ships platforms for CUDA, ROCm and Ascend only (`verl.plugin.platform`). This one lets the very same
-trainer, workers and checkpoints run on a laptop. It is chosen by `VERL_PLATFORM=cpu`, or by itself when PyTorch
-was built without CUDA and ROCm; on a GPU node it never volunteers, not even in Ray actors that see no GPU.
+verl 0.9.1 ships platforms for CUDA, ROCm and Ascend only (`verl.plugin.platform`). This one lets the same trainer,
+workers and checkpoints run on a laptop. It is chosen by `VERL_PLATFORM=cpu`, or automatically where PyTorch was built
+without CUDA and ROCm; on a GPU node it is never chosen automatically, not even in Ray actors that see no GPU.
 """
 
 import resource
@@ -17,7 +17,7 @@ from verl.plugin.platform.platform_manager import PlatformRegistry
 
 
 class _CPUDevice(ModuleType):
-    """`torch.cpu` plus the members that verl takes for granted on a device module (`get_torch_device()`)."""
+    """`torch.cpu` plus the members that verl expects of a device module (`get_torch_device()`)."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cpu, name)
@@ -26,10 +26,10 @@ class _CPUDevice(ModuleType):
         return "CPU"
 
     def empty_cache(self) -> None:
-        """The C allocator keeps no cache that could be handed back."""
+        """There is no cache to empty."""
 
     def ipc_collect(self) -> None:
-        """No device memory is shared between processes."""
+        """There is no device memory that processes share."""
 
     def reset_peak_memory_stats(self, index: int | None = None) -> None:
         """The kernel's peak counter cannot be reset."""
@@ -59,7 +59,7 @@ _DEVICE = _CPUDevice("cinema_verl.training.cpu.device")
 
 @PlatformRegistry.register(platform="cpu")
 class CPUPlatform(PlatformBase):
-    """Every answer that `verl.plugin.platform.PlatformBase` demands, for the CPU."""
+    """`verl.plugin.platform.PlatformBase` for the CPU."""
 
     @property
     def device_name(self) -> str:
@@ -80,7 +80,7 @@ class CPUPlatform(PlatformBase):
         return torch.version.cuda is None and torch.version.hip is None
 
     def current_device(self) -> Any:
-        # verl passes this on to `.to()` and `torch.device()`: on the CPU that must be the name, not an index.
+        # verl passes this to `.to()` and `torch.device()`: for the CPU it must be the name, not an index.
         return "cpu"
 
     def device_count(self) -> int:
@@ -99,7 +99,7 @@ class CPUPlatform(PlatformBase):
         torch.manual_seed(seed)
 
     def set_allocator_settings(self, settings: str) -> None:
-        """Expandable segments are a CUDA allocator's."""
+        """There is no allocator to configure."""
 
     def empty_cache(self) -> None:
         """See `_CPUDevice.empty_cache`."""
@@ -125,7 +125,7 @@ class CPUPlatform(PlatformBase):
 
     def ray_resource_name(self) -> str:
         # verl's resource pools count "GPU" or "NPU" and nothing else (`ResourcePoolManager._check_resource_available`),
-        # so the CPU recipe declares as many pretended GPUs to Ray as it has workers (`ray_kwargs.ray_init.num_gpus`).
+        # so the CPU recipe declares as many fictitious GPUs to Ray as it has workers (`ray_kwargs.ray_init.num_gpus`).
         return "GPU"
 
     def ray_noset_envvars(self) -> list[str]:

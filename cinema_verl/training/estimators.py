@@ -1,0 +1,92 @@
+"""Credit-assignment schemes: `cinema_dps`, the paper's diversity-preserving reward, and your own.
+
+A scheme is one pure function of what is known about a batch, chosen by its name (`algorithm.adv_estimator=my_scheme`).
+It is offered by an installed package as an entry point of the group `cinema_verl.estimators`, or registered here by a
+module that VERL_USE_EXTERNAL_MODULES names. Neither torch nor verl is imported; `cinema_verl.training.advantage` makes
+verl's estimators of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cinema_verl.diversity import diversity_penalty
+from cinema_verl.utils.extensions import ExtensionError, load
+
+CINEMA_DPS = "cinema_dps"
+GROUP = "cinema_verl.estimators"
+"""The entry-point group of other packages' schemes."""
+
+Credit = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float], np.ndarray]
+"""`(rewards, acc, patterns, groups, coefficient)` to the credited rewards: arrays of shape (B,), B trajectories.
+
+`rewards` is what verl has for each trajectory (0.5 acc + 0.5 format, plus overlong shaping and KL where the recipe has
+them), `groups` are the ids of the groups, and `coefficient` is the diversity coefficient at this step."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A credit-assignment scheme under a name.
+
+    Args:
+        name: value of `algorithm.adv_estimator`.
+        credit: the function.
+        term: what the scheme adds to the reward, for the metrics `cinema/<term>_penalty` (mean reward taken away) and
+            `cinema/<term>_advantage_share` (share of the advantage, in absolute value, that the scheme changed).
+        normalise: whether the credited rewards are centred (and divided by the standard deviation, as
+            `algorithm.norm_adv_by_std_in_grpo` says) within each group. False: they are the advantages.
+    """
+
+    name: str
+    credit: Credit
+    term: str
+    normalise: bool = True
+
+
+_SCHEMES: dict[str, Scheme] = {}
+
+
+def register_group_estimator(
+    name: str, *, term: str | None = None, normalise: bool = True
+) -> Callable[[Credit], Credit]:
+    """Decorator: make a function a scheme that the `cinema` trainer can use.
+
+    Args:
+        name, normalise: see `Scheme`.
+        term: see there; None for the name.
+
+    Raises:
+        ValueError: if another scheme has the name.
+    """
+
+    def register(credit: Credit) -> Credit:
+        scheme = Scheme(name, credit, term or name, normalise)
+        if _SCHEMES.setdefault(name, scheme) != scheme:
+            raise ValueError(f"the group estimator {name!r} exists already: choose another name")
+        return credit
+
+    return register
+
+
+@register_group_estimator(CINEMA_DPS, term="diversity")
+def diversity_preserving(
+    rewards: np.ndarray, acc: np.ndarray, patterns: np.ndarray, groups: np.ndarray, coefficient: float
+) -> np.ndarray:
+    """The paper's reward: minus `coefficient * 0.5 * acc * (N - 1) / (G - 1)`, N of G in the group of one pattern."""
+    return rewards - coefficient * diversity_penalty(acc.tolist(), patterns.tolist(), groups.tolist())
+
+
+def schemes() -> dict[str, Scheme]:
+    """Every scheme by its name, those of installed packages included.
+
+    Raises:
+        ExtensionError: if an installed package's scheme cannot be loaded or called.
+        ValueError: if it has the name of another scheme.
+    """
+    for name, credit in load(GROUP).items():
+        if not callable(credit):
+            raise ExtensionError(f"the entry point {name} (group {GROUP}) must be a function, and is {credit!r}")
+        if name not in _SCHEMES or _SCHEMES[name].credit is not credit:  # its module may have registered it itself
+            register_group_estimator(name)(credit)
+    return dict(_SCHEMES)

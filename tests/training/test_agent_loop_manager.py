@@ -1,0 +1,63 @@
+"""The agent-loop worker: what it adds to each score, and what must not be stored."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+import ray
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
+
+from cinema_verl.training.agent_loop_manager import SharingAgentLoopManager, SharingAgentLoopWorker
+from cinema_verl.training.shared_vision import SharedImages
+
+
+@pytest.fixture
+def worker(monkeypatch):
+    """A worker whose parent scores 1 and counts how often it runs the processor."""
+    verls = SharingAgentLoopWorker.__bases__[0]
+    calls = []
+
+    async def compute_score(self, outputs, kwargs):
+        assert "answers" not in kwargs
+        outputs[-1].extra_fields["reward_extra_info"] = {"acc": 1.0}
+
+    def compute_multi_modal_inputs(self, output, input_ids):
+        calls.append(output)
+        return {"pixel_values": len(calls)}
+
+    monkeypatch.setattr(verls, "_compute_score", compute_score)
+    monkeypatch.setattr(verls, "_compute_multi_modal_inputs", compute_multi_modal_inputs)
+    worker = object.__new__(SharingAgentLoopWorker)
+    worker.calls = calls
+    return worker
+
+
+def test_a_score_says_where_it_is_from_how_long_and_how_it_ended(worker):
+    output = SimpleNamespace(extra_fields={"stop_reason": "answer"}, response_mask=[1, 1, 0])
+    row = {"data_source": "digits/sum", "answers": {0: "known"}}
+    asyncio.run(worker._compute_score([output], kwargs=row))
+    assert output.extra_fields["reward_extra_info"] == {
+        "acc": 1.0,
+        "data_source": "digits/sum",
+        "ability": "unknown",
+        "response_tokens": 2.0,
+        "stop_reason": "answer",
+    }
+    assert row == {"data_source": "digits/sum"}, "verl stores what is left as columns"
+
+
+def test_shared_images_are_processed_once(worker):
+    images = SharedImages(["a"])
+    shared = [SimpleNamespace(multi_modal_data={"images": images}) for _ in range(3)]
+    features = [worker._compute_multi_modal_inputs(output, None) for output in shared]
+    assert features == [{"pixel_values": 1}] * 3
+    assert features[0] is not features[1], "verl takes keys out of it"
+    for media in ({"images": ["plain"]}, {"images": images, "videos": ["v"]}, None):
+        worker._compute_multi_modal_inputs(SimpleNamespace(multi_modal_data=media), None)
+    assert len(worker.calls) == 1 + 3
+
+
+def test_the_manager_starts_these_workers(monkeypatch):
+    monkeypatch.setattr(AgentLoopManagerTQ, "__init__", lambda self: None)
+    monkeypatch.setattr(ray, "remote", lambda cls: ("remote", cls))
+    assert SharingAgentLoopManager().agent_loop_workers_class == ("remote", SharingAgentLoopWorker)

@@ -1,0 +1,192 @@
+"""The trainer without Ray: what its constructor settles, and a step of the paper's reward over a stand-in queue."""
+
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import transfer_queue
+from hydra import compose, initialize_config_module
+from transfer_queue import KVBatchMeta
+from transfer_queue.controller import PartitionIndexManager, TransferQueueController
+from verl.trainer.ppo import core_algos
+from verl.trainer.ppo.v1 import get_trainer_cls
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+from cinema_verl.training import advantage, estimators
+from cinema_verl.training.dynamic_sampling import BoundedReplayBuffer
+
+
+def configured(*overrides):
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose("ppo_trainer", overrides=["+recipe=cinema_cpu", *overrides])
+
+
+def make(*overrides):
+    return get_trainer_cls("cinema")(configured(*overrides))
+
+
+# ---- the constructor --------------------------------------------------------------------------------------------
+
+
+def test_it_runs_as_long_as_the_schedule():
+    trainer = make("cinema.exploration_steps=7", "cinema.annealing_steps=3", "trainer.total_training_steps=null")
+    assert trainer.config.trainer.total_training_steps == 10
+
+
+def test_another_length_is_warned_of(caplog):
+    with caplog.at_level(logging.WARNING):
+        make("cinema.exploration_steps=7", "cinema.annealing_steps=3", "trainer.total_training_steps=8")
+    assert "total_training_steps=8, but the schedule has 7 + 3 steps: the run ends at coefficient 0.06" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("logger", "left", "to_file"), [("[console,file]", ["console"], True), ("console", ["console"], False)]
+)
+def test_the_file_logger_is_taken_from_verl(logger, left, to_file):
+    trainer = make(f"trainer.logger={logger}")
+    assert (list(trainer.config.trainer.logger), trainer._logs_to_file) == (left, to_file)
+
+
+def test_verl_builds_the_bounded_buffer_and_its_validations_are_kept():
+    trainer = make()
+    assert type(trainer.replay_buffer) is BoundedReplayBuffer
+    assert trainer.replay_buffer.on_validated == trainer.validation.keep_answers
+    assert trainer.replay_buffer.refill_fn == trainer._add_prompts_to_generate
+    assert trainer.trainer_mode == "sync"
+
+
+@pytest.mark.parametrize("name", ["cinema_dsp", "no_such_thing"])
+def test_an_estimator_that_nobody_has_is_refused_before_anything_starts(name):
+    with pytest.raises(ValueError, match=f"adv_estimator={name} is not registered; known are"):
+        make(f"algorithm.adv_estimator={name}")
+
+
+def test_verls_grpo_has_no_diversity_coefficient():
+    trainer = make("algorithm.adv_estimator=grpo")
+    trainer.global_steps = 1
+    assert trainer._coefficient() == 0.0
+
+
+# ---- a step -----------------------------------------------------------------------------------------------------
+
+
+class Queue:
+    """`transfer_queue` over one dictionary of rows."""
+
+    def __init__(self, rows):
+        self.rows, self.written = rows, None
+
+    def kv_batch_get(self, keys, partition_id, select_fields):
+        names = [name for name in select_fields if name in self.rows[keys[0]]]
+        return list_of_dict_to_tensordict([{name: self.rows[key][name] for name in names} for key in keys])
+
+    def kv_batch_put(self, keys, partition_id, fields):
+        self.written = fields
+        return KVBatchMeta(keys=keys, tags=[{} for _ in keys], partition_id=partition_id)
+
+
+def row(acc, pattern, length=2, uid="q"):
+    scores = torch.zeros(length)
+    scores[-1] = 0.5 + 0.5 * acc
+    info = {"acc": acc, "format": 1.0, "pattern": pattern, "score": 9.0}
+    return {
+        "uid": uid,
+        "extra_fields": {"reward_extra_info": info, "stop_reason": "answer"},
+        "data_source": "digits/sum",
+        "response_mask": torch.ones(length, dtype=torch.int64),
+        "rm_scores": scores,
+    }
+
+
+@pytest.fixture
+def step(monkeypatch):
+    """Compute the advantages of a group in step 1; first advantage of each row, metrics, and the trainer."""
+    monkeypatch.setattr(core_algos, "ADV_ESTIMATOR_REGISTRY", dict(core_algos.ADV_ESTIMATOR_REGISTRY))
+    monkeypatch.setattr(advantage, "ADV_ESTIMATOR_REGISTRY", core_algos.ADV_ESTIMATOR_REGISTRY)
+    monkeypatch.setattr(estimators, "_SCHEMES", dict(estimators._SCHEMES))
+
+    def step(rows, *overrides, padding=()):
+        trainer = make("algorithm.norm_adv_by_std_in_grpo=false", *overrides)
+        trainer.global_steps = 1
+        queue = Queue({f"q_{i}_0": row for i, row in enumerate(rows)})
+        for name in ("kv_batch_get", "kv_batch_put"):
+            monkeypatch.setattr(transfer_queue, name, getattr(queue, name))
+        tags = [{"is_padding": i in padding, "response_len": 2} for i in range(len(rows))]
+        metrics = {}
+        trainer._compute_advantage(KVBatchMeta(keys=list(queue.rows), tags=tags, partition_id="train"), metrics)
+        return [float(values[0]) for values in queue.written["advantages"]], metrics, trainer
+
+    return step
+
+
+GROUP = [row(1.0, "focus>answer"), row(1.0, "focus>answer", length=3), row(1.0, "think>answer"), row(0.0, "answer")]
+
+
+def test_the_papers_reward_by_hand(step):
+    """Two of four correct trajectories share a pattern: 0.05 / 3 is taken from each (coefficient 0.1)."""
+    advantages, metrics, trainer = step(GROUP, "cinema.coefficient=0.1")
+    rewards = np.array([1 - 0.05 / 3, 1 - 0.05 / 3, 1.0, 0.5])
+    assert advantages == pytest.approx((rewards - rewards.mean()).tolist(), abs=1e-6)
+    assert metrics["cinema/diversity_coefficient"] == 0.1
+    assert metrics["cinema/acc"] == 0.75
+    assert metrics["cinema/unique_patterns"] == 3
+    assert metrics["cinema/stage"] == 1
+    assert metrics["cinema/stop/answer"] == 1.0
+    assert metrics["cinema/diversity_penalty"] == pytest.approx(0.1 / 3 / 4)
+    assert trainer._scored["q_3_0"] == {
+        "acc": 0.0,
+        "format": 1.0,
+        "pattern": "answer",
+        "data_source": "digits/sum",
+        "stop_reason": "answer",
+        "response_tokens": 2,
+        "diversity_coefficient": 0.1,
+    }
+
+
+def test_padding_is_in_no_metric(step):
+    _, metrics, trainer = step(GROUP, padding={3})
+    assert metrics["cinema/acc"] == 1.0
+    assert "q_3_0" not in trainer._scored
+
+
+def test_an_installed_scheme_works_in_the_trainer(step, install_entry_points):
+    """A package's one function and its entry point are enough; it gets the annealed coefficient of the step."""
+    install_entry_points("mine", estimators.GROUP, "rarely_thinks = my_schemes:credit")
+    install_entry_points.module(
+        "my_schemes",
+        "def credit(rewards, acc, patterns, groups, coefficient):\n"
+        "    assert set(groups) == {'q'}\n"
+        "    return rewards - coefficient * acc * ['think' in pattern for pattern in patterns]\n",
+    )
+    advantages, metrics, _ = step(GROUP, "algorithm.adv_estimator=rarely_thinks", "cinema.coefficient=0.2")
+    rewards = np.array([1.0, 1.0, 0.8, 0.5])
+    assert advantages == pytest.approx((rewards - rewards.mean()).tolist(), abs=1e-6)
+    assert metrics["cinema/diversity_coefficient"] == 0.2
+    assert metrics["cinema/rarely_thinks_penalty"] == pytest.approx(0.05)
+
+
+def test_a_column_that_is_not_in_the_queue_is_named(step):
+    rows = [{name: value for name, value in one.items() if name != "data_source"} for one in GROUP]
+    with pytest.raises(KeyError, match="no column data_source in partition train"):
+        step(rows)
+
+
+# ---- what is relied on ------------------------------------------------------------------------------------------
+
+
+def test_the_transfer_queue_lists_prompts_in_the_order_in_which_they_came():
+    """`BoundedReplayBuffer` takes it for the order in which prompts were drawn: batches must not depend on uids."""
+    controller = object.__new__(TransferQueueController.__ray_metadata__.modified_class)
+    controller.partitions, controller.index_manager, controller.controller_id = {}, PartitionIndexManager(), "c"
+    controller._make_response = lambda message, kind, body: body
+    uids = [f"{1000 - i}-x" for i in range(20)]
+    for refill in (uids[:8], uids[8:]):
+        controller.kv_retrieve_meta(refill, "train", create=True)
+        controller.kv_retrieve_meta([f"{uid}_0_0" for uid in reversed(refill)], "train", create=True)
+        controller.kv_retrieve_meta(refill[3:5], "train", create=True)  # their status changes
+    message = SimpleNamespace(body={"partition_id": "train"})
+    listed = controller._handle_kv_list_request(message)["partition_info"]["train"]
+    assert [key for key in listed if "_" not in key] == uids
