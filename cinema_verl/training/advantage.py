@@ -42,11 +42,11 @@ _FEED: ContextVar[GroupFeed | None] = ContextVar("cinema_group_feed", default=No
 
 
 @contextmanager
-def feed(groups: GroupFeed) -> Iterator[GroupFeed]:
+def feed(fed: GroupFeed) -> Iterator[GroupFeed]:
     """Supply group estimators with what they need for every call inside the `with` block."""
-    token = _FEED.set(groups)
+    token = _FEED.set(fed)
     try:
-        yield groups
+        yield fed
     finally:
         _FEED.reset(token)
 
@@ -81,27 +81,24 @@ class GroupEstimator:
             RuntimeError: if no trainer fed the patterns and the step.
             ValueError: if the feed does not match the batch, or the scheme does not return B finite numbers.
         """
-        scheme, groups = self.scheme, self._fed(len(token_level_rewards), len(index))
-        real = ~np.asarray(groups.padding, dtype=bool)
+        scheme, fed = self.scheme, self._fed(len(token_level_rewards), len(index))
+        real = ~np.asarray(fed.padding, dtype=bool)
         by_std = True if config is None else bool(config.get("norm_adv_by_std_in_grpo", True))
 
         rewards = token_level_rewards.sum(dim=-1).double().cpu().numpy()[real]
         ids = np.asarray(index, dtype=object)[real]
-        acc = np.asarray(groups.acc, dtype=np.float64)[real]
-        patterns = np.asarray(groups.patterns, dtype=object)[real]
-        credited = np.asarray(scheme.credit(rewards.copy(), acc, patterns, ids, groups.coefficient), dtype=np.float64)
+        acc = np.asarray(fed.acc, dtype=np.float64)[real]
+        patterns = np.asarray(fed.patterns, dtype=object)[real]
+        credited = np.asarray(scheme.credit(rewards.copy(), acc, patterns, ids, fed.coefficient), dtype=np.float64)
         if credited.shape != rewards.shape or not np.isfinite(credited).all():
-            raise ValueError(
-                f"{self.scheme.name} must return one finite number for each of {len(rewards)} trajectories"
-            )
+            raise ValueError(f"{scheme.name} must return one finite number for each of {len(rewards)} trajectories")
 
         without = normalise(rewards, ids, by_std)
         changed = normalise(credited, ids, by_std) if scheme.normalise else credited
         total = np.abs(changed).sum()
-        groups.metrics[f"{scheme.term}_penalty"] = float((rewards - credited).mean()) if len(rewards) else 0.0
-        groups.metrics[f"{scheme.term}_advantage_share"] = (
-            float(np.abs(changed - without).sum() / total) if total else 0.0
-        )
+        share = np.abs(changed - without).sum() / total if total else 0.0
+        fed.metrics[f"{scheme.term}_advantage_share"] = float(share)
+        fed.metrics[f"{scheme.term}_penalty"] = float((rewards - credited).mean()) if len(rewards) else 0.0
 
         # Rounding in the float64 means leaves about 1e-17 in groups without any difference: a true zero stays zero.
         column = torch.zeros(len(real), dtype=torch.float32)
@@ -110,19 +107,19 @@ class GroupEstimator:
         return advantages, advantages
 
     def _fed(self, rewards: int, ids: int) -> GroupFeed:
-        groups = _FEED.get()
-        if groups is None:
+        fed = _FEED.get()
+        if fed is None:
             raise RuntimeError(
                 f"algorithm.adv_estimator={self.scheme.name} needs the action patterns and the step of every batch. "
                 f"Only the cinema trainer supplies them: set trainer.v1.trainer_mode=cinema and trainer.use_v1=true "
                 f"(or compose with +recipe=cinema), or choose algorithm.adv_estimator=grpo."
             )
-        if not rewards == ids == len(groups.patterns) == len(groups.acc) == len(groups.padding):
+        if not rewards == ids == len(fed.patterns) == len(fed.acc) == len(fed.padding):
             raise ValueError(
-                f"{self.scheme.name} was fed {len(groups.patterns)} patterns, {len(groups.acc)} accuracies and "
-                f"{len(groups.padding)} padding flags for a batch of {rewards} rewards"
+                f"{self.scheme.name} was fed {len(fed.patterns)} patterns, {len(fed.acc)} accuracies and "
+                f"{len(fed.padding)} padding flags for a batch of {rewards} rewards"
             )
-        return groups
+        return fed
 
 
 def group_estimator(name: str) -> GroupEstimator | None:

@@ -113,11 +113,10 @@ class BoundedReplayBuffer(ReplayBuffer):
     """verl's synchronous `ReplayBuffer` with bounded dynamic sampling.
 
     Args:
-        sampler_kwargs: what `choose_sampler` puts there: options of verl's buffer, and of this one
-            max_num_gen_batches: how many times `train_batch_size` prompts one step may generate at most, the first
-            batch included; 0 means no bound (`algorithm.filter_groups.max_num_gen_batches`);
-            when_exhausted: "continue" trains on the groups there are, "stop" ends the run (`cinema.when_exhausted`).
-            Without any group there is nothing to train on and the run ends either way.
+        sampler_kwargs: what `choose_sampler` writes: options of verl's buffer and two of this one.
+            `max_num_gen_batches` is how many times `train_batch_size` prompts one step may generate at most, the first
+            batch included; 0 means no bound. `when_exhausted` is "continue", to train on the groups there are, or
+            "stop", to end the run; without any group the run ends in both cases.
         kwargs: what verl passes to every custom sampler.
 
     Attributes:
@@ -153,9 +152,9 @@ class BoundedReplayBuffer(ReplayBuffer):
         """
         place = {uid: i for i, uid in enumerate(self.prompt_global_steps[batch.partition_id])}
 
-        def position(row: tuple[str, dict]) -> tuple[int, ...]:
-            uid, *session_and_index = row[0].split("_")
-            return place.get(uid, len(place)), *map(int, session_and_index)
+        def position(row: tuple[str, dict]) -> tuple[int | str, ...]:
+            uid, session, index = row[0].split("_")
+            return place.get(uid, len(place)), uid, int(session), int(index)
 
         rows = sorted(zip(batch.keys, batch.tags, strict=True), key=position)
         return replace(batch, keys=[key for key, _ in rows], tags=[tag for _, tag in rows])
