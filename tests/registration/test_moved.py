@@ -43,13 +43,19 @@ def test_what_configs_say_reaches_the_user_through_verl():
         load_extern_object("pkg://cinema_verl.data.adapters.own", "convert")
 
 
-@pytest.mark.parametrize("name", ["ServerAdapter", "TransformersReplica", "TransformersServer"])
-def test_names_of_a_module_that_is_a_package_now(name):
-    with pytest.raises(ImportError, match=rf"cinema_verl\.rollout\.engine\.{name} now"):
-        exec(f"from cinema_verl.rollout import {name}", {})
-    assert hasattr(importlib.import_module("cinema_verl.rollout.engine"), name)
+@pytest.mark.parametrize(
+    ("package", "module", "name"),
+    [
+        *(("rollout", "engine", name) for name in ("ServerAdapter", "TransformersReplica", "TransformersServer")),
+        *(("demo", "__main__", name) for name in ("main", "training_command")),
+    ],
+)
+def test_names_of_a_module_that_is_a_package_now(package, module, name):
+    with pytest.raises(ImportError, match=rf"cinema_verl\.{package}\.{module}\.{name} now"):
+        exec(f"from cinema_verl.{package} import {name}", {})
+    assert hasattr(importlib.import_module(f"cinema_verl.{package}.{module}"), name)
     with pytest.raises(ImportError, match=r"cannot import name 'Nothing'"):
-        exec("from cinema_verl.rollout import Nothing", {})
+        exec(f"from cinema_verl.{package} import Nothing", {})
 
 
 def test_a_resource_that_has_moved():
