@@ -46,6 +46,7 @@ from cinema_verl.data.faults import (
 )
 from cinema_verl.data.tokens import ImageSizeError, Messages, Patching, PromptCounter, vision_tokens
 from cinema_verl.meta_action import TAGS
+from cinema_verl.prompts import MODES
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,26 @@ Locate = Callable[[int], tuple[str, int]]
 
 CHECKS: Final = ("full", "header", "off")
 """How closely a run looks at its rows, ``data.cinema_checks``."""
+
+
+def option_faults(data_config: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the options of `CinemaDataset`, all under ``data``; each text says what to use instead."""
+    faults = []
+    for key, default, known in (
+        ("cinema_checks", "header", CHECKS),
+        ("cinema_prompt_mode", None, MODES),
+    ):
+        value = data_config.get(key, default)
+        value = "off" if key == "cinema_checks" and value is False else value  # YAML 1.1 reads a bare `off` as false
+        if value not in known and (value is not None or key == "cinema_checks"):
+            faults.append(f"data.{key}={value!r} is unknown. Use one of {', '.join(known)}")
+    if data_config.get("filter_overlong_prompts", True):  # verl's default where the key is absent
+        faults.append(
+            "data.filter_overlong_prompts is on: it would drop broken rows as over-long ones, without a word. "
+            "Set it to false; over-long prompts are reported by row (data.cinema_checks)"
+        )
+    return faults
+
 
 # Our choices, for speed and legibility only.
 _ROWS_AT_ONCE: Final = 512  # tokenized in one call

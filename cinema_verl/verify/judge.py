@@ -15,7 +15,7 @@ import logging
 import os
 import random
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from cinema_verl.verify import text
@@ -163,6 +163,29 @@ class Judge:
         if what not in self._warned:
             self._warned.add(what)
             logger.warning("cinema: the judge at %s answers with %s (said once)", self.endpoint.url, what)
+
+
+class Unavailable(RuntimeError):
+    """The judge that is configured does not judge."""
+
+
+def probe(endpoint: Endpoint | None = None) -> None:
+    """Ask the judge one question with a known answer, before a run relies on it.
+
+    Args:
+        endpoint: None for the one that the environment names.
+
+    Raises:
+        NotConfigured: The environment names none.
+        Unavailable: It does not answer, or calls a match different.
+    """
+    endpoint = endpoint or Endpoint.from_environment()
+    once = replace(endpoint, attempts=2, total_seconds=min(endpoint.total_seconds, 30.0))
+    verdict = Judge(once).ask("a red car", Gold("a car that is red", question="What is in the picture?"))
+    if verdict is UNAVAILABLE:
+        raise Unavailable(f"no verdict from {endpoint.url} with the model {endpoint.model}; the log says why")
+    if verdict is not SAME:
+        raise Unavailable(f"the model {endpoint.model} calls two wordings of one answer different")
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -6,7 +6,10 @@ from importlib import metadata
 
 import pytest
 
-from cinema_verl.checks import doctor
+from cinema_verl.checks import cluster, process
+from cinema_verl.checks.compose import compose
+from cinema_verl.checks.doctor import inspect_config
+from cinema_verl.checks.finding import Finding
 from cinema_verl.cli import COMMANDS, main
 
 DOCTOR = ("-m", "cinema_verl", "doctor", "--json")
@@ -24,7 +27,7 @@ def test_all_is_well_here_in_the_driver_and_in_a_ray_worker(run):
     assert done.returncode == 0
     worker = next(where for where, _ in found if where.startswith("Ray worker on "))
     for where in ("driver", worker):
-        for what in ("versions", "requirements", "plugin", "platform", *(name for name, _, _ in doctor.REGISTRIES)):
+        for what in ("versions", "requirements", "plugin", "platform", *(name for name, _, _ in process.REGISTRIES)):
             assert (where, what) in found
     assert found["recipe", "trainer"]["detail"] == "cinema"
     assert found["recipe", "estimator"]["detail"] == "cinema_dps"
@@ -49,7 +52,7 @@ def test_with_a_plugin_that_cannot_load_it_shows_why(run):
 
 
 def test_a_recipe_that_is_not_there():
-    config, found = doctor.compose("cinemma", [])
+    config, found = compose("cinemma", [])
     assert config is None
     assert found[-1].ok is False
     assert "Could not find 'recipe/cinemma'" in found[-1].detail
@@ -58,45 +61,45 @@ def test_a_recipe_that_is_not_there():
 
 def test_a_selection_that_is_not_there_and_one_that_is_not_cinemas():
     overrides = ["actor_rollout_ref.rollout.name=vllm", "algorithm.adv_estimator=grpo", "trainer.v1.trainer_mode=cine"]
-    config, _ = doctor.compose("cinema_cpu", [*overrides, "trainer.use_v1=false", "data.train_batch_size=0"])
-    found = {finding.what: finding for finding in doctor.inspect_selection(config)}
+    config, _ = compose("cinema_cpu", [*overrides, "trainer.use_v1=false", "data.train_batch_size=0"])
+    found = {finding.what: finding for finding in inspect_config(config, rl=True)}
     assert found["trainer"].ok is False
     assert "cinema, colocate_async" in found["trainer"].advice
-    assert found["legacy trainer"].ok is False
+    assert found["trainer.use_v1"].ok is False
     assert found["estimator"].ok is None
     assert "a baseline" in found["estimator"].detail
     assert found["validation"].ok is False
-    if doctor._version("vllm") is None:
+    if process.version_of("vllm") is None:
         assert "cinema-verl[gpu]" in found["vllm"].advice
 
 
 def test_too_few_gpus():
-    config, _ = doctor.compose("cinema", ["trainer.nnodes=2"])
-    found = doctor._gpus(config, 8.0)
+    config, _ = compose("cinema", ["trainer.nnodes=2"])
+    found = cluster._gpus(config, 8.0)
     assert found.ok is False
     assert found.detail.startswith("8 in Ray, 16 wanted")
 
 
 def test_an_environment_without_the_entry_point(monkeypatch):
-    monkeypatch.delitem(doctor.sys.modules, "cinema_verl.plugin", raising=False)
+    monkeypatch.delitem(process.sys.modules, "cinema_verl.plugin", raising=False)
     monkeypatch.setattr(metadata, "entry_points", lambda group: [])
-    found = doctor._plugin("driver")
+    found = process._plugin("driver")
     assert found.ok is False
     assert "pip install cinema-verl" in found.advice
 
 
 def test_a_dependency_of_the_wrong_version(monkeypatch):
     versions = {"cinema-verl": "0.1.0", "verl": "0.9.1", "transformers": "6.0"}
-    monkeypatch.setattr(doctor, "_version", versions.get)
+    monkeypatch.setattr(process, "version_of", versions.get)
     monkeypatch.setattr(metadata, "requires", lambda name: ["transformers<5.11"] if name == "verl" else ["wrapt>=1.16"])
-    details = [found.detail for found in doctor._requirements("driver")]
+    details = [found.detail for found in process._requirements("driver")]
     assert details == ["cinema-verl needs wrapt>=1.16, found none", "verl needs transformers<5.11, found 6.0"]
 
 
 def test_a_finding_prints_its_advice_only_when_it_is_needed():
-    assert str(doctor.Finding("driver", "plugin", True, "loaded", "reinstall")) == "✓ plugin: loaded"
-    assert str(doctor.Finding("driver", "plugin", False, "gone", "reinstall")) == "✗ plugin: gone\n    → reinstall"
-    assert str(doctor.Finding("driver", "vllm", None, "not installed")) == "- vllm: not installed"
+    assert str(Finding("driver", "plugin", True, "loaded", "reinstall")) == "✓ plugin: loaded"
+    assert str(Finding("driver", "plugin", False, "gone", "reinstall")) == "✗ plugin: gone\n    → reinstall"
+    assert str(Finding("driver", "vllm", None, "not installed")) == "- vllm: not installed"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

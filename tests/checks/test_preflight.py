@@ -13,7 +13,8 @@ from verl.trainer.sft_trainer import create_sft_dataset
 from verl.utils.tokenizer import hf_processor
 
 from cinema_verl.checks import host_memory, preflight
-from cinema_verl.checks.doctor import compose
+from cinema_verl.checks import report as reports
+from cinema_verl.checks.compose import compose
 from cinema_verl.data.check import DataError
 from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA, image_cell, rl_row, sft_rows, write_parquet
 from cinema_verl.data.tokens import QWEN2_5_VL, Patching
@@ -93,9 +94,10 @@ def call(tiny_model):
         small = ["data.train_batch_size=1"] if rl else []
         given = OmegaConf.from_dotlist([f"{key}={model}", *small, *map(str, overrides)])
         config = OmegaConf.merge(composed(recipe), given)
-        summary = preflight.examine(config, RL_TRAINER if rl else SFT_TRAINER, **options)
+        program = RL_TRAINER if rl else SFT_TRAINER
+        summary = preflight.examine(config, program, **{"here": False, **options})
         report = json.loads(json.dumps(summary))
-        return int(not report["ok"]), report, preflight.text_report(report)
+        return int(not report["ok"]), report, reports.text_report(report)
 
     return call
 
@@ -489,7 +491,7 @@ def test_the_command(write, tiny_model, tmp_path, capsys):
         assert preflight.main(["+recipe=cinema_cpu", *overrides, *common]) == code
         report = json.loads((tmp_path / "r.json").read_text())
         assert report["ok"] == (code == 0)
-        assert capsys.readouterr().out.startswith(preflight.text_report(report))
+        assert capsys.readouterr().out.startswith(reports.text_report(report))
         assert (tmp_path / "g.html").read_text().count("<article") == 3
 
 

@@ -1,0 +1,73 @@
+"""A recipe and its overrides, composed as the run composes them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from cinema_verl.checks.finding import Finding
+from cinema_verl.registration.command_line import PROGRAMS, RL_TRAINER, program_of, shipped_recipes
+
+WHERE = "recipe"
+
+
+def default_recipe() -> str:
+    """The recipe for this machine, as verl would detect its platform."""
+    from verl.plugin.platform import get_platform
+
+    return "cinema_cpu" if get_platform().device_name == "cpu" else "cinema"
+
+
+def program_for(recipe: str) -> str:
+    """The program that a recipe is for, reinforcement learning where it is none of ours."""
+    recipes = [name for name in recipe.strip("[]").split(",") if name in shipped_recipes()]
+    return program_of(recipes[0]) if recipes else RL_TRAINER
+
+
+def compose(recipe: str, overrides: Sequence[str]) -> tuple[Any, list[Finding]]:
+    """Compose what `python -m verl.trainer.… +recipe=RECIPE OVERRIDES` would compose.
+
+    Returns:
+        The configuration (None if it does not compose), and the findings about search path and composition.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+
+    program = program_for(recipe)
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        findings = _search_path(recipe)
+        if findings[0].ok is False:
+            return None, findings
+        try:
+            config = hydra_compose(PROGRAMS[program], overrides=[f"+recipe={recipe}", *overrides])
+        except Exception as error:  # Hydra's own errors have many types, and all are the user's to correct
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            advice = f"correct the recipe's name or the override{_did_you_mean(recipe)}"
+            return None, [*findings, Finding(WHERE, f"+recipe={recipe}", False, f"{error}{cause}", advice)]
+    return config, [*findings, Finding(WHERE, f"+recipe={recipe}", True, f"composes for {program}")]
+
+
+def _search_path(recipe: str) -> list[Finding]:
+    """Whether Hydra finds our recipes, and takes them from us."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from cinema_verl.registration.search_path import PROVIDER
+
+    sources = [s for s in GlobalHydra.instance().config_loader().get_sources() if s.is_group("recipe")]
+    ours = next((s for s in sources if s.provider == PROVIDER), None)
+    if ours is None:
+        advice = "pip install cinema-verl again: its recipes or the package hydra_plugins are missing"
+        return [Finding(WHERE, "search path", False, "Hydra finds no recipes of cinema-verl", advice)]
+    findings = [Finding(WHERE, "search path", True, f"{ours.scheme()}://{ours.path}")]
+    shadow = next(s for s in sources if s.is_config(f"recipe/{recipe}") or s is ours)
+    if shadow is not ours:
+        detail = f"recipe/{recipe} is taken from {shadow.provider} ({shadow.path}), which comes before ours"
+        findings.append(Finding(WHERE, "search path", False, detail, "rename that file, or take it off the path"))
+    return findings
+
+
+def _did_you_mean(recipe: str) -> str:
+    known = shipped_recipes()
+    near = () if recipe in known else difflib.get_close_matches(recipe, known, n=1)
+    return f". Did you mean +recipe={near[0]}?" if near else ""

@@ -1,0 +1,245 @@
+"""Does a model's folder hold what a run needs of it? Its weights, tokenizer, processor and chat template, looked at.
+
+`from_pretrained` starts weights that it does not find at random, and says so in a warning among many: a folder of LoRA
+weights trains noise. The weights are matched here by transformers itself, over tensors without storage that have the
+names and shapes of the files' headers, so that a 72B model takes a second and no memory.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from cinema_verl.training.verdict import FAMILIES, Refusal
+
+_TRAINABLE: Final = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_TRAJECTORY: Final = "<think>They differ.</think><answer>B</answer>"
+_QUESTION: Final = {"role": "user", "content": [{"type": "text", "text": "Which is it?"}]}
+
+
+class Header(NamedTuple):
+    """Of one tensor in a safetensors file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def folder_of(path: str) -> Path | None:
+    """The folder of a model: the path itself, or where the hub's cache has it; None where it is not on this machine."""
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(path, "config.json")
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def folder_refusals(config: DictConfig) -> list[Refusal]:
+    """Every reason not to train from the model that a composed configuration names, where it is on this machine."""
+    rl = OmegaConf.select(config, "actor_rollout_ref") is not None
+    key = "actor_rollout_ref.model.path" if rl else "model.path"
+    folder = folder_of(str(OmegaConf.select(config, key)))
+    kwargs = OmegaConf.select(config, "data.apply_chat_template_kwargs") or {}
+    return [] if folder is None else model_refusals(folder, key, kwargs, rl=rl)
+
+
+def model_refusals(
+    folder: Path, key: str, template_kwargs: Mapping[str, Any] | None = None, *, rl: bool = True
+) -> list[Refusal]:
+    """Every reason not to train from this folder.
+
+    Args:
+        key: The configuration's key of the model's path.
+        template_kwargs: ``data.apply_chat_template_kwargs``.
+        rl: For reinforcement learning, whose responses follow the generation prompt; supervised fine-tuning has
+            trajectories that the template renders.
+    """
+    from cinema_verl.utils.torchvision import ensure_torchvision_importable
+
+    ensure_torchvision_importable()  # before transformers, whose processors import torchvision
+    from transformers import AutoConfig, AutoProcessor
+
+    with _quiet():
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, TypeError, ImportError) as error:
+            cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            return [Refusal(key, f"{folder}: {cause}", "name a folder with config, tokenizer and processor")]
+        found = [*_weights(folder, key, config), *_processor(folder, key, config, processor)]
+        if getattr(processor, "tokenizer", None) is not None:
+            found += _prompt_end(key, processor, dict(template_kwargs or {})) if rl else _rendering(key, processor)
+    return found
+
+
+# --- Weights --------------------------------------------------------------------------------------------------
+
+
+def read_headers(folder: Path) -> dict[str, Header]:
+    """Name, dtype and shape of every tensor in a folder's safetensors files; no weight is read.
+
+    Raises:
+        ValueError: A file that is cut short, or no such file at all.
+        OSError: As reading raises it.
+    """
+    headers: dict[str, Header] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
+            size = path.stat().st_size
+            if not 0 < length <= size - 8:
+                raise ValueError(f"{path.name} is no safetensors file, or cut short")
+            entries = json.loads(file.read(length))
+        entries.pop("__metadata__", None)
+        if 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0) > size:
+            raise ValueError(f"{path.name} is cut short")
+        headers |= {name: Header(entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
+    return headers
+
+
+def _weights(folder: Path, key: str, config: Any) -> Iterator[Refusal]:
+    """Whether every weight is there and is the model's, as `from_pretrained` matches names."""
+    import torch
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    if getattr(config, "quantization_config", None):
+        yield Refusal(key, f"{folder} holds quantised weights, which cannot be trained", "name the model before it")
+        return
+    try:
+        headers = read_headers(folder)
+    except (OSError, ValueError, KeyError) as error:
+        yield Refusal(key, f"{folder}: {error}", "copy the model again")
+        return
+    if not headers:
+        if not list(folder.glob("pytorch_model*.bin")):  # pickles are for verl to load, not for a look
+            yield Refusal(key, f"{folder} holds no weights (*.safetensors)", "copy the model again")
+        return
+    if other := sorted({header.dtype for header in headers.values()} - set(_TRAINABLE)):
+        what = f"{folder} has weights of {', '.join(other)}, which cannot be trained"
+        yield Refusal(key, what, "convert it to bfloat16 or float32")
+        return
+    cls = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+    if cls is None:
+        return  # said by the verdict on the family
+    empty = {
+        name: torch.empty(header.shape, dtype=getattr(torch, _TRAINABLE[header.dtype]), device="meta")
+        for name, header in headers.items()
+    }
+    _, info = cls.from_pretrained(
+        None, config=config, state_dict=empty, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    yield from _mismatches(folder, key, info)
+
+
+def _mismatches(folder: Path, key: str, info: Mapping[str, Any]) -> Iterator[Refusal]:
+    missing, foreign = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    shapes = sorted(info["mismatched_keys"], key=lambda found: found[0])
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} weights are missing and would be random ({missing[0]}, …)")
+    if foreign:
+        parts.append(f"{len(foreign)} are not the model's ({foreign[0]}, …)")
+    if shapes:
+        name, have, want = shapes[0]
+        parts.append(f"{len(shapes)} have another shape ({name}: {tuple(have)}, the model has {tuple(want)})")
+    if not parts:
+        return
+    lora = any("lora_" in name or name.startswith("base_model.") for name in foreign)
+    advice = "copy the model again, with the config.json that belongs to it"
+    if lora:
+        advice = "these are LoRA weights: merge them into their base model (peft's merge_and_unload), name that folder"
+    yield Refusal(key, f"{folder}: {'; '.join(parts)}", advice)
+
+
+# --- Tokenizer, processor, template ---------------------------------------------------------------------------
+
+
+def _processor(folder: Path, key: str, config: Any, processor: Any) -> Iterator[Refusal]:
+    """Whether tokenizer and image processor belong to the model."""
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    expected = PROCESSOR_MAPPING_NAMES.get(config.model_type)
+    family = FAMILIES.get(config.model_type, config.model_type)
+    if expected is None or type(processor).__name__ != expected:
+        what = f"{folder} has a {type(processor).__name__}, and {family} goes with {expected}"
+        yield Refusal(key, what, "copy the processor's files from the model that this one was made from")
+        return
+    rows = config.get_text_config().vocab_size
+    highest = max(processor.tokenizer.get_vocab().values())
+    if highest >= rows:
+        what = f"the tokenizer of {folder} has ids up to {highest}, and the model embeds {rows}"
+        yield Refusal(key, what, "copy the tokenizer that belongs to the model, or resize the embeddings and save it")
+    token, wanted = processor.image_token, config.image_token_id
+    if (found := processor.tokenizer.convert_tokens_to_ids(token)) != wanted:
+        what = f"{token} is token {found} of the tokenizer of {folder}, and the model looks for {wanted}"
+        yield Refusal(key, what, "copy the tokenizer that belongs to the model")
+    vision = config.vision_config
+    for ours, theirs in (
+        ("patch_size", "patch_size"),
+        ("merge_size", "spatial_merge_size"),
+        ("temporal_patch_size", "temporal_patch_size"),
+    ):
+        have, want = getattr(processor.image_processor, ours, None), getattr(vision, theirs, None)
+        if have != want:
+            what = f"the image processor of {folder} has {ours} {have}, and the model's vision tower {want}"
+            yield Refusal(key, what, "copy preprocessor_config.json (or processor_config.json) from the model it is of")
+
+
+def _prompt_end(key: str, processor: Any, kwargs: dict[str, Any]) -> Iterator[Refusal]:
+    """Whether the policy's turn begins inside a `<think>` that the chat template opens."""
+    if not _opens_think(processor, kwargs):
+        return
+    ways = []
+    if not _opens_think(processor, {**kwargs, "enable_thinking": False}):
+        ways.append("set +data.apply_chat_template_kwargs.enable_thinking=false")
+    ways.append("put a chat template without it into the model's folder (chat_template.jinja)")
+    yield Refusal(
+        key,
+        "the chat template opens <think> for the policy, so every response would begin inside a tag that is not its "
+        "own, and break the format rule",
+        ", or ".join(ways),
+    )
+
+
+def _opens_think(processor: Any, kwargs: Mapping[str, Any]) -> bool:
+    text = processor.apply_chat_template([_QUESTION], tokenize=False, add_generation_prompt=True, **kwargs)
+    return bool(text.rfind("<think>") > text.rfind("</think>"))
+
+
+def _rendering(key: str, processor: Any) -> Iterator[Refusal]:
+    """Whether a trajectory is trained on as it is: templates of reasoning models take `<think>` out of past turns."""
+    answer = {"role": "assistant", "content": [{"type": "text", "text": _TRAJECTORY}]}
+    if _TRAJECTORY not in processor.apply_chat_template([_QUESTION, answer], tokenize=False):
+        yield Refusal(
+            key,
+            "the chat template changes what the assistant says (it takes <think> out, or adds its own), so the "
+            "trajectories would not be trained on as they are",
+            "put a chat template that keeps it into the model's folder (chat_template.jinja)",
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own report of what it loads; what matters of it is returned."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()

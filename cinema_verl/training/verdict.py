@@ -1,0 +1,426 @@
+"""Can this configuration train what it says? One verdict for `cinema-verl doctor`, `cinema-verl preflight` and the run.
+
+The rules need the composed configuration, the number of rows in its files and the `config.json` of its model: no torch,
+no verl, no Ray. They are what verl asserts minutes into a run, and what it does silently: a schedule that is cut short,
+a batch that is smaller than was asked for. `cinema_verl.training.before_start` asks before Ray starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import ceil, lcm
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cinema_verl.data.check import option_faults
+from cinema_verl.training.settings import ESTIMATOR, CinemaSettings
+
+TRAINER: Final = "cinema"
+FAMILIES: Final = {
+    # model_type of config.json: the name that people know it by
+    "qwen2_vl": "Qwen2-VL",
+    "qwen2_5_vl": "Qwen2.5-VL",
+    "qwen3_vl": "Qwen3-VL",
+    "qwen3_vl_moe": "Qwen3-VL (mixture of experts)",
+    "qwen3_5": "Qwen3.5",
+    "qwen3_5_moe": "Qwen3.5 (mixture of experts)",
+    "glm4v": "GLM-4.1V",
+    "glm46v": "GLM-4.6V",
+}
+"""Whose processor verl 0.9.1 knows (`verl.utils.tokenizer.hf_processor`) among those whose images can be counted."""
+
+_COLOCATED: Final = 3  # CPUs that verl reserves beside each GPU (`ResourcePoolManager.max_colocate_count`)
+
+
+class Refusal(NamedTuple):
+    """One reason why the run would not train what the configuration says.
+
+    Attributes:
+        key: Of the configuration, the one that is most likely meant otherwise.
+        what: What is wrong.
+        advice: What to do.
+    """
+
+    key: str
+    what: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.what}\n    → {self.advice}"
+
+
+class Facts(NamedTuple):
+    """What is known beside the configuration.
+
+    Attributes:
+        processes: That torchrun has started; None where it has not yet.
+        cpus: Of the machine, where the run starts its own Ray; None where it joins a cluster, or is not to be judged.
+        rows: Split -> rows in its files; None where they are to be read from the files' footers.
+    """
+
+    processes: int | None = None
+    cpus: int | None = None
+    rows: Mapping[str, int] | None = None
+
+    @classmethod
+    def here(cls, environment: Mapping[str, str] = os.environ) -> Facts:
+        """Of this process and machine."""
+        processes = int(environment.get("WORLD_SIZE") or 0) or None
+        return cls(processes, None if environment.get("RAY_ADDRESS") else os.cpu_count())
+
+
+def refusals(config: DictConfig, facts: Facts | None = None) -> list[Refusal]:
+    """Every reason to refuse a configuration, composed for reinforcement learning or for supervised fine-tuning.
+
+    Args:
+        config: What `verl.trainer.main_ppo` or `verl.trainer.sft_trainer` gets from Hydra.
+        facts: None for `Facts.here()`.
+
+    Returns:
+        Nothing for a configuration of verl that asks for none of CINEMA.
+    """
+    facts = Facts.here() if facts is None else facts
+    rules: Sequence[Callable[[DictConfig, Facts], Iterator[Refusal]]]
+    if OmegaConf.select(config, "actor_rollout_ref") is None:
+        rules = (_model, _sft_files, _sft_batches)
+    elif OmegaConf.select(config, "cinema") is None and _value(config, "trainer.v1.trainer_mode") != TRAINER:
+        return []
+    elif _value(config, "trainer.val_only"):
+        rules = (_settings, _selection, _data_options, _model, _ranks, _slots)
+    else:
+        rules = (_settings, _selection, _steps, _data_options, _model, _rows, _ranks, _rl_batches, _slots)
+    return [refusal for rule in rules for refusal in rule(config, facts)]
+
+
+# --- Reinforcement learning: what is trained ------------------------------------------------------------------
+
+
+def _settings(config: DictConfig, _: Facts) -> Iterator[Refusal]:
+    try:
+        CinemaSettings.from_config(config)
+    except ValueError as error:
+        yield Refusal("cinema", str(error), "correct the value it names; recipes/recipe/cinema.yaml has them all")
+
+
+def _selection(config: DictConfig, _: Facts) -> Iterator[Refusal]:
+    """The parts of CINEMA that work together only."""
+    mode, estimator = _value(config, "trainer.v1.trainer_mode"), _value(config, "algorithm.adv_estimator")
+    if not _value(config, "trainer.use_v1", True):
+        yield Refusal("trainer.use_v1", "verl's legacy trainer knows nothing of CINEMA", "drop trainer.use_v1=false")
+    elif estimator == ESTIMATOR and mode != TRAINER:
+        yield Refusal(
+            "trainer.v1.trainer_mode",
+            f"the estimator {ESTIMATOR} needs the patterns and the coefficient that trainer {TRAINER} feeds it, and "
+            f"this is {mode}",
+            f"set trainer.v1.trainer_mode={TRAINER}, or another algorithm.adv_estimator",
+        )
+    buffer, limit = (
+        _value(config, "reward.reward_kwargs.overlong_buffer_cfg"),
+        _value(config, "data.max_response_length"),
+    )
+    if buffer and buffer.get("enable") and limit and not 0 < buffer.get("len", 0) <= limit:
+        yield Refusal(
+            "reward.reward_kwargs.overlong_buffer_cfg.len",
+            f"{buffer.get('len')} tokens of {limit} (data.max_response_length) are to be shaped",
+            f"set it between 1 and {limit}, or reward.reward_kwargs.overlong_buffer_cfg.enable=false",
+        )
+
+
+def _steps(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
+    """Whether both stages happen: verl ends at the total, or after the last epoch, whatever the schedule says."""
+    try:
+        schedule = CinemaSettings.from_config(config).schedule
+    except ValueError:
+        return  # said by `_settings`
+    limits = [("trainer.total_training_steps", _value(config, "trainer.total_training_steps"))]
+    batch, rows = _value(config, "data.train_batch_size"), rows_of(config, "train", facts)
+    epochs = _value(config, "trainer.total_epochs")
+    if _whole(batch) and rows and rows >= batch and _whole(epochs):
+        limits.append(("trainer.total_epochs", rows // batch * epochs))
+    for key, total in limits:
+        if not isinstance(total, int) or total >= schedule.total_steps:
+            continue
+        first, last = schedule.exploration_steps + 1, schedule.total_steps
+        missed = (
+            f"stage 2 (annealing, steps {first} to {last}) would not happen"
+            if total <= schedule.exploration_steps
+            else f"stage 2 (annealing, steps {first} to {last}) would end early, at coefficient {schedule(total):g}"
+        )
+        explored = round(total * schedule.exploration_steps / schedule.total_steps)
+        leave = "drop trainer.total_training_steps" if key.endswith("steps") else "raise trainer.total_epochs"
+        yield Refusal(
+            key,
+            f"the run would end after {total} steps, and the schedule has {schedule.exploration_steps} + "
+            f"{schedule.annealing_steps}: {missed}",
+            f"{leave} to train the whole schedule, or shorten it: cinema.exploration_steps={explored} "
+            f"cinema.annealing_steps={total - explored} (the same proportions; for stage 1 alone "
+            f"cinema.exploration_steps={total} cinema.annealing_steps=0)",
+        )
+
+
+def _data_options(config: DictConfig, _: Facts) -> Iterator[Refusal]:
+    if str(_value(config, "data.custom_cls.path") or "").endswith("cinema_verl.data.dataset"):
+        for fault in option_faults(config.data):
+            yield Refusal("data", fault, "correct the value it names")
+
+
+# --- Reinforcement learning: how it is cut up -----------------------------------------------------------------
+
+
+def _ranks(config: DictConfig, _: Facts) -> Iterator[Refusal]:
+    """What divides the GPUs: replicas of the rollout engine, and sequence parallelism."""
+    gpus, rollout = _gpus(config), "actor_rollout_ref.rollout"
+    parts = [_value(config, f"{rollout}.{name}_parallel_size") or 1 for name in ("tensor_model", "data")]
+    parts.append(_value(config, f"{rollout}.pipeline_model_parallel_size") or 1)
+    replica = parts[0] * parts[1] * parts[2]
+    key = f"{rollout}.tensor_model_parallel_size"
+    if _value(config, f"{rollout}.name") == "transformers" and replica != 1:
+        yield Refusal(key, f"the transformers engine runs on one GPU a replica, not {replica}", f"set {key}=1")
+    elif gpus % replica:
+        yield Refusal(key, f"{gpus} GPUs cannot be cut into replicas of {replica}", f"set a divisor of {gpus}")
+    size = _sequence_parallel(config)
+    key = "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size"
+    if gpus % size:
+        yield Refusal(key, f"{gpus} GPUs cannot be cut into groups of {size}", f"set a divisor of {gpus}")
+    elif size > 1 and not _value(config, "actor_rollout_ref.model.use_remove_padding"):
+        advice = "set actor_rollout_ref.model.use_remove_padding=true, which needs flash-attn, or 1"
+        yield Refusal(key, f"sequences can be split over {size} GPUs only when they are packed", advice)
+
+
+def _rl_batches(config: DictConfig, _: Facts) -> Iterator[Refusal]:
+    """What verl asserts of the batch after the first rollout (`engine_workers.train_mini_batch`, `engine.utils`)."""
+    actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+    batch, n = _value(config, "data.train_batch_size"), _value(config, f"{rollout}.n")
+    mini = _value(config, f"{actor}.ppo_mini_batch_size")
+    for key, value in (("data.train_batch_size", batch), (f"{rollout}.n", n), (f"{actor}.ppo_mini_batch_size", mini)):
+        if not _whole(value):
+            yield Refusal(key, f"{value!r} is not a number of at least 1", "set one")
+            return
+    gpus, size = _gpus(config), _sequence_parallel(config)
+    if gpus % size or _value(config, f"{actor}.strategy") not in ("fsdp", "fsdp2"):
+        return  # said by `_ranks`; the arithmetic of other engines is not known here
+    ranks, trajectories = gpus // size, mini * n
+    dynamic = bool(_value(config, f"{actor}.use_dynamic_bsz"))
+    if dynamic != bool(_value(config, f"{rollout}.log_prob_use_dynamic_bsz")):
+        value = str(dynamic).lower()
+        advice = f"set {rollout}.log_prob_use_dynamic_bsz={value}"
+        yield Refusal(f"{rollout}.log_prob_use_dynamic_bsz", f"must equal {actor}.use_dynamic_bsz={value}", advice)
+    if trajectories % ranks:
+        yield Refusal(
+            f"{actor}.ppo_mini_batch_size",
+            f"{mini} questions x {n} rollouts = {trajectories} trajectories cannot be shared by {ranks} ranks",
+            f"make ppo_mini_batch_size x n a multiple of {ranks}",
+        )
+        return
+    if dynamic:
+        longest = (_value(config, "data.max_prompt_length") or 0) + (_value(config, "data.max_response_length") or 0)
+        for key in (f"{actor}.ppo_max_token_len_per_gpu", f"{rollout}.log_prob_max_token_len_per_gpu"):
+            yield from _room(config, key, longest, size, "data.max_prompt_length + data.max_response_length")
+        return
+    # verl pads the batch with rows that count for nothing until mini-batches and ranks divide it.
+    step = lcm(ranks, trajectories)
+    for key, rows in (
+        (f"{actor}.ppo_micro_batch_size_per_gpu", trajectories // ranks),
+        (f"{rollout}.log_prob_micro_batch_size_per_gpu", ceil(batch * n / step) * step // ranks),
+    ):
+        yield from _divides(config, key, rows)
+
+
+def _divides(config: DictConfig, key: str, rows: int) -> Iterator[Refusal]:
+    micro = _value(config, key)
+    if micro is None:
+        return  # verl says so, before anything starts
+    if not _whole(micro) or rows % micro:
+        smaller = next(size for size in range(min(rows, micro if _whole(micro) else 1), 0, -1) if rows % size == 0)
+        yield Refusal(key, f"{micro} does not divide the {rows} rows of a rank", f"set {key}={smaller}")
+
+
+def _room(config: DictConfig, key: str, longest: int, size: int, limits: str) -> Iterator[Refusal]:
+    tokens = _value(config, key)
+    if isinstance(tokens, int) and tokens * size < longest:
+        shared = f" x {size} (sequence parallelism)" if size > 1 else ""
+        yield Refusal(
+            key,
+            f"{tokens}{shared} tokens are less than one sequence may have: {longest} ({limits})",
+            f"set {key}={ceil(longest / size)} or more, or lower the limits",
+        )
+
+
+def cpus_wanted(config: DictConfig) -> int:
+    """CPUs that verl's processes hold in Ray: with fewer, one of them waits for ever.
+
+    TransferQueue holds one for each storage unit and for its controller, verl's resource pool three beside each GPU.
+    Whatever starts after them (rollout servers, agent loops, reward workers) holds none.
+    """
+    units = 0
+    if _value(config, "transfer_queue.backend.storage_backend", "SimpleStorage") == "SimpleStorage":
+        units = _value(config, "transfer_queue.backend.SimpleStorage.num_data_storage_units") or 0
+    return int(units + 1 + _COLOCATED * _gpus(config))
+
+
+def slots_refusal(config: DictConfig, have: float, where: str) -> Refusal | None:
+    """Whether Ray has CPUs enough for what verl starts; `where` says which Ray."""
+    wanted = cpus_wanted(config)
+    if have >= wanted:
+        return None
+    units = "transfer_queue.backend.SimpleStorage.num_data_storage_units"
+    return Refusal(
+        "ray_kwargs.ray_init.num_cpus",
+        f"{where} has {have:g} CPUs, and verl's processes hold {wanted}: {_value(config, units)} storage units, their "
+        f"controller, and {_COLOCATED} for each of {_gpus(config)} GPUs. The run would wait for ever",
+        f"lower {units}; ray_kwargs.ray_init.num_cpus={wanted} counts slots for processes, not cores, on one machine",
+    )
+
+
+def _slots(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
+    """Of a Ray that the run itself starts; of a cluster, `cinema-verl doctor` knows."""
+    if facts.cpus is None or _value(config, "ray_kwargs.ray_init.address"):
+        return
+    given = _value(config, "ray_kwargs.ray_init.num_cpus")
+    found = slots_refusal(config, given or facts.cpus, "this Ray" if given else "this machine")
+    if found is not None:
+        yield found
+
+
+# --- Supervised fine-tuning -----------------------------------------------------------------------------------
+
+
+def _sft_files(config: DictConfig, _: Facts) -> Iterator[Refusal]:
+    """How often it is validated and saved, on what."""
+    for key in ("trainer.save_freq", "trainer.test_freq"):
+        if _value(config, key) == 0:
+            yield Refusal(key, "0: verl divides by it after the first step", f"set {key}=-1 for never")
+    test_freq = _value(config, "trainer.test_freq")
+    if not _value(config, "data.val_files") and (test_freq == "after_each_epoch" or _whole(test_freq)):
+        advice = "set trainer.test_freq=-1, or name data.val_files"
+        yield Refusal("data.val_files", f"no file, and trainer.test_freq={test_freq} asks for a validation", advice)
+
+
+def _sft_batches(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
+    batch, size = _value(config, "data.train_batch_size"), _value(config, "engine.ulysses_sequence_parallel_size") or 1
+    if not _whole(batch):
+        yield Refusal("data.train_batch_size", f"{batch!r} is not a number of at least 1", "set one")
+        return
+    # torchrun says how many processes there are; before it has started, the recipe's own keys do.
+    processes = facts.processes or _gpus(config)
+    if _value(config, "engine.strategy") not in ("fsdp", "fsdp2"):
+        return  # the arithmetic of other engines is not known here
+    if processes % size:
+        key = "engine.ulysses_sequence_parallel_size"
+        yield Refusal(
+            key, f"{processes} processes cannot be cut into groups of {size}", f"set a divisor of {processes}"
+        )
+        return
+    ranks = processes // size
+    if batch % ranks:
+        yield Refusal(
+            "data.train_batch_size",
+            f"{batch} rows cannot be shared by {ranks} ranks: verl would train on {batch // ranks * ranks} a step "
+            "without a word",
+            f"set a multiple of {ranks}",
+        )
+    elif _value(config, "data.use_dynamic_bsz"):
+        key = "data.max_token_len_per_gpu"
+        yield from _room(config, key, _value(config, "data.max_length") or 0, size, "data.max_length")
+    else:
+        yield from _divides(config, "data.micro_batch_size_per_gpu", batch // ranks)
+    yield from _rows(config, facts)
+    rows = rows_of(config, "val", facts)
+    if rows is not None and rows < batch and _value(config, "data.val_files"):
+        yield Refusal(
+            "data.val_files",
+            f"{rows:,} rows, fewer than data.train_batch_size={batch}, in which verl validates too: it would drop them "
+            "all, and report a loss of nan",
+            f"name files of {batch} rows or more, or lower data.train_batch_size; for no validation set "
+            "data.val_files=null trainer.test_freq=-1",
+        )
+
+
+# --- Both -----------------------------------------------------------------------------------------------------
+
+
+def _rows(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
+    rows, batch = rows_of(config, "train", facts), _value(config, "data.train_batch_size")
+    if rows is not None and _whole(batch) and rows < batch:
+        detail = f"{rows:,} training rows, fewer than data.train_batch_size={batch}: not one step"
+        yield Refusal("data.train_batch_size", detail, f"lower data.train_batch_size to {rows:,} or less")
+
+
+def rows_of(config: DictConfig, split: str, facts: Facts) -> int | None:
+    """Rows of a split that the run will use; None where that cannot be known."""
+    rows = _footers(config, split) if facts.rows is None else facts.rows.get(split)
+    most = _value(config, f"data.{split}_max_samples", -1)
+    return min(rows, most) if rows is not None and _whole(most) else rows
+
+
+def _footers(config: DictConfig, split: str) -> int | None:
+    """Rows in the parquet files of a split, from their footers."""
+    files = _value(config, f"data.{split}_files")
+    files = [files] if isinstance(files, str) else list(files or ())
+    if not files or not all(str(file).endswith(".parquet") and Path(file).is_file() for file in files):
+        return None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return sum(int(pq.read_metadata(file).num_rows) for file in files)
+    except (OSError, pa.ArrowException):
+        return None  # the data set says what is wrong with the file
+
+
+def _model(config: DictConfig, _: Facts) -> Iterator[Refusal]:
+    """Whether verl can train this kind of model at all, from the folder's `config.json`."""
+    key = "actor_rollout_ref.model.path" if OmegaConf.select(config, "actor_rollout_ref") is not None else "model.path"
+    path = str(_value(config, key) or "")
+    if path.startswith("~"):
+        yield Refusal(key, f"{path}: neither verl nor transformers expands ~", "write the whole path")
+    elif path.startswith(("/", "./", "../")) and not Path(path).is_dir():
+        yield Refusal(key, f"{path} does not exist", "correct the path")
+    elif Path(path).is_dir():
+        yield from _family(key, Path(path))
+
+
+def _family(key: str, folder: Path) -> Iterator[Refusal]:
+    if not (folder / "config.json").is_file():
+        adapter = (folder / "adapter_config.json").is_file()
+        what = "a LoRA adapter without the model it is for" if adapter else "no config.json: not a Hugging Face model"
+        advice = "merge it into its base model, and name that folder" if adapter else "name the folder that has one"
+        yield Refusal(key, f"{folder} holds {what}", advice)
+        return
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        yield Refusal(key, f"{folder}/config.json cannot be read: {error}", "copy the model again")
+        return
+    if found not in FAMILIES:
+        known = ", ".join(name for name in FAMILIES.values() if "(" not in name)
+        yield Refusal(key, f"verl 0.9.1 cannot train {found} on images", f"use a model of {known}")
+
+
+def _gpus(config: DictConfig) -> int:
+    return int((_value(config, "trainer.n_gpus_per_node") or 1) * (_value(config, "trainer.nnodes") or 1))
+
+
+def _sequence_parallel(config: DictConfig) -> int:
+    """verl takes the older key where it is set (`FSDPActorConfig.__post_init__`)."""
+    older = _value(config, "actor_rollout_ref.actor.ulysses_sequence_parallel_size") or 1
+    newer = _value(config, "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size") or 1
+    return int(older if older > 1 else newer)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _value(config: DictConfig, key: str, default: Any = None) -> Any:
+    """A value, the default where it is absent, null, or made of others that are."""
+    try:
+        found = OmegaConf.select(config, key)
+    except OmegaConfBaseException:
+        return default
+    return default if found is None else found
