@@ -166,7 +166,8 @@ def _steps(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
 def _data_options(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     if str(_value(config, "data.custom_cls.path") or "").endswith("cinema_verl.data.dataset"):
         for fault in option_faults(config.data):
-            yield Refusal("data", fault, "correct the value it names")
+            key = fault.split()[0].partition("=")[0]  # with which each of them begins
+            yield Refusal(key, fault, "correct that value")
 
 
 # --- Reinforcement learning: how it is cut up -----------------------------------------------------------------

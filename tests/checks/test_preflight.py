@@ -293,7 +293,8 @@ def test_fewer_rows_than_a_batch(write, call):
     given = files(write("train"), write("val", [1]))
     code, report, _ = call(*given, "data.train_batch_size=5")
     assert code == 1
-    assert wrong(report) == {"train": "4 rows, fewer than data.train_batch_size=5: not one batch"}
+    said = "4 training rows, fewer than data.train_batch_size=5: not one step"
+    assert wrong(report) == {"data.train_batch_size": said}
     assert call(*given, "data.train_batch_size=4")[0] == 0
     assert call(*given, "data.train_batch_size=4", "data.train_max_samples=3")[0] == 1
 
@@ -320,7 +321,7 @@ def test_prompts_are_counted_in_the_mode_of_the_run(write, call, tiny_model):
 def test_options_that_the_data_set_refuses(write, call, option):
     code, report, _ = call(*files(write("train"), write("val")), f"data.{option}")
     assert code == 1
-    assert set(wrong(report)) == {option.partition("=")[0]}
+    assert set(wrong(report)) == {f"data.{option.partition('=')[0]}"}
 
 
 def test_columns_that_one_file_lacks_are_filled(tmp_path, write, call, tiny_model):
@@ -343,7 +344,7 @@ def test_verl_expands_neither_home_nor_patterns(tmp_path, monkeypatch, write, ca
     assert code == 1
     assert wrong(report)["train"] == f"{path} does not exist"
     code, report, _ = call(*files(write("train"), write("val")), model="~/model")
-    assert "expands ~" in wrong(report)["model"]
+    assert "expands ~" in wrong(report)["actor_rollout_ref.model.path"]
 
 
 def test_a_file_that_is_damaged_in_the_middle(write, call):
@@ -361,7 +362,7 @@ def test_what_the_configuration_itself_would_do(write, call):
     train = write("train")
     code, report, _ = call(f"data.train_files={train}", "data.val_files=[]", "data.filter_overlong_prompts=true")
     assert code == 1
-    assert set(wrong(report)) == {"val", "filter"}
+    assert set(wrong(report)) == {"val", "data.filter_overlong_prompts"}
     code, report, _ = call(*files(train, train), "data.val_max_samples=3")
     notes = {finding["what"]: finding["detail"] for finding in report["findings"] if finding["ok"] is None}
     assert code == 0
@@ -383,7 +384,9 @@ def test_without_the_model_images_are_estimated_and_the_report_says_so(write, ca
 def test_a_folder_that_is_no_model_is_a_failure(tmp_path, write, call):
     code, report, _ = call(*files(write("train"), write("val")), model=tmp_path)
     assert code == 1
-    assert "give a Qwen-VL model's folder" in next(f["advice"] for f in report["findings"] if f["what"] == "model")
+    assert wrong(report) == {
+        "actor_rollout_ref.model.path": f"{tmp_path} holds no config.json: not a Hugging Face model"
+    }
 
 
 def test_a_sample_is_the_same_each_time_and_names_the_right_rows(write, call):
@@ -444,7 +447,8 @@ def sft(tmp_path, rows):
 
 
 def test_cold_start_rows(sft, call):
-    arguments = (f"data.train_files={sft('cold')}", "data.train_batch_size=4")
+    small = ("data.train_batch_size=4", "data.micro_batch_size_per_gpu=4")
+    arguments = (f"data.train_files={sft('cold')}", *small)
     code, report, _ = call(*arguments, recipe="cinema_cold_start_cpu")
     assert code == 0
     assert report["shares"]["pattern"] == {"focus>answer": 2, "think>answer": 2}
@@ -479,7 +483,8 @@ def test_cold_start_rows_that_teach_nothing(sft, call):
         "no_trajectory": 1,
         "trajectory_format": 1,
     }
-    assert wrong(report)["train"] == "4 rows, fewer than data.train_batch_size=16: not one batch"
+    said = "4 training rows, fewer than data.train_batch_size=16: not one step"
+    assert wrong(report)["data.train_batch_size"] == said
 
 
 def test_the_command(write, tiny_model, tmp_path, capsys):

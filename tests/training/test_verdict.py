@@ -1,0 +1,252 @@
+"""What a run is refused for before it starts; each rule is what verl asserts, or does without a word."""
+
+from functools import cache
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from cinema_verl.data.schema import RL_SCHEMA
+from cinema_verl.registration.command_line import PROGRAMS, program_of, shipped_recipes
+from cinema_verl.training.verdict import Facts, cpus_wanted, refusals
+
+GPUS = Facts(cpus=64, rows={"train": 58_000, "val": 2_000})
+"""A machine for recipe cinema, and files of the paper's size."""
+
+
+@cache
+def composed(recipe):
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose(PROGRAMS[program_of(recipe)], overrides=[f"+recipe={recipe}"])
+
+
+def judged(*overrides, recipe="cinema", facts=GPUS):
+    """Key -> refusal, of a recipe with these overrides."""
+    config = composed(recipe).copy()
+    OmegaConf.set_struct(config, False)
+    config.merge_with_dotlist(list(overrides))
+    return {refusal.key: refusal for refusal in refusals(config, facts)}
+
+
+SFT = ("data.val_files=[v.parquet]", "model.path=somebody/model")
+ROLLOUT, ACTOR = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
+
+
+@pytest.mark.parametrize("recipe", sorted({*shipped_recipes()} - {"cinema_val_only"}))
+def test_every_shipped_recipe_can_train_what_it_says(recipe):
+    overrides = SFT if "cold_start" in recipe else ()
+    assert judged(*overrides, recipe=recipe) == {}
+
+
+def test_verls_own_configuration_is_none_of_our_business():
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides=["data.train_batch_size=7"])
+    assert refusals(config, GPUS) == []
+
+
+# --- The schedule ---------------------------------------------------------------------------------------------
+
+
+def test_too_few_steps_for_the_schedule_are_refused_with_the_stage_that_would_not_happen():
+    found = judged("trainer.total_training_steps=6")["trainer.total_training_steps"]
+    assert "stage 2 (annealing, steps 701 to 1000) would not happen" in found.what
+    # 6 x 700 / 1000 = 4.2: the same proportions.
+    assert "cinema.exploration_steps=4 cinema.annealing_steps=2" in found.advice
+    assert "cinema.exploration_steps=6 cinema.annealing_steps=0" in found.advice
+    assert judged("trainer.total_training_steps=6", "cinema.exploration_steps=4", "cinema.annealing_steps=2") == {}
+    assert judged("trainer.total_training_steps=1000") == {}
+    assert judged("trainer.total_training_steps=1200") == {}
+
+
+def test_a_stage_that_would_end_early_is_named_with_its_coefficient():
+    found = judged("trainer.total_training_steps=850")["trainer.total_training_steps"]
+    assert "would end early, at coefficient 0.05" in found.what  # halfway from 0.1 to 0
+
+
+def test_epochs_end_a_run_as_steps_do():
+    # 58,000 rows are 453 batches of 128.
+    found = judged("trainer.total_epochs=1")["trainer.total_epochs"]
+    assert "would end after 453 steps" in found.what
+    assert judged("trainer.total_epochs=3") == {}
+    assert judged("trainer.total_epochs=1", facts=GPUS._replace(rows={})) == {}  # nothing is known of the files
+
+
+# --- Settings and selection -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "says"),
+    [
+        (["cinema.coeficient=0.05"], "cinema", "coeficient"),
+        (["cinema.annealing_shape=cosin"], "cinema", "cosin"),
+        (["cinema.pattern_mode=fuzzy"], "cinema", "fuzzy"),
+        (["algorithm.filter_groups.metric=score"], "cinema", "judged by acc alone"),
+        (["trainer.v1.trainer_mode=sync"], "trainer.v1.trainer_mode", "cinema_dps needs the patterns"),
+        (["trainer.use_v1=false"], "trainer.use_v1", "legacy"),
+        (["data.cinema_checks=quick"], "data.cinema_checks", "Use one of full, header, off"),
+        (["data.filter_overlong_prompts=true"], "data.filter_overlong_prompts", "drop broken rows"),
+        (["data.max_response_length=256"], "reward.reward_kwargs.overlong_buffer_cfg.len", "512 tokens of 256"),
+    ],
+)
+def test_what_is_selected(overrides, key, says):
+    found = judged(*overrides)
+    assert says in found[key].what
+
+
+def test_a_trainer_that_is_set_by_hand_lacks_its_section():
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides=["trainer.v1.trainer_mode=cinema"])
+    assert "+recipe=cinema" in next(iter(refusals(config, GPUS))).what
+
+
+# --- Batches --------------------------------------------------------------------------------------------------
+
+DYNAMIC_OFF = (
+    f"{ACTOR}.use_dynamic_bsz=false",
+    f"{ROLLOUT}.log_prob_use_dynamic_bsz=false",
+    f"{ACTOR}.ppo_micro_batch_size_per_gpu=4",
+    f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=8",
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        # 30 questions x 1 rollout are no multiple of 8 ranks.
+        ([f"{ACTOR}.ppo_mini_batch_size=30", f"{ROLLOUT}.n=2"], f"{ACTOR}.ppo_mini_batch_size"),
+        ([f"{ROLLOUT}.tensor_model_parallel_size=3"], f"{ROLLOUT}.tensor_model_parallel_size"),
+        (
+            [f"{ROLLOUT}.name=transformers", f"{ROLLOUT}.tensor_model_parallel_size=2"],
+            f"{ROLLOUT}.tensor_model_parallel_size",
+        ),
+        ([f"{ACTOR}.ulysses_sequence_parallel_size=2"], f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size"),
+        ([f"{ACTOR}.use_dynamic_bsz=false"], f"{ROLLOUT}.log_prob_use_dynamic_bsz"),
+        # Sequences may have 8,192 + 2,048 tokens.
+        ([f"{ACTOR}.ppo_max_token_len_per_gpu=10239"], f"{ACTOR}.ppo_max_token_len_per_gpu"),
+        ([f"{ROLLOUT}.log_prob_max_token_len_per_gpu=10000"], f"{ROLLOUT}.log_prob_max_token_len_per_gpu"),
+        # 32 questions x 8 rollouts over 8 ranks are 32 rows a rank; the whole batch has 128.
+        ([*DYNAMIC_OFF, f"{ACTOR}.ppo_micro_batch_size_per_gpu=5"], f"{ACTOR}.ppo_micro_batch_size_per_gpu"),
+        (
+            [*DYNAMIC_OFF, f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=12"],
+            f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu",
+        ),
+        ([f"{ROLLOUT}.n=0"], f"{ROLLOUT}.n"),
+        (["data.train_batch_size=60000"], "data.train_batch_size"),
+    ],
+)
+def test_arithmetic_that_verl_would_stop_at_after_the_first_rollout(overrides, key):
+    assert key in judged(*overrides)
+
+
+def test_arithmetic_that_works_out():
+    assert judged(*DYNAMIC_OFF) == {}
+    assert judged(f"{ACTOR}.ppo_max_token_len_per_gpu=10240", f"{ROLLOUT}.log_prob_max_token_len_per_gpu=10240") == {}
+    packed = ("actor_rollout_ref.model.use_remove_padding=true", f"{ACTOR}.ulysses_sequence_parallel_size=2")
+    assert judged(*packed, f"{ACTOR}.ppo_max_token_len_per_gpu=5120") == {}
+    # Mini-batches of 48 do not divide 128: verl pads to 144 questions, 144 rows a rank, and 8 divides those.
+    assert judged(*DYNAMIC_OFF, f"{ACTOR}.ppo_mini_batch_size=48") == {}
+
+
+def test_the_advice_names_a_size_that_divides():
+    found = judged(*DYNAMIC_OFF, f"{ACTOR}.ppo_micro_batch_size_per_gpu=5")
+    advice = found[f"{ACTOR}.ppo_micro_batch_size_per_gpu"].advice
+    assert advice == f"set {ACTOR}.ppo_micro_batch_size_per_gpu=4"
+    assert judged(*DYNAMIC_OFF, advice.removeprefix("set ")) == {}
+
+
+# --- Ray ------------------------------------------------------------------------------------------------------
+
+
+def test_cpus_that_ray_must_have():
+    config = composed("cinema_cpu")
+    assert cpus_wanted(config) == 1 + 1 + 3 * 1  # a storage unit, the controller, three beside the one GPU
+    assert cpus_wanted(composed("cinema")) == 8 + 1 + 3 * 8
+    key = "ray_kwargs.ray_init.num_cpus"
+    assert judged(f"{key}=4", recipe="cinema_cpu")[key].what.startswith("this Ray has 4 CPUs")
+    assert judged(f"{key}=5", recipe="cinema_cpu") == {}
+    assert judged(facts=GPUS._replace(cpus=16))[key].what.startswith("this machine has 16 CPUs")
+    assert judged(facts=GPUS._replace(cpus=None)) == {}
+
+
+def test_facts_of_this_process():
+    assert Facts.here({"WORLD_SIZE": "4", "RAY_ADDRESS": "auto"}) == Facts(4, None)
+    assert Facts.here({}).cpus > 0
+    assert Facts.here({}).processes is None
+
+
+# --- Supervised fine-tuning -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["data.train_batch_size=100"], "data.train_batch_size"),  # 12 a rank: 96 a step
+        (["data.micro_batch_size_per_gpu=3"], "data.micro_batch_size_per_gpu"),  # 16 a rank
+        (["data.use_dynamic_bsz=true", "data.max_token_len_per_gpu=8192"], "data.max_token_len_per_gpu"),
+        (["engine.ulysses_sequence_parallel_size=3"], "engine.ulysses_sequence_parallel_size"),
+        (["data.val_files=null"], "data.val_files"),
+        (["trainer.test_freq=0"], "trainer.test_freq"),
+        (["trainer.save_freq=0"], "trainer.save_freq"),
+        (["data.train_batch_size=58008"], "data.train_batch_size"),
+        (["data.train_batch_size=2048"], "data.val_files"),
+        (["model.path=~/model"], "model.path"),
+    ],
+)
+def test_fine_tuning_that_would_fail_or_shrink(overrides, key):
+    assert key in judged(*SFT, *overrides, recipe="cinema_cold_start")
+
+
+def test_fine_tuning_that_works_out():
+    assert judged(*SFT, recipe="cinema_cold_start") == {}
+    assert judged(*SFT, "data.val_files=null", "trainer.test_freq=-1", recipe="cinema_cold_start") == {}
+    # torchrun knows better than the recipe how many there are.
+    six = judged(*SFT, recipe="cinema_cold_start", facts=GPUS._replace(processes=6))
+    assert set(six) == {"data.train_batch_size"}
+
+
+# --- The model ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_type", ["smolvlm", "idefics3", "internvl", "gemma3", "llama"])
+def test_a_family_that_verl_cannot_train_is_refused_with_those_that_it_can(tmp_path, model_type):
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{model_type}"}}')
+    found = judged(f"actor_rollout_ref.model.path={tmp_path}")["actor_rollout_ref.model.path"]
+    assert model_type in found.what
+    assert "Qwen2.5-VL, Qwen3-VL" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({}, "not a Hugging Face model"),
+        ({"adapter_config.json": "{}"}, "LoRA adapter without the model"),
+        ({"config.json": "{"}, "cannot be read"),
+    ],
+)
+def test_a_folder_that_is_no_model(tmp_path, files, says):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    found = judged(f"actor_rollout_ref.model.path={tmp_path}")
+    assert says in found["actor_rollout_ref.model.path"].what
+
+
+def test_a_folder_of_a_family_that_is_known(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
+    assert judged(f"actor_rollout_ref.model.path={tmp_path}") == {}
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    assert "does not exist" in judged(f"actor_rollout_ref.model.path={tmp_path}/x")["actor_rollout_ref.model.path"].what
+
+
+def test_rows_are_read_from_the_footers(tmp_path):
+    import pyarrow.parquet as pq
+
+    pq.write_table(RL_SCHEMA.empty_table(), tmp_path / "a.parquet")
+    found = judged(f"data.train_files={tmp_path}/a.parquet", facts=GPUS._replace(rows=None))
+    assert found["data.train_batch_size"].what == "0 training rows, fewer than data.train_batch_size=128: not one step"
+
+
+def test_it_needs_neither_torch_nor_verl(run):
+    code = "import sys, cinema_verl.training.verdict; print(*sys.modules)"
+    assert not {"torch", "verl", "ray", "transformers"} & set(run("-c", code).stdout.split())
