@@ -1,0 +1,187 @@
+"""A model's folder that a run could not train from is known by what is in it, before anything is loaded."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cinema_verl.training.model_folder import folder_of, model_refusals, read_headers
+
+KEY = "actor_rollout_ref.model.path"
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_model):
+    """A copy of the tiny Qwen2.5-VL's folder, to be spoilt."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def said(folder, kwargs=None, **options):
+    return [f"{refusal.what} {refusal.advice}" for refusal in model_refusals(folder, KEY, kwargs, **options)]
+
+
+def change_weights(folder, change):
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    save_file(change(weights), path)
+
+
+def change_json(folder, name, change):
+    path = folder / name
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def test_a_sound_folder(folder):
+    assert said(folder) == said(folder, rl=False) == []
+
+
+def test_headers_are_read_without_the_weights(folder):
+    headers, weights = read_headers(folder), load_file(folder / "model.safetensors")
+    assert {name: header.shape for name, header in headers.items()} == {n: tuple(w.shape) for n, w in weights.items()}
+    assert {header.dtype for header in headers.values()} == {"F32"}
+
+
+# --- Weights --------------------------------------------------------------------------------------------------
+
+
+def test_lora_weights_that_are_not_merged(folder):
+    """As verl's fine-tuning with ``lora_rank`` saves them: the base layer under peft's names, adapters beside it."""
+
+    def as_peft(weights):
+        renamed = {f"base_model.model.{name}": value for name, value in weights.items()}
+        return renamed | {"base_model.model.lm_head.lora_A.default.weight": torch.zeros(2, 2)}
+
+    change_weights(folder, as_peft)
+    (text,) = said(folder)
+    assert "are missing and would be random" in text
+    assert "are not the model's (base_model.model." in text
+    assert "merge them into their base model" in text
+
+
+def test_a_weight_that_is_missing_one_that_is_foreign_and_one_of_another_shape(folder):
+    def spoil(weights):
+        names = sorted(name for name in weights if "down_proj" in name)
+        gone, odd = names[0], names[1]
+        del weights[gone]
+        return weights | {odd: torch.zeros(3, 3), "somebody.else": torch.zeros(1)}
+
+    change_weights(folder, spoil)
+    (text,) = said(folder)
+    assert "1 weights are missing" in text
+    assert "1 are not the model's (somebody.else" in text
+    assert "1 have another shape" in text
+    assert "(3, 3)" in text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda path: path.unlink(), "holds no weights"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "model.safetensors is cut short"),
+        (lambda path: path.write_bytes(b"no"), "no safetensors file, or cut short"),
+    ],
+)
+def test_files_that_hold_no_weights(folder, spoil, says):
+    spoil(folder / "model.safetensors")
+    assert says in said(folder)[0]
+
+
+def test_weights_that_cannot_be_trained(folder):
+    change_weights(folder, lambda weights: {name: value.to(torch.float8_e4m3fn) for name, value in weights.items()})
+    assert "weights of F8_E4M3, which cannot be trained" in said(folder)[0]
+
+
+def test_a_model_in_two_files_is_one_model(folder):
+    weights = load_file(folder / "model.safetensors")
+    names = sorted(weights)
+    (folder / "model.safetensors").unlink()
+    for number, part in enumerate((names[:9], names[9:]), 1):
+        save_file({name: weights[name] for name in part}, folder / f"model-0000{number}-of-00002.safetensors")
+    assert said(folder) == []
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    assert "are missing and would be random" in said(folder)[0]
+
+
+# --- Tokenizer and processor ----------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_embeds(folder):
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    highest = max(token["id"] for token in tokenizer["added_tokens"])
+    new = {**tokenizer["added_tokens"][0], "id": highest + 1, "content": "<new>"}
+    tokenizer["added_tokens"].append(new)
+    tokenizer["model"]["vocab"] = dict(tokenizer["model"]["vocab"])
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert any(f"has ids up to {highest + 1}, and the model embeds {highest + 1}" in text for text in said(folder))
+
+
+def test_an_image_token_that_the_model_does_not_know(folder):
+    change_json(folder, "config.json", lambda values: values.update(image_token_id=7))
+    assert any("and the model looks for 7" in text for text in said(folder))
+
+
+@pytest.mark.parametrize(("name", "value"), [("patch_size", 16), ("merge_size", 1), ("temporal_patch_size", 1)])
+def test_an_image_processor_of_another_vision_tower(folder, name, value):
+    def change(values):
+        values["image_processor"][name] = value
+
+    change_json(folder, "processor_config.json", change)
+    assert any(f"image processor of {folder} has {name} {value}" in text for text in said(folder))
+
+
+def test_a_processor_of_another_family(folder):
+    change_json(folder, "processor_config.json", lambda values: values.update(processor_class="Qwen2VLProcessor"))
+    assert any("goes with Qwen2_5_VLProcessor" in text for text in said(folder))
+
+
+# --- The end of the prompt ------------------------------------------------------------------------------------
+
+OPENS = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+ASKS = (
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% else %}<think>\n"
+    "{% endif %}{% endif %}"
+)
+MESSAGES = "{% for m in messages %}{{ m.role }}: {% for c in m.content %}{{ c.text }}{% endfor %}\n{% endfor %}"
+
+
+def test_a_template_that_opens_think_for_the_policy(folder):
+    (folder / "chat_template.jinja").write_text(MESSAGES + OPENS)
+    (text,) = said(folder)
+    assert "opens <think> for the policy" in text
+    assert "enable_thinking" not in text, "this template does not know the option"
+    assert "put a chat template without it" in text
+    assert said(folder, rl=False) == [], "fine-tuning has no generation prompt"
+
+
+def test_a_template_that_can_be_told_not_to(folder):
+    (folder / "chat_template.jinja").write_text(MESSAGES + ASKS)
+    assert "set +data.apply_chat_template_kwargs.enable_thinking=false" in said(folder)[0]
+    assert said(folder, {"enable_thinking": False}) == []
+
+
+def test_a_template_that_takes_think_out_of_what_is_taught(folder):
+    cut = MESSAGES.replace("{{ c.text }}", "{{ c.text.split('</think>')[-1] }}")
+    (folder / "chat_template.jinja").write_text(cut)
+    assert said(folder) == [], "nothing is taught there"
+    assert "the chat template changes what the assistant says" in said(folder, rl=False)[0]
+
+
+# --- Where it is ----------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_not_on_this_machine(folder):
+    assert folder_of(str(folder)) == folder
+    assert folder_of("nobody/no-such-model") is None
+    assert folder_of("/no/such/folder") is None
+
+
+def test_a_folder_without_a_processor(folder):
+    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).unlink(missing_ok=True)
+    assert said(folder)
