@@ -5,24 +5,22 @@ A subcommand is a line in `COMMANDS` and a module with `main(arguments: list[str
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from cinema_verl import __version__
+from cinema_verl.utils.arguments import Parser
 
 COMMANDS = {
     # name: (module, one line of help)
-    "cold-start": (
-        "cinema_verl.cold_start.command",
-        "two verified trajectories a question, by a student and a teacher",
-    ),
-    "doctor": (
-        "cinema_verl.checks.doctor",
-        "do plugin, recipe, versions and Ray workers fit together on this machine?",
-    ),
-    "evaluate": ("cinema_verl.evaluate.command", "tables from validations: accuracy, pass@k, image dependence"),
-    "preflight": ("cinema_verl.checks.preflight", "will a run get through its data, and what memory will it take?"),
-    "report": ("cinema_verl.report.command", "one HTML file from a training run: curves, patterns, every rollout"),
+    "cold-start": ("cinema_verl.cold_start.command", "write verified trajectories with a student and a teacher"),
+    "doctor": ("cinema_verl.checks.doctor", "check plugin, recipe, versions and Ray workers on this machine"),
+    "env": ("cinema_verl.checks.environment", "print what to paste into an issue"),
+    "evaluate": ("cinema_verl.evaluate.command", "make tables from validations: accuracy, pass@k, image dependence"),
+    "preflight": ("cinema_verl.checks.preflight", "check configuration, model and data of a run before it starts"),
+    "report": ("cinema_verl.report.command", "show a training run as one HTML file: curves, patterns, every rollout"),
 }
 
 EXAMPLES = """\
@@ -32,25 +30,30 @@ examples:
   cinema-verl preflight +recipe=cinema data.train_files=train.parquet data.val_files=val.parquet
                                                          before GPUs are paid for
   cinema-verl report outputs/demo                        a run, finished or going, as one page
-  cinema-verl doctor --help                              every subcommand explains itself
+  cinema-verl doctor --help                              each command has its own help
 
 to train:
   python -m verl.trainer.main_ppo +recipe=cinema ...     on GPUs
   python -m verl.trainer.main_ppo +recipe=cinema_cpu ... on a CPU, with a tiny model
+
+exit codes: 0 all is well, 1 something is wrong, 2 the command line is not understood
 """
+
+_DISTRIBUTIONS = {"sentence_transformers": "sentence-transformers", "sklearn": "scikit-learn", "PIL": "pillow"}
+"""Modules that are called otherwise than the distribution that brings them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 
     Args:
-        arguments: without the program's name; None takes `sys.argv`.
+        arguments: Without the program's name; None takes `sys.argv`.
 
     Returns:
         The exit code: 0 is well, 1 is a finding, 2 is a command line that is not understood.
     """
     width = max(map(len, COMMANDS))
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="cinema-verl",
         description="CINEMA on verl: the commands around training. Training itself is verl's own entry point.",
         epilog="commands:\n"
@@ -63,7 +66,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's own arguments")
     parsed = parser.parse_args(arguments)
     module, _ = COMMANDS[parsed.command]
-    return importlib.import_module(module).main(parsed.arguments)
+    try:
+        return importlib.import_module(module).main(parsed.arguments)
+    except ModuleNotFoundError as error:
+        advice = how_to_install((error.name or "").partition(".")[0])
+        if advice is None:
+            raise
+        print(f"cinema-verl {parsed.command}: {error}. {advice}", file=sys.stderr)
+        return 1
+
+
+def how_to_install(module: str) -> str | None:
+    """Which extra brings a module that is missing; None for a module that cinema-verl does not ask for."""
+    wanted = _normal(_DISTRIBUTIONS.get(module, module))
+    if wanted == "cinema-verl":
+        return None  # a bug, not an installation
+    for requirement in metadata.requires("cinema-verl") or ():
+        name = re.match(r"[\w.-]+", requirement)
+        if name is None or _normal(name[0]) != wanted:
+            continue
+        extra = re.search(r"""extra == ['"]([\w-]+)['"]""", requirement)
+        if extra is None:
+            return "Install cinema-verl again: pip install cinema-verl"
+        return f"It comes with an extra: pip install 'cinema-verl[{extra[1]}]'"
+    return None
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"runs", "evaluate", "meta_action", "diversity", "utils"},
     "checks": {*PAPER, "data", "evaluate", "registration", "training", "utils"},
     "demo": {*PAPER, "data", "prepare", "cold_start", "rollout", "runs", "evaluate", "report", "utils"},
-    "cli": set(),
+    "cli": {"utils"},
     "__main__": {"cli"},
     "plugin": {"registration"},
     "__init__": set(),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from cinema_verl.checks.finding import Finding
 from cinema_verl.registration.command_line import PROGRAMS, RL_TRAINER, program_of, shipped_recipes
+from cinema_verl.utils.arguments import did_you_mean
 
 WHERE = "recipe"
+_NO_KEY = re.compile(r"full_key: ([\w.]+)")  # as OmegaConf names a key that is not there
 
 
 def default_recipe() -> str:
@@ -43,7 +45,7 @@ def compose(recipe: str, overrides: Sequence[str]) -> tuple[Any, list[Finding]]:
             config = hydra_compose(PROGRAMS[program], overrides=[f"+recipe={recipe}", *overrides])
         except Exception as error:  # Hydra's own errors have many types, and all are the user's to correct
             cause = f" ({error.__cause__})" if error.__cause__ else ""
-            advice = f"correct the recipe's name or the override{_did_you_mean(recipe)}"
+            advice = f"correct the recipe's name or the override{_hint(recipe, f'{error}{cause}')}"
             return None, [*findings, Finding(WHERE, f"+recipe={recipe}", False, f"{error}{cause}", advice)]
     return config, [*findings, Finding(WHERE, f"+recipe={recipe}", True, f"composes for {program}")]
 
@@ -67,7 +69,18 @@ def _search_path(recipe: str) -> list[Finding]:
     return findings
 
 
-def _did_you_mean(recipe: str) -> str:
+def _hint(recipe: str, message: str) -> str:
+    """The nearest recipe, or the nearest key beside one that Hydra does not find."""
     known = shipped_recipes()
-    near = () if recipe in known else difflib.get_close_matches(recipe, known, n=1)
-    return f". Did you mean +recipe={near[0]}?" if near else ""
+    if recipe not in known:
+        return did_you_mean(recipe, known)
+    found = _NO_KEY.search(message)
+    if found is None:
+        return ""
+    from hydra import compose as hydra_compose
+    from omegaconf import OmegaConf
+
+    parent, _, key = found[1].rpartition(".")
+    config = hydra_compose(PROGRAMS[program_for(recipe)], overrides=[f"+recipe={recipe}"])
+    beside = OmegaConf.select(config, parent) if parent else config
+    return did_you_mean(key, map(str, beside or ()))

@@ -23,6 +23,7 @@ from cinema_verl.checks.quiet import quiet
 from cinema_verl.checks.selection import inspect_selection
 from cinema_verl.registration.command_line import RL_TRAINER
 from cinema_verl.training.verdict import refusals
+from cinema_verl.utils.arguments import Parser
 
 EXAMPLES = """\
 examples:
@@ -69,7 +70,7 @@ def inspect_config(config: Any, *, rl: bool) -> list[Finding]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`cinema-verl doctor`; see `--help`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="cinema-verl doctor",
         description="Check that plugin, recipe, versions and Ray workers fit together, before a run does.",
         epilog=EXAMPLES,

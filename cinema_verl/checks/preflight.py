@@ -29,6 +29,7 @@ from cinema_verl.data.tokens import QWEN2_5_VL
 from cinema_verl.registration.command_line import RL_TRAINER, shipped_recipes
 from cinema_verl.training.model_folder import folder_of, folder_refusals
 from cinema_verl.training.verdict import Facts, refusals
+from cinema_verl.utils.arguments import Parser
 from cinema_verl.utils.files import atomic_write
 
 EXAMPLES = """\
@@ -140,8 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(not summary["ok"])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="cinema-verl preflight",
         description="Check configuration, model and rows before a run, count images and tokens, project host memory.",
         epilog=EXAMPLES,

@@ -19,6 +19,7 @@ from cinema_verl.cold_start.trees_page import SAMPLED, Gallery
 from cinema_verl.endpoint.client import Endpoint, StopRun
 from cinema_verl.endpoint.ledger import Ledger, LedgerError
 from cinema_verl.endpoint.token_costs import VISION
+from cinema_verl.utils.arguments import Parser
 from cinema_verl.utils.ray_map import ClusterFailed
 
 DESCRIPTION = """\
@@ -69,7 +70,7 @@ def _usual(name: str) -> Any:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    main = argparse.ArgumentParser(
+    main = Parser(
         prog="cinema-verl cold-start",
         usage="cinema-verl cold-start --questions PATH --output DIR --student-url URL --student-model NAME "
         "--teacher-url URL --teacher-model NAME [options]",

@@ -10,6 +10,7 @@ from cinema_verl.evaluate.statistics import difference
 from cinema_verl.evaluate.summary import share
 from cinema_verl.evaluate.tables import Table, beside_the_paper, estimate, to_markdown
 from cinema_verl.runs.rollouts import by_question, read_strictly
+from cinema_verl.utils.arguments import Parser
 
 EPILOG = """\
 PATH is a dump, <step>.jsonl of trainer.validation_data_dir, or a folder of dumps, of which the latest step is read.
@@ -30,7 +31,7 @@ exit codes: 0 the files were written, 1 a dump is missing or not valid, 2 the co
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the files, print the tables, and return the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="cinema-verl evaluate",
         description=__doc__,
         epilog=EPILOG,

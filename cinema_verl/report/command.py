@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cinema_verl.report.page import build, read_run
 from cinema_verl.runs.locate import NothingFound, locate, names
+from cinema_verl.utils.arguments import Parser
 from cinema_verl.utils.files import atomic_write
 
 EPILOG = """\
@@ -30,7 +31,7 @@ exit codes: 0 a report was written, 1 there is nothing to report, or several run
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report and return the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="cinema-verl report",
         description=__doc__,
         epilog=EPILOG,

@@ -4,13 +4,10 @@ import json
 import subprocess
 from importlib import metadata
 
-import pytest
-
 from cinema_verl.checks import cluster, process
 from cinema_verl.checks.compose import compose
 from cinema_verl.checks.doctor import inspect_config
 from cinema_verl.checks.finding import Finding
-from cinema_verl.cli import COMMANDS, main
 
 DOCTOR = ("-m", "cinema_verl", "doctor", "--json")
 
@@ -100,26 +97,3 @@ def test_a_finding_prints_its_advice_only_when_it_is_needed():
     assert str(Finding("driver", "plugin", True, "loaded", "reinstall")) == "✓ plugin: loaded"
     assert str(Finding("driver", "plugin", False, "gone", "reinstall")) == "✗ plugin: gone\n    → reinstall"
     assert str(Finding("driver", "vllm", None, "not installed")) == "- vllm: not installed"
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself_with_examples(command, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main([command, "--help"])
-    assert exit_.value.code == 0
-    assert "examples:" in capsys.readouterr().out
-
-
-def test_the_help_lists_every_command(capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main(["--help"])
-    assert exit_.value.code == 0
-    out = capsys.readouterr().out
-    assert all(name in out for name in COMMANDS)
-
-
-def test_an_unknown_command_is_refused(capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main(["docktor"])
-    assert exit_.value.code == 2
-    assert "invalid choice: 'docktor'" in capsys.readouterr().err

@@ -1,0 +1,30 @@
+"""argparse that asks "did you mean", as Python 3.14's does, for options and choices."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Iterable
+from typing import NoReturn
+
+_UNKNOWN = re.compile(r"(?<!\S)--?[A-Za-z][\w-]*")
+_CHOICE = re.compile(r"invalid choice: '(?P<given>.*?)' \(choose from (?P<known>.*)\)", re.DOTALL)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors name the nearest option or choice; exit code 2, as ever."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments:"):
+            options = [option for option in self._option_string_actions if option.startswith("--")]
+            hints = [did_you_mean(found, options) for found in _UNKNOWN.findall(message)]
+        else:
+            found = _CHOICE.search(message)
+            known = [name.strip().strip("'") for name in found["known"].split(",")] if found else []
+            hints = [did_you_mean(found["given"], known)] if found else []
+        super().error(message + "".join(hints))
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """ ". Did you mean X?", with the nearest of what is known; empty where nothing is near."""
+    near = difflib.get_close_matches(given, list(known), n=1)
+    return f". Did you mean {near[0]}?" if near else ""

@@ -1,0 +1,125 @@
+"""The command `cinema-verl` itself: help, versions, hints, and what it says of a package that is missing."""
+
+import os
+import re
+from importlib import metadata
+
+import pytest
+
+from cinema_verl import __version__
+from cinema_verl.checks import environment
+from cinema_verl.cli import COMMANDS, how_to_install, main
+
+
+def refused(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_examples(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    assert "examples:" in capsys.readouterr().out
+
+
+def test_the_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in COMMANDS)
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"cinema-verl {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        (["docktor"], "doctor"),
+        (["prefligth", "+recipe=cinema"], "preflight"),
+        (["doctor", "--no-rya"], "--no-ray"),
+        (["preflight", "+recipe=cinema", "--gallary", "x.html"], "--gallery"),
+        (["report", "--outptu=x", "."], "--output"),
+        (["preflight", "+recipe=cinma"], "cinema"),
+        (["preflight", "+recipe=cinema", "data.trian_files=a.parquet"], "train_files"),
+    ],
+)
+def test_what_is_misspelt_gets_the_nearest_name(arguments, nearest, capsys):
+    assert f"Did you mean {nearest}?" in refused(arguments, capsys)
+
+
+def test_what_is_near_to_nothing_gets_no_hint(capsys):
+    assert "Did you mean" not in refused(["xyzzy"], capsys)
+
+
+# --- A package that is missing --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        ("sentence_transformers", "pip install 'cinema-verl[cold-start]'"),
+        ("vllm", None),
+        ("httpx", "pip install cinema-verl"),
+        ("cinema_verl", None),
+    ],
+)
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(module, says):
+    advice = how_to_install(module)
+    assert (advice is None) == (says is None)
+    assert says is None or says in advice
+
+
+def test_a_command_that_lacks_its_package_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(COMMANDS, "report", ("needs_one", ""))
+    monkeypatch.setattr("cinema_verl.cli.importlib.import_module", _without("sentence_transformers"))
+    assert main(["report"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("cinema-verl report: No module named 'sentence_transformers'.")
+    assert "cinema-verl[cold-start]" in said
+
+
+def test_a_module_of_ours_that_is_missing_is_a_bug(monkeypatch):
+    monkeypatch.setattr("cinema_verl.cli.importlib.import_module", _without("cinema_verl.gone"))
+    with pytest.raises(ModuleNotFoundError):
+        main(["report"])
+
+
+def _without(module):
+    def import_module(name):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    return import_module
+
+
+# --- cinema-verl env ------------------------------------------------------------------------------------------
+
+
+def test_what_to_paste_into_an_issue(monkeypatch, capsys):
+    monkeypatch.setenv("CINEMA_JUDGE_API_KEY", "secret-key")
+    monkeypatch.setenv("CINEMA_JUDGE_URL", "http://inside.example/v1")
+    assert main(["env"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"```\ncinema-verl {__version__} (")
+    assert f"\nverl {metadata.version('verl')}\n" in out
+    assert "plugin: loaded" in out
+    assert "CINEMA_JUDGE_API_KEY" in out
+    assert "secret-key" not in out
+    assert "inside.example" not in out
+    assert os.getcwd() not in out
+    assert not re.search(r"(?<![\w.<>])/(home|root|work|tmp|usr)/", out)
+
+
+def test_paths_are_taken_out_of_what_went_wrong(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = f"ImportError: {tmp_path}/mine/lib/python3.11/site-packages/torch/x.so, {tmp_path}/secret"
+    assert environment.without_paths(text) == "ImportError: .../torch/x.so, ~/secret"
