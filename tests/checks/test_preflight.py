@@ -1,6 +1,7 @@
 """What `cinema-verl preflight` says of data is what the run would find; what it counts is counted by hand here."""
 
 import json
+import shutil
 from functools import cache
 
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from verl.trainer.ppo.utils import create_rl_dataset
 from verl.trainer.sft_trainer import create_sft_dataset
 from verl.utils.tokenizer import hf_processor
@@ -21,6 +23,7 @@ from cinema_verl.data.tokens import QWEN2_5_VL, Patching
 from cinema_verl.demo.tiny_model import build_tokenizer
 from cinema_verl.prompts import system_prompt
 from cinema_verl.registration.command_line import RL_TRAINER, SFT_TRAINER
+from cinema_verl.training.verdict import Facts, refusals
 
 TRAJECTORY = "<focus>A is dark.</focus><answer>B</answer>"
 ABSENT = "nobody/no-such-model"
@@ -93,7 +96,9 @@ def call(tiny_model):
         key = "actor_rollout_ref.model.path" if rl else "model.path"
         small = ["data.train_batch_size=1"] if rl else []
         given = OmegaConf.from_dotlist([f"{key}={model}", *small, *map(str, overrides)])
-        config = OmegaConf.merge(composed(recipe), given)
+        base = composed(recipe).copy()
+        OmegaConf.set_struct(base, False)  # as a + before a key does
+        config = OmegaConf.merge(base, given)
         program = RL_TRAINER if rl else SFT_TRAINER
         summary = preflight.examine(config, program, **{"here": False, **options})
         report = json.loads(json.dumps(summary))
@@ -565,3 +570,76 @@ def test_the_projection_follows_the_configuration(write, call):
     assert [item["bytes"] for item in report["host_memory"]] == pytest.approx(
         [30 * train, 60 * train, 60 * train, 16 * val]
     )
+
+
+# --- Beside the data ------------------------------------------------------------------------------------------
+
+
+def test_the_verdict_is_the_one_that_the_run_is_started_with(write, call):
+    """What the driver refuses before Ray is what preflight says, word for word."""
+    given = (*files(write("train"), write("val", [1])), "trainer.total_training_steps=6", "data.train_batch_size=1")
+    config = OmegaConf.merge(composed("cinema_cpu"), OmegaConf.from_dotlist(list(map(str, given))))
+    code, report, out = call(*given)
+    assert code == 1
+    (refusal,) = refusals(config, Facts(rows={"train": 4, "val": 1}))
+    assert wrong(report) == {refusal.key: refusal.what}
+    assert refusal.advice in out
+
+
+def test_epochs_that_end_before_the_schedule_are_counted_over_the_files(write, call):
+    code, report, _ = call(*files(write("train"), write("val", [1])), "trainer.total_epochs=2")
+    assert code == 1
+    assert "would end after 8 steps" in wrong(report)["trainer.total_epochs"]  # 4 rows, one a step, twice
+
+
+def test_a_model_that_would_start_from_random_weights(write, call, tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "lora")
+    weights = load_file(tmp_path / "lora" / "model.safetensors")
+    save_file({f"base_model.model.{n}": w for n, w in weights.items()}, tmp_path / "lora" / "model.safetensors")
+    code, report, out = call(*files(write("train"), write("val", [1])), model=tmp_path / "lora")
+    assert code == 1
+    assert "would be random" in wrong(report)["actor_rollout_ref.model.path"]
+    assert "merge them into their base model" in out
+
+
+def test_a_family_that_verl_cannot_train_is_one_refusal(write, call, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "smolvlm"}')
+    code, report, out = call(*files(write("train"), write("val", [1])), model=tmp_path)
+    assert code == 1
+    assert wrong(report) == {"actor_rollout_ref.model.path": "verl 0.9.1 cannot train smolvlm on images"}
+    assert "Qwen2.5-VL" in out
+
+
+def test_a_template_that_opens_think_is_found_in_the_prompt(write, call, tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "thinks")
+    template = tmp_path / "thinks" / "chat_template.jinja"
+    plain = template.read_text()
+    opens = "{% if not (enable_thinking is defined and enable_thinking is false) %}<think>\n{% endif %}"
+    template.write_text(plain + "{% if add_generation_prompt %}" + opens + "{% endif %}")
+    given = files(write("train"), write("val", [1]))
+    code, report, out = call(*given, model=tmp_path / "thinks")
+    assert code == 1
+    assert "opens <think> for the policy" in wrong(report)["actor_rollout_ref.model.path"]
+    assert "+data.apply_chat_template_kwargs.enable_thinking=false" in out
+    code, _, _ = call(*given, "data.apply_chat_template_kwargs.enable_thinking=false", model=tmp_path / "thinks")
+    assert code == 0
+
+
+def test_this_machine_counts_unless_the_run_is_elsewhere(write, call):
+    given = (*files(write("train"), write("val", [1])), "ray_kwargs.ray_init.num_cpus=4")
+    code, report, _ = call(*given, here=True)
+    assert code == 1
+    assert set(wrong(report)) == {"ray_kwargs.ray_init.num_cpus"}
+    assert {finding["what"] for finding in report["findings"] if finding["where"] == "machine"} >= {
+        "host memory",
+        "disk",
+    }
+    assert call(*given, here=False)[0] == 0
+
+
+def test_fine_tuning_without_room_for_a_validation(sft, call):
+    given = (f"data.train_files={sft('cold')}", f"data.val_files={sft('few')}", "data.val_max_samples=2")
+    small = ("data.train_batch_size=4", "data.micro_batch_size_per_gpu=4")
+    code, report, _ = call(*given, *small, recipe="cinema_cold_start_cpu")
+    assert code == 1
+    assert "report a loss of nan" in wrong(report)["data.val_files"]
