@@ -80,7 +80,12 @@ def peak(folder: Path, model: Path, data: Path, arguments: argparse.Namespace) -
     command += [f"data.train_files={data}", f"data.val_files={data}", f"data.train_batch_size={arguments.batch}"]
     command += [f"actor_rollout_ref.rollout.n={arguments.group}", "data.max_prompt_length=16000"]
     command += ["algorithm.filter_groups.enable=false", "trainer.val_before_train=false", "trainer.logger=[console]"]
-    command += ["trainer.total_training_steps=1", "trainer.save_freq=-1", "trainer.test_freq=-1"]
+    command += [
+        "cinema.exploration_steps=1",
+        "cinema.annealing_steps=0",
+        "trainer.save_freq=-1",
+        "trainer.test_freq=-1",
+    ]
     command += ["trainer.rollout_data_dir=null", f"trainer.default_local_dir={folder / 'run'}"]
     command += [f"actor_rollout_ref.model.path={model}"]
     command += [f"actor_rollout_ref.actor.ppo_mini_batch_size={arguments.batch}"]

@@ -103,7 +103,12 @@ def test_the_parquet_trains(followed):
     files = [
         argument for command in commands() if RL_TRAINER in command for argument in command if "_files=" in argument
     ]
-    settings = ["data.max_prompt_length=2000", "data.val_batch_size=4", "trainer.total_training_steps=1"]
+    settings = [
+        "data.max_prompt_length=2000",
+        "data.val_batch_size=4",
+        "cinema.exploration_steps=1",
+        "cinema.annealing_steps=0",
+    ]
     settings += ["algorithm.filter_groups.enable=false", "trainer.val_before_train=false", "trainer.save_freq=-1"]
     command = [sys.executable, "-m", RL_TRAINER, "+recipe=cinema_cpu", *files, *settings]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=900)

@@ -30,6 +30,7 @@ from cinema_verl.training.metrics import batch_metrics
 from cinema_verl.training.settings import CinemaSettings
 from cinema_verl.training.transfer import read_columns
 from cinema_verl.training.validation import Validation
+from cinema_verl.training.verdict import Facts, refusals
 from cinema_verl.training.worker import CinemaActorRolloutRefWorker
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class CinemaTrainer(PPOTrainerSync):
     trainer_mode = property(lambda self: "sync", lambda self, value: None)
 
     def __init__(self, config: DictConfig):
+        if found := refusals(config, Facts()):  # asked in the driver already, if the configuration came by a recipe
+            raise ValueError("this run would not train what its configuration says\n" + "\n".join(map(str, found)))
         self.settings = CinemaSettings.from_config(config)
         self.schedule = self.settings.schedule
         self.validation = Validation(config, self.settings)

@@ -18,9 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cinema_verl.data.check import option_faults
-from cinema_verl.training.settings import ESTIMATOR, CinemaSettings
+from cinema_verl.training.settings import CinemaSettings
 
 TRAINER: Final = "cinema"
+ESTIMATOR: Final = "cinema_dps"
 FAMILIES: Final = {
     # model_type of config.json: the name that people know it by
     "qwen2_vl": "Qwen2-VL",

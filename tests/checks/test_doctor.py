@@ -70,6 +70,27 @@ def test_a_selection_that_is_not_there_and_one_that_is_not_cinemas():
         assert "cinema-verl[gpu]" in found["vllm"].advice
 
 
+def test_a_configuration_that_the_run_would_refuse_is_not_well(run):
+    """Misspelt settings used to be "All is well" here, and a refusal minutes into the run."""
+    done = run(*DOCTOR, "--no-ray", "--recipe", "cinema_cpu", "+cinema.coeficient=0.05", "cinema.annealing_shape=cosin")
+    assert done.returncode == 1
+    assert "coeficient" in findings(done)["recipe", "cinema"]["detail"]
+
+
+def test_fine_tuning_is_judged_too():
+    config, _ = compose("cinema_cold_start", ["data.val_files=null", "model.path=somebody/model"])
+    found = {finding.what: finding for finding in inspect_config(config, rl=False)}
+    assert found["data.val_files"].ok is False
+
+
+def test_too_few_cpus_in_ray():
+    config, _ = compose("cinema_cpu", [])
+    assert cluster._cpus(config, 5.0).ok is True
+    found = cluster._cpus(config, 4.0)
+    assert found.ok is False
+    assert "would wait for ever" in found.detail
+
+
 def test_too_few_gpus():
     config, _ = compose("cinema", ["trainer.nnodes=2"])
     found = cluster._gpus(config, 8.0)
