@@ -43,7 +43,7 @@ import ray
 from PIL import Image, ImageOps
 from scipy.fft import dct
 
-from cinema_verl.prepare.convert import MAX_PIXELS, Settings
+from cinema_verl.prepare.convert import MAX_PIXELS, ConvertSettings
 from cinema_verl.prepare.media.images import FILTER, QUALITY, shrunk_size
 from cinema_verl.prepare.pipeline import prepare
 from cinema_verl.prepare.sources import adapter
@@ -165,7 +165,7 @@ def ours(source: Path, output: Path, processes: int) -> tuple[float, float]:
         ray.get([load.remote() for _ in range(processes)])
 
     start = timed(begin)
-    settings = Settings(media_root=str(source))
+    settings = ConvertSettings(media_root=str(source))
     seconds = timed(lambda: prepare(adapter("own"), source, output, settings, workers=processes))
     ray.shutdown()
     return start, seconds

@@ -31,11 +31,11 @@ RUN = """
 import sys
 from pathlib import Path
 from cinema_verl.prepare.sources import adapter
-from cinema_verl.prepare.convert import Settings
+from cinema_verl.prepare.convert import ConvertSettings
 from cinema_verl.prepare.pipeline import prepare
 
 source, output, workers = sys.argv[1:]
-manifest = prepare(adapter("own"), source, output, Settings(media_root=source), workers=int(workers)).manifest
+manifest = prepare(adapter("own"), source, output, ConvertSettings(media_root=source), workers=int(workers)).manifest
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 print(manifest["questions"], peak.split()[1])
 """

@@ -1,8 +1,14 @@
-"""The words that a policy is given: one system prompt per mode, kept as text files in ``templates/``.
+"""The words that a policy is given: one system prompt for each mode, kept as text files in ``templates/``.
 
 The paper's prompts are not public; all of these are our choice, written from its description of the five
 actions. Training, cold start and evaluation build their messages here, so that a model is asked the way it was
 taught. Templates name the tags as ``{think}`` and ``{/think}``, which come from :mod:`cinema_verl.meta_action`.
+
+Another installed package adds a mode through the entry-point group ``cinema_verl.prompt_modes``: the name is the
+mode's, the value is where its template is, a text like those in ``templates/``.
+
+    [project.entry-points."cinema_verl.prompt_modes"]
+    brief = "my_package.prompts:BRIEF"
 """
 
 import re
@@ -12,11 +18,15 @@ from importlib.resources import files
 from typing import Any, Final
 
 from cinema_verl.meta_action import ACTIONS, ANSWER, TAGS
+from cinema_verl.utils import extensions
 
+GROUP: Final = "cinema_verl.prompt_modes"
 _WITHOUT: Final = {f"cinema_without_{action}": action for action in ACTIONS if action != ANSWER}
 
 MODES: Final = ("cinema", "compact", "cot", "direct", *_WITHOUT)
-"""``cinema``: the five actions and the format rule. ``compact``: one line, for models too small to read
+"""The modes that ship with the package; `modes` has those of other packages, too.
+
+``cinema``: the five actions and the format rule. ``compact``: one line, for models too small to read
 instructions, which learn the actions from examples. ``cot`` and ``direct``: the ablations without
 meta-actions, plain chain of thought (``think`` then ``answer``, which the same format rule accepts) and the
 answer alone (which it never accepts). ``cinema_without_ACTION``: ``cinema`` with one action taken out; using it
@@ -28,16 +38,39 @@ _SLOT = re.compile(r"\{(/?)([A-Za-z_]+)\}")
 _PLACEHOLDER = re.compile(r"<(?:image|video|audio)>")
 
 
-@lru_cache(maxsize=len(MODES))
+def modes() -> tuple[str, ...]:
+    """The names of all modes: ``MODES``, then those that other installed packages add.
+
+    Raises:
+        ExtensionError: a package offers a mode that is not a text, or has the name of a shipped one.
+    """
+    return (*MODES, *_installed())
+
+
+def _installed() -> dict[str, str]:
+    templates: dict[str, str] = {}
+    for name, template in extensions.load(GROUP).items():
+        if name in MODES:
+            raise extensions.ExtensionError(f"{GROUP}: the mode {name!r} ships with cinema-verl; use another name")
+        if not isinstance(template, str):
+            raise extensions.ExtensionError(f"{GROUP}: {name} is a {type(template).__name__}, not a template's text")
+        templates[name] = template
+    return templates
+
+
+@lru_cache
 def system_prompt(mode: str = "cinema") -> str:
-    """The system prompt of a mode, one of ``MODES``.
+    """The system prompt of a mode, one of `modes`.
 
     Raises:
         ValueError: an unknown mode, or a template that :func:`render` refuses.
     """
     removed = removed_action(mode)
     name = "cinema" if removed else mode
-    template = (files("cinema_verl") / "templates" / f"{name}.txt").read_text(encoding="utf-8").strip()
+    if name in MODES:
+        template = (files("cinema_verl") / "templates" / f"{name}.txt").read_text(encoding="utf-8").strip()
+    else:
+        template = _installed()[name].strip()
     # The template speaks of each action on lines of its own, in the list and in the example.
     kept = [line for line in template.splitlines() if not (removed and line.startswith(f"{{{removed}}}"))]
     return render("\n".join(kept))
@@ -49,8 +82,8 @@ def removed_action(mode: str | None) -> str | None:
     Raises:
         ValueError: an unknown mode.
     """
-    if mode is not None and mode not in MODES:
-        raise ValueError(f"unknown prompt mode {mode!r}; known: {', '.join(MODES)}")
+    if mode is not None and mode not in modes():
+        raise ValueError(f"unknown prompt mode {mode!r}; known: {', '.join(modes())}")
     return _WITHOUT.get(mode or "")
 
 
@@ -89,7 +122,7 @@ def messages(question: str, mode: str = "cinema") -> list[dict[str, str]]:
 
     Args:
         question: the question with one ``<image>`` for each of its images; it becomes the user message as it is.
-        mode: one of ``MODES``.
+        mode: one of `modes`.
 
     Raises:
         TypeError: the question is not a str.

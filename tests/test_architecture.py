@@ -17,7 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "meta_action": set(),
     "diversity": set(),
     "schedule": set(),
-    "prompts": {"meta_action"},
+    "prompts": {"meta_action", "utils"},
     "endpoint": {"utils"},
     "verify": {"meta_action", "endpoint"},
     "reward": {"meta_action", "prompts", "verify"},

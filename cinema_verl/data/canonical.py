@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from cinema_verl.data.schema import MODALITIES, image_cell, rl_row
 from cinema_verl.prompts import messages
-from cinema_verl.verify import ANSWER_TYPES
+from cinema_verl.verify import answer_types
 
 REASONS: Final[dict[str, str]] = {
     # code: what it means, for summaries and docs. Grouped by the step that finds it.
@@ -159,8 +159,8 @@ class Question:
     def __post_init__(self) -> None:
         if self.modality not in MODALITIES:
             raise ValueError(f"{self.uid}: modality {self.modality!r} is none of {', '.join(MODALITIES)}")
-        if self.answer_type not in ANSWER_TYPES:
-            raise ValueError(f"{self.uid}: answer type {self.answer_type!r} is none of {', '.join(ANSWER_TYPES)}")
+        if self.answer_type not in (known := answer_types()):
+            raise ValueError(f"{self.uid}: answer type {self.answer_type!r} is none of {', '.join(known)}")
         if self.split not in SPLITS:
             raise ValueError(f"{self.uid}: split {self.split!r} is none of {', '.join(SPLITS)}")
         if self.pass_rate is not None and not 0 <= self.pass_rate <= 1:

@@ -1,32 +1,37 @@
-"""A dataset on disk: canonical questions, what was rejected, the images, and a manifest that says how they came to be.
+"""A dataset on disk: canonical questions, what was rejected, the images, and a manifest that says how they were made.
 
     NAME/
       questions/part-00000.jsonl   canonical questions, one a line
       rejected.jsonl               {"uid", "reason", "detail"}, one a line
-      images/ab/abcd….png          content-addressed: named by the SHA-256 of the file
-      manifest.json                counts that add up, hashes of the parts, the command
+      images/ab/abcd….png          named by the SHA-256 of the file
+      manifest.json                counts that add up, hashes of the inputs and of the parts, the command
 
-Every step of the pipeline reads such a directory and writes another.
+Every step of the pipeline reads such directories and writes another. A step refuses an input whose parts are not those
+that its manifest lists, and one that changes while it is read.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from cinema_verl.data.canonical import Question
-from cinema_verl.utils.files import atomic_write, sha256_of
+from cinema_verl.utils.files import Locked, atomic_write, only_one, sha256_of
+from cinema_verl.utils.stable_random import stable_hash
 
 QUESTIONS: Final = "questions"
 REJECTED: Final = "rejected.jsonl"
 IMAGES: Final = "images"
 MANIFEST: Final = "manifest.json"
 WORK: Final = ".work"
-"""What a run needs to go on where it was interrupted; gone once it is complete."""
+"""What a run needs to go on where it was interrupted, and its lock; gone once it is complete."""
+_LOCK: Final = "lock"
 ROWS_PER_PART: Final = 5_000
 
 
@@ -106,6 +111,65 @@ def question_at(place: Place) -> Question:
         return Question.from_json(json.loads(file.readline()), place.root)
 
 
+class Uids:
+    """The uids of the questions of a run, to refuse a second question of the same name. 64 bits each."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def add(self, uid: str) -> None:
+        """Note a uid.
+
+        Raises:
+            ValueError: It was there before.
+        """
+        number = stable_hash(uid)
+        if number in self._seen:
+            raise ValueError(f"two questions have the uid {uid!r}: give each input once, and each source its own name")
+        self._seen.add(number)
+
+
+def fingerprint(path: str | Path) -> dict[str, Any]:
+    """Where an input is and what its parts hold, for the manifest of what is made of it.
+
+    Args:
+        path: A dataset directory, whose parts must be those that its manifest lists; or a JSONL file.
+
+    Returns:
+        ``{"path": …, "parts": [{"name": …, "sha256": …}, …]}``, the path absolute.
+
+    Raises:
+        FileNotFoundError: See `parts_of`.
+        ValueError: A part was changed, added or removed since the manifest was written.
+    """
+    path = Path(path).absolute()
+    found = {part.name: sha256_of(part) for part in parts_of(path)}
+    if path.is_dir():
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        listed = {Path(part["name"]).name: part["sha256"] for part in manifest.get("parts", ())}
+        different = [name for name in sorted({**listed, **found}) if listed.get(name) != found.get(name)]
+        if different:
+            raise ValueError(
+                f"{path / QUESTIONS / different[0]} is not what {MANIFEST} lists: it was changed, added or removed "
+                "since. Copy the directory again, or run the command that makes it"
+            )
+    return {"path": str(path), "parts": [{"name": name, "sha256": sha256} for name, sha256 in found.items()]}
+
+
+def check_unchanged(inputs: Sequence[Mapping[str, Any]]) -> None:
+    """Make sure that inputs are as they were when `fingerprint` saw them.
+
+    Raises:
+        FileNotFoundError, ValueError: One is not.
+    """
+    for before in inputs:
+        if fingerprint(before["path"])["parts"] != before["parts"]:
+            raise ValueError(f"{before['path']} changed while it was read: run the command again")
+
+
 def write_part(directory: Path, number: int, questions: Iterable[Question]) -> dict[str, Any]:
     """Write one file of questions, whole or not at all; equal questions give equal bytes.
 
@@ -119,6 +183,30 @@ def write_part(directory: Path, number: int, questions: Iterable[Question]) -> d
             file.write(json.dumps(question.to_json(directory), ensure_ascii=False) + "\n")
             rows += 1
     return {"name": f"{QUESTIONS}/{path.name}", "rows": rows, "sha256": sha256_of(path)}
+
+
+@contextmanager
+def sole_writer(directory: str | Path) -> Iterator[Path]:
+    """The absolute path of a dataset directory that no other run writes to for as long as the block lasts.
+
+    Raises:
+        Locked: Another run is writing there. It is not waited for.
+        OSError: The directory cannot be made.
+    """
+    directory = Path(directory).absolute()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(only_one(directory / WORK / _LOCK))
+        except Locked as error:
+            raise Locked(f"another run is writing to {directory}: wait for it, or give another --output") from error
+        try:
+            yield directory
+        finally:
+            left = {path.name for path in (directory / WORK).glob("*")}
+            if left <= {_LOCK} or (directory / MANIFEST).is_file():
+                shutil.rmtree(directory / WORK, ignore_errors=True)
+                if not any(directory.iterdir()):
+                    directory.rmdir()
 
 
 def start_anew(directory: str | Path) -> Path:
@@ -137,15 +225,23 @@ def start_anew(directory: str | Path) -> Path:
 
 
 def write_dataset(
-    directory: str | Path, questions: Iterable[Question], rejections: Iterable[Rejection], made_by: Mapping[str, Any]
+    directory: str | Path,
+    questions: Iterable[Question],
+    rejections: Iterable[Rejection],
+    made_by: Mapping[str, Any],
+    inputs: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Write a whole dataset directory from one process; the manifest comes last, so a directory with one is complete.
 
     Args:
-        made_by: What goes into the manifest beside the counts: the command, seeds, inputs.
+        made_by: What goes into the manifest beside the counts: the command, seeds, rules.
+        inputs: What was read, as `fingerprint` saw it before; it goes into the manifest and must be the same at the end.
 
     Returns:
         The manifest.
+
+    Raises:
+        FileNotFoundError, ValueError: An input changed while it was read; no manifest was written.
     """
     directory = Path(directory).absolute()
     stream = iter(questions)
@@ -157,8 +253,10 @@ def write_dataset(
         for rejection in rejections:
             reasons[rejection.reason] += 1
             file.write(json.dumps(rejection._asdict(), ensure_ascii=False) + "\n")
+    check_unchanged(inputs)
     manifest = {
         **made_by,
+        **({"inputs": list(inputs)} if inputs else {}),
         "questions": sum(part["rows"] for part in parts),
         "rejected": sum(reasons.values()),
         "rejected_by_reason": dict(sorted(reasons.items())),

@@ -1,25 +1,78 @@
-"""The names of the sources that are known: what one trains on, and the benchmarks that one evaluates on."""
+"""The names of the sources that are known: what one trains on, and the benchmarks that one evaluates on.
 
-from typing import Final
+Each shipped name is a module of `cinema_verl.prepare.sources`. Another installed package adds its own through the
+entry-point group `cinema_verl.sources`: the name is the source's, the value is where its `Adapter` is.
 
-SOURCES: Final = (
-    *(
-        "m4_instruct",
-        "mantis_instruct",
-        "mmdu",
-        "virl39k",
-        "mm_eureka",
-        "mmk12",
-        "geometry3k",
-        "mmr1",
-        "openmmreasoner",
-    ),
-    *("video_r1", "video_r1_cot", "videorft_cot", "videorft_rl", "llava_video_178k", "own", "rl_parquet"),
-)
-"""What one trains on."""
-BENCHMARKS: Final = (
-    *("muirbench", "mmiu", "mv_math", "emma", "mirb", "mvbench", "video_mme", "videommmu", "mathvista", "mathvision"),
-)
-"""What one evaluates on, and decontaminates against."""
-NAMES: Final = (*SOURCES, *BENCHMARKS)
-"""A module of `cinema_verl.prepare.sources` each, with an `Adapter` called ``ADAPTER``."""
+    [project.entry-points."cinema_verl.sources"]
+    harbour = "my_package.harbour:ADAPTER"
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from cinema_verl.utils import extensions
+
+GROUP: Final = "cinema_verl.sources"
+TRAIN: Final = "train"
+BENCHMARK: Final = "benchmark"
+
+SHIPPED: Final[Mapping[str, str]] = {
+    "m4_instruct": TRAIN,
+    "mantis_instruct": TRAIN,
+    "mmdu": TRAIN,
+    "virl39k": TRAIN,
+    "mm_eureka": TRAIN,
+    "mmk12": TRAIN,
+    "geometry3k": TRAIN,
+    "mmr1": TRAIN,
+    "openmmreasoner": TRAIN,
+    "video_r1": TRAIN,
+    "video_r1_cot": TRAIN,
+    "videorft_cot": TRAIN,
+    "videorft_rl": TRAIN,
+    "llava_video_178k": TRAIN,
+    "own": TRAIN,
+    "rl_parquet": TRAIN,
+    "muirbench": BENCHMARK,
+    "mmiu": BENCHMARK,
+    "mv_math": BENCHMARK,
+    "emma": BENCHMARK,
+    "mirb": BENCHMARK,
+    "mvbench": BENCHMARK,
+    "video_mme": BENCHMARK,
+    "videommmu": BENCHMARK,
+    "mathvista": BENCHMARK,
+    "mathvision": BENCHMARK,
+}
+"""The sources of this package, in the order in which they are listed. A new one is a module and a line here."""
+
+
+def installed() -> dict[str, Any]:
+    """The adapters that other installed packages offer, by the name of the source.
+
+    Raises:
+        ExtensionError: One cannot be loaded, is not an adapter, or has a name that is taken.
+    """
+    found = extensions.load(GROUP)
+    for name, adapter in found.items():
+        if name in SHIPPED:
+            raise extensions.ExtensionError(f"{GROUP}: the source {name!r} ships with cinema-verl; use another name")
+        if getattr(adapter, "name", None) != name or not isinstance(getattr(adapter, "benchmark", None), bool):
+            raise extensions.ExtensionError(
+                f"{GROUP}: {name} is {adapter!r}; it must be a cinema_verl.prepare.draft.Adapter with name={name!r}"
+            )
+    return dict(found)
+
+
+def kinds() -> dict[str, str]:
+    """Every known source and whether it is `TRAIN` or `BENCHMARK`: those shipped, then those installed.
+
+    Raises:
+        ExtensionError: See `installed`.
+    """
+    return {**SHIPPED, **{name: BENCHMARK if found.benchmark else TRAIN for name, found in installed().items()}}
+
+
+def names(kind: str | None = None) -> tuple[str, ...]:
+    """The names of all known sources, or of those of one kind."""
+    return tuple(name for name, found in kinds().items() if kind in (None, found))

@@ -12,10 +12,10 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cinema_verl.data import sources
 from cinema_verl.data.check import DataError, Limits, Locate, check_rows
 from cinema_verl.data.dataset import CinemaDataset
 from cinema_verl.data.faults import COLUMNS, PROMPT_TOO_LONG
-from cinema_verl.data.sources import NAMES
 from cinema_verl.data.tokens import PromptCounter
 from cinema_verl.evaluate.perturb import sample, under
 from cinema_verl.runs.conditions import SHUFFLED, TRUE, split_source
@@ -24,9 +24,6 @@ from cinema_verl.runs.stop_reason import StopReason
 logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
-
-KNOWN_SOURCES: Final = frozenset({*NAMES, "digits"})
-"""What `data_preprocess` writes before the slash of a `data_source`; users' own data are `own/NAME`."""
 
 _SEED: Final = 0  # fixed: runs that are compared ask the same questions over the same images
 _EXAMPLES: Final = 3  # our choice: rows named for each fault
@@ -68,20 +65,25 @@ def check_files(files: Sequence[str]) -> None:
                 )
 
 
+def known_sources() -> frozenset[str]:
+    """What preparation writes before the slash of a ``data_source``; your own data are ``own/NAME``."""
+    return frozenset({*sources.names(), "digits"})
+
+
 def check_questions(rows: Iterable[Row], other_sources: Collection[str] | None, locate: Locate) -> None:
     """Make sure that every question has a uid of its own and comes from a known benchmark.
 
     Rollouts are grouped by the question's uid: two questions with the same uid would be counted as one.
 
     Args:
-        other_sources: names that are accepted besides `KNOWN_SOURCES` (`cinema.other_sources`); None accepts all, as in
+        other_sources: names that are accepted besides `known_sources` (`cinema.other_sources`); None accepts all, as in
             training.
         locate: position of a row -> the file and row that it came from.
 
     Raises:
         DataError: naming the first few rows of each kind of fault, and what to do.
     """
-    known = KNOWN_SOURCES | set(other_sources or ())
+    known = known_sources() | set(other_sources or ())
     seen: dict[str, int] = {}
     faults: defaultdict[str, list[str]] = defaultdict(list)
 

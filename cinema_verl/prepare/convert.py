@@ -45,7 +45,7 @@ _RUN = re.compile(rf"{IMAGE}(?:\s*{IMAGE})*")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ConvertSettings:
     """What a question depends on beside its row. Equal settings and input give equal bytes.
 
     Attributes:
@@ -85,7 +85,7 @@ class Converter:
         output: The dataset directory.
     """
 
-    def __init__(self, adapter: Adapter, settings: Settings, output: Path) -> None:
+    def __init__(self, adapter: Adapter, settings: ConvertSettings, output: Path) -> None:
         self._adapter, self._settings = adapter, settings
         self._counter = load_counter(settings.processor) if settings.processor else None
         self._patching = self._counter.patching if self._counter else QWEN2_5_VL

@@ -73,6 +73,9 @@ class Adapter:
         required: Fields that every row has, if only as null; a first row without one means the file is not this source.
         convert: Row -> draft. Raises `canonical.Rejected` for a row that cannot become a question; ``bad_record`` for
             one whose fields are missing or of another type.
+        about: What ``--help`` says beside this: where it comes from, how its files must lie, what becomes of its rows.
+            Usually the module's docstring.
+        benchmark: Whether it is for evaluation, and not for training.
     """
 
     name: str
@@ -82,6 +85,8 @@ class Adapter:
     example: Mapping[str, Any]
     required: tuple[str, ...]
     convert: Callable[[Mapping[str, Any]], Draft]
+    about: str | None = None
+    benchmark: bool = False
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
         """What `convert` makes of a row, whatever the row holds.

@@ -25,7 +25,7 @@ import yaml
 
 from cinema_verl.data.canonical import Question
 from cinema_verl.data.schema import MODALITIES
-from cinema_verl.verify import ANSWER_TYPES
+from cinema_verl.verify import answer_types
 
 DIMENSIONS: Final = ("source", "modality", "answer_type", "num_images", "pass_rate")
 OTHER: Final = "(other)"
@@ -185,7 +185,7 @@ def _questions(where: str, value: Any, size: int) -> float:
 
 def _check_names(dimension: str, names: list[str]) -> None:
     if dimension in ("modality", "answer_type"):
-        known = MODALITIES if dimension == "modality" else tuple(ANSWER_TYPES)
+        known = MODALITIES if dimension == "modality" else answer_types()
         if unknown := [name for name in names if name not in known]:
             raise MixError(f"{dimension} {unknown[0]!r} does not exist: use {', '.join(known)}")
     if dimension in ("num_images", "pass_rate"):

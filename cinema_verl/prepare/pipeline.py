@@ -1,17 +1,14 @@
 """A source on disk becomes a dataset directory: plan, convert on every core, join. Interrupted, it goes on.
 
-`prepare` is the run; its command line is in the module of that name. What is done to a row is in `convert`, what
-survives a kill in `shards`, and who works where in `spread`.
+`prepare` is the run; its command line is `commands.prepare`. What is done to a row is in `convert`, what survives a kill
+is in `shards`, and who works where is in `utils.ray_map`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -21,13 +18,13 @@ from typing import Any, Final, NamedTuple
 from tqdm import tqdm
 
 from cinema_verl.data.canonical import REASONS, Rejected, SourceError
-from cinema_verl.data.directory import MANIFEST, WORK
-from cinema_verl.prepare.convert import Converter, Settings
+from cinema_verl.data.directory import MANIFEST, WORK, sole_writer
+from cinema_verl.prepare.convert import Converter, ConvertSettings
 from cinema_verl.prepare.draft import Adapter
 from cinema_verl.prepare.media.paths import is_url, resolve
 from cinema_verl.prepare.readers import Span, check_fields, contents, find_files, plan, read
 from cinema_verl.prepare.shards import PLAN, ROWS_PER_SHARD, Job, join, make_shard
-from cinema_verl.utils.files import atomic_write, sha256_of
+from cinema_verl.utils.files import Locked, atomic_write, sha256_of
 from cinema_verl.utils.ray_map import ClusterFailed, spread
 
 _VERSIONS: Final = ("cinema-verl", "pillow", "av", "pyarrow", "numpy", "transformers")  # what decides bytes
@@ -54,7 +51,7 @@ def prepare(
     adapter: Adapter,
     source: str | Path,
     output: str | Path,
-    settings: Settings,
+    settings: ConvertSettings,
     *,
     limit: int | None = None,
     workers: int = 0,
@@ -69,21 +66,22 @@ def prepare(
     Args:
         source: A file of rows, or a directory of them.
         output: The dataset directory.
-        limit: Take the first so many rows; None for all.
-        workers, ray_address: As in `spread.spread`.
+        limit: Take only the first so many rows; None for all.
+        workers, ray_address: See `utils.ray_map.spread`.
         command: What the manifest is to show as the command.
 
     Raises:
-        SourceError: the input is not what the adapter reads.
-        Stopped: an interrupted or finished run with other settings is there; another run is writing there; the disk,
-            a permission or a worker failed. What is finished stays.
+        SourceError: The input is not what the adapter reads.
+        Stopped: An interrupted or finished run with other settings is there; another run is writing there; the input
+            changed while it was read; the disk, a permission or a worker failed. What is finished stays.
     """
     output = Path(output).absolute()
     root, found = find_files(source, adapter.patterns)
     files = [file for file in found if output not in (root / file).absolute().parents]  # an output inside the input
-    with _only_one(output / WORK):
-        try:
-            identity = _identity(adapter, settings, root, files, limit)
+    try:
+        with sole_writer(output):
+            inputs = _Inputs(root, files)
+            identity = _identity(adapter, settings, inputs, limit)
             if (output / MANIFEST).is_file():
                 manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
                 _check_same(identity, manifest, output)
@@ -91,54 +89,59 @@ def prepare(
             job = Job(adapter, settings, root, output)
             spans = _planned(job, files, identity, limit)
             done = _convert(job, spans, workers, ray_address)
+            inputs.check_unchanged()
             manifest = join(job, spans, {"command": list(command), **identity})
             return Result(manifest, done)
-        except OSError as error:
-            raise _stopped(f"{error.strerror or error}: {error.filename or output}") from error
-        finally:
-            if (output / MANIFEST).is_file():
-                shutil.rmtree(output / WORK, ignore_errors=True)
+    except Locked as error:
+        raise Stopped(str(error)) from error
+    except OSError as error:
+        raise _stopped(f"{error.strerror or error}: {error.filename or output}") from error
 
 
 def _stopped(what: str) -> Stopped:
     return Stopped(f"{what}. Finished shards are kept: mend it and run the same command again")
 
 
-@contextmanager
-def _only_one(work: Path) -> Iterator[None]:
-    """The directory of work, locked against a second run for as long as the block and the process last."""
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock = os.open(work / "lock", os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise _stopped(f"{error.strerror}: {error.filename}") from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Stopped(f"another run is writing to {work.parent}: wait for it, or give another --output") from error
-        yield
-    finally:
-        os.close(lock)
-
-
 # --- What is run ----------------------------------------------------------------------------------------------------
 
 
-def _identity(
-    adapter: Adapter, settings: Settings, root: Path, files: Sequence[str], limit: int | None
-) -> dict[str, Any]:
+class _Inputs:
+    """The files of the input, hashed.
+
+    Attributes:
+        hashed: ``{"name", "bytes", "sha256"}`` of each file, as the manifest lists them.
+    """
+
+    def __init__(self, root: Path, files: Sequence[str]) -> None:
+        paths = [path for file in files for path in contents(root / file)]
+        self._states = {path: _state(path) for path in paths}
+        self.hashed: list[dict[str, Any]] = []
+        total = sum(size for size, _, _ in self._states.values())
+        with tqdm(total=total, desc="reading the input's checksums", unit="B", unit_scale=True, delay=5) as progress:
+            for path, (size, _, _) in self._states.items():
+                self.hashed.append(
+                    {"name": path.relative_to(root).as_posix(), "bytes": size, "sha256": sha256_of(path)}
+                )
+                progress.update(size)
+
+    def check_unchanged(self) -> None:
+        """Hash again what may have changed: files of another size, time of change or inode than before.
+
+        Raises:
+            Stopped: A file holds something else now.
+        """
+        for (path, before), entry in zip(self._states.items(), self.hashed, strict=True):
+            if _state(path) != before and sha256_of(path) != entry["sha256"]:
+                raise Stopped(f"{path} changed while it was read: what was made of it is of no use, give another --output")
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _identity(adapter: Adapter, settings: ConvertSettings, inputs: _Inputs, limit: int | None) -> dict[str, Any]:
     """All that decides the output's bytes, as JSON has it."""
-    inputs = []
-    for file in files:
-        for path in contents(root / file):
-            inputs.append((path.relative_to(root).as_posix(), path))
-    total = sum(path.stat().st_size for _, path in inputs)
-    with tqdm(total=total, desc="reading the input's checksums", unit="B", unit_scale=True, delay=5) as progress:
-        hashed = []
-        for name, path in inputs:
-            hashed.append({"name": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)})
-            progress.update(path.stat().st_size)
     identity = {
         "source": adapter.name,
         "license": adapter.license,
@@ -146,7 +149,7 @@ def _identity(
         "limit": limit,
         "rows_per_shard": ROWS_PER_SHARD,
         "versions": {name: found for name in _VERSIONS if (found := _version(name))},
-        "inputs": hashed,
+        "inputs": inputs.hashed,
     }
     as_json: dict[str, Any] = json.loads(json.dumps(identity))
     return as_json

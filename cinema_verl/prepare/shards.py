@@ -11,10 +11,10 @@ shard is there they are joined in the order of the input, which makes the result
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,9 +27,10 @@ from tqdm import tqdm
 
 from cinema_verl.data.canonical import Question, Rejected, SourceError
 from cinema_verl.data.directory import WORK, Rejection, start_anew, write_dataset
-from cinema_verl.prepare.convert import Converter, Settings
+from cinema_verl.prepare.convert import Converter, ConvertSettings
 from cinema_verl.prepare.draft import Adapter
 from cinema_verl.prepare.readers import Row, Span, read
+from cinema_verl.utils.stable_random import stable_hash
 
 PLAN: Final = "plan.json"
 ROWS_PER_SHARD: Final = 50
@@ -51,7 +52,7 @@ class Job:
     """
 
     adapter: Adapter
-    settings: Settings
+    settings: ConvertSettings
     root: Path
     output: Path
 
@@ -210,16 +211,15 @@ def _lines(shards: Sequence[Path], doing: str) -> Iterator[bytes]:
 
 
 def _repeated(shards: Sequence[Path]) -> tuple[np.ndarray, int]:
-    """Of each question in order, whether an earlier one has its uid: (questions,) bool, from 16 bytes a question; and
-    the number of rows."""
-    digests, rows = bytearray(), 0
+    """Of each question in order, whether an earlier one has its uid: (questions,) bool, from 64 bits for each; and the
+    number of rows."""
+    hashes, rows = array("Q"), 0
     for line in _lines(shards, "looking for repeated ids"):
         rows += 1
         if not line.startswith(_REJECTED):
-            digests += hashlib.blake2b(json.loads(line)["question"]["uid"].encode(), digest_size=16).digest()
-    keys = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
-    order = np.lexsort(keys.T)  # stable: equal uids keep the order of the input
-    ordered = keys[order]
+            hashes.append(stable_hash(json.loads(line)["question"]["uid"]))
+    keys = np.asarray(hashes)
+    order = np.argsort(keys, kind="stable")  # equal uids keep the order of the input
     repeated = np.zeros(len(keys), dtype=bool)
-    repeated[order[1:]] = (ordered[1:] == ordered[:-1]).all(axis=1)
+    repeated[order[1:]] = keys[order[1:]] == keys[order[:-1]]
     return repeated, rows

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cinema_verl.data.canonical import REASONS, Rejected
 from cinema_verl.data.directory import read_questions
-from cinema_verl.prepare.convert import MAX_PIXELS, Converter, Settings
+from cinema_verl.prepare.convert import MAX_PIXELS, Converter, ConvertSettings
 from cinema_verl.prepare.draft import Draft, Media
 from cinema_verl.prepare.pipeline import prepare
 from cinema_verl.prepare.sources import adapter
@@ -41,7 +41,7 @@ def convert(root, tmp_path):
     """`convert(draft, max_images=2)`: the question, with these settings."""
 
     def convert(draft, **settings):
-        return Converter(adapter("own"), Settings(media_root=str(root), **settings), tmp_path / "out").question(draft)
+        return Converter(adapter("own"), ConvertSettings(media_root=str(root), **settings), tmp_path / "out").question(draft)
 
     return convert
 
@@ -311,14 +311,14 @@ def test_a_row_that_is_nested_without_end_is_a_bad_record(root, tmp_path):
     deep = [1]
     for _ in range(5000):
         deep = [deep]
-    converter = Converter(adapter("own"), Settings(media_root=str(root)), tmp_path / "out")
+    converter = Converter(adapter("own"), ConvertSettings(media_root=str(root)), tmp_path / "out")
     for field in ("images", "question", "options", "tolerance"):
         with pytest.raises(Rejected, match="bad_record"):
             converter.draft({"question": "How many?", "answer": "3", "image": "a.png", field: deep})
 
 
 def test_a_row_over_which_an_adapter_stumbles_is_a_bad_record(root, tmp_path):
-    converter = Converter(adapter("rl_parquet"), Settings(media_root=str(root)), tmp_path / "out")
+    converter = Converter(adapter("rl_parquet"), ConvertSettings(media_root=str(root)), tmp_path / "out")
     for row in ({}, {"extra_info": None}, {"extra_info": {}, "prompt": 3}):
         with pytest.raises(Rejected, match="bad_record"):
             converter.draft(row)
@@ -378,7 +378,7 @@ def source(root, make_picture):
 
 def test_every_row_is_a_question_or_a_rejection_with_a_name(source, tmp_path):
     out = tmp_path / "out"
-    manifest = prepare(adapter("own"), source, out, Settings(media_root=str(source.parent))).manifest
+    manifest = prepare(adapter("own"), source, out, ConvertSettings(media_root=str(source.parent))).manifest
     rejections = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
     expected = Counter(reason for reason, _ in ROWS if reason) + Counter(["bad_record"] * 2)
 
@@ -421,7 +421,7 @@ def test_urls_are_fetched_from_named_hosts_alone(convert, pictures, capfd):
 def test_of_what_was_fetched_a_finished_run_keeps_the_pictures_alone(root, pictures, tmp_path):
     row = {"question": "How many?", "answer": "3", "image": f"{pictures}/a.png"}
     (root / "rows.jsonl").write_text(json.dumps(row))
-    settings = Settings(media_root=str(root), allow_download=("127.0.0.1",))
+    settings = ConvertSettings(media_root=str(root), allow_download=("127.0.0.1",))
     assert prepare(adapter("own"), root, tmp_path / "out", settings).manifest["questions"] == 1
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"images", "manifest.json", "questions", "rejected.jsonl"}

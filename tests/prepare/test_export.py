@@ -14,7 +14,7 @@ import pytest
 from cinema_verl.data.canonical import ImageRef, Question
 from cinema_verl.data.directory import write_dataset
 from cinema_verl.data.schema import RL_SCHEMA
-from cinema_verl.prepare.convert import Settings
+from cinema_verl.prepare.convert import ConvertSettings
 from cinema_verl.prepare.export import Export, to_parquet
 from cinema_verl.prepare.pipeline import prepare
 from cinema_verl.prepare.sources import adapter
@@ -188,7 +188,7 @@ def test_verl_reads_it(make_source, tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     source = make_source(20)
-    prepare(adapter("own"), source, tmp_path / "set", Settings(media_root=str(source)))
+    prepare(adapter("own"), source, tmp_path / "set", ConvertSettings(media_root=str(source)))
     written = to_parquet([tmp_path / "set"], tmp_path / "rl", Export(val_fraction=0.3))
     processor = build_processor(build_tokenizer())
     config = OmegaConf.create(

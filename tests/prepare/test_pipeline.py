@@ -16,7 +16,7 @@ import pytest
 from cinema_verl.data.canonical import SourceError
 from cinema_verl.data.directory import WORK
 from cinema_verl.prepare import pipeline
-from cinema_verl.prepare.convert import Settings
+from cinema_verl.prepare.convert import ConvertSettings
 from cinema_verl.prepare.pipeline import Stopped, prepare, summary
 from cinema_verl.prepare.sources import adapter
 
@@ -26,7 +26,7 @@ PROGRAM = """
 import sys
 from cinema_verl.prepare import pipeline
 from cinema_verl.prepare.sources import adapter
-from cinema_verl.prepare.convert import Settings
+from cinema_verl.prepare.convert import ConvertSettings
 
 source, output, workers, rows_per_shard, *limit = sys.argv[1:]
 pipeline.ROWS_PER_SHARD = int(rows_per_shard)
@@ -34,7 +34,7 @@ if limit:
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit[0]), int(limit[0])))
 try:
-    pipeline.prepare(adapter("own"), source, output, Settings(media_root=source), workers=int(workers))
+    pipeline.prepare(adapter("own"), source, output, ConvertSettings(media_root=source), workers=int(workers))
 except pipeline.Stopped as stopped:
     sys.exit(f"Stopped: {stopped}")
 """
@@ -46,7 +46,7 @@ def small_shards(monkeypatch):
 
 
 def run(source, output, own=OWN, **options):
-    return prepare(own, source, output, Settings(media_root=str(source)), **options)
+    return prepare(own, source, output, ConvertSettings(media_root=str(source)), **options)
 
 
 def start(source, output, workers, rows_per_shard, *limit):
@@ -197,7 +197,7 @@ def test_other_settings_are_not_mixed_in(make_source, tmp_path, state):
         run(source, output)
     else:
         interrupted(source, output)
-    settings = Settings(media_root=str(source), max_pixels=100_000, fps=1.0, frames=None)
+    settings = ConvertSettings(media_root=str(source), max_pixels=100_000, fps=1.0, frames=None)
     with pytest.raises(Stopped) as stopped:
         prepare(OWN, source, output, settings)
     for difference in ("max_pixels was 602112 and is 100000", "fps was None and is 1.0", "frames was 8 and is None"):
@@ -242,9 +242,9 @@ def test_a_wrong_media_root_stops_at_once(make_source, tmp_path):
     source = make_source(40)
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(SourceError, match=r"none of the first 20 .* no '0\.jpg' below .*\. Is --media-root right\?"):
-        prepare(OWN, source, tmp_path / "out", Settings(media_root=str(tmp_path / "elsewhere")))
+        prepare(OWN, source, tmp_path / "out", ConvertSettings(media_root=str(tmp_path / "elsewhere")))
     with pytest.raises(Stopped, match=r"No such file or directory: .*/nowhere"):
-        prepare(OWN, source, tmp_path / "out", Settings(media_root=str(tmp_path / "nowhere")))
+        prepare(OWN, source, tmp_path / "out", ConvertSettings(media_root=str(tmp_path / "nowhere")))
     row = {"question": "Which?", "answer": "yes", "image": str(source / "0.jpg")}
     (source / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 30)
     with pytest.raises(SourceError, match=r"0\.jpg' is absolute or has '\.\.': paths are relative to --media-root\."):

@@ -14,7 +14,7 @@ from cinema_verl.data.sources import BENCHMARKS, NAMES, SOURCES
 from cinema_verl.demo.digits import Sizes, write_dataset
 from cinema_verl.prepare import sources
 from cinema_verl.prepare.command import script
-from cinema_verl.prepare.convert import Settings
+from cinema_verl.prepare.convert import ConvertSettings
 from cinema_verl.prepare.pipeline import prepare
 from cinema_verl.prepare.sources import adapter
 
@@ -142,7 +142,7 @@ def _write_row(path, row):
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_example_becomes_a_question(source, tmp_path, name):
     out, folder = tmp_path / "out", source(name)
-    manifest = prepare(adapter(name), folder, out, Settings(media_root=str(folder))).manifest
+    manifest = prepare(adapter(name), folder, out, ConvertSettings(media_root=str(folder))).manifest
     assert (manifest["input_rows"], manifest["questions"], manifest["rejected"]) == (1, 1, 0), (
         out / "rejected.jsonl"
     ).read_text()
@@ -158,7 +158,7 @@ def test_every_example_but_one_is_tested_here(source, tmp_path):
     """MMDU's is what its rows are: free text, which no rule can verify."""
     assert set(EXPECTED) == set(NAMES) - {"mmdu"}
     folder = source("mmdu")
-    manifest = prepare(adapter("mmdu"), folder, tmp_path / "out", Settings(media_root=str(folder))).manifest
+    manifest = prepare(adapter("mmdu"), folder, tmp_path / "out", ConvertSettings(media_root=str(folder))).manifest
     assert manifest["rejected_by_reason"] == {"free_text": 1}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cinema_verl.data.canonical import Rejected
 from cinema_verl.data.directory import WORK
-from cinema_verl.prepare.convert import Settings
+from cinema_verl.prepare.convert import ConvertSettings
 from cinema_verl.prepare.readers import plan
 from cinema_verl.prepare.shards import Job, join, make_shard
 from cinema_verl.prepare.sources import adapter
@@ -17,7 +17,7 @@ from cinema_verl.prepare.sources import adapter
 def job(make_source, tmp_path):
     source = make_source(10)
     (tmp_path / "out" / WORK).mkdir(parents=True)
-    return Job(adapter("own"), Settings(media_root=str(source)), source, tmp_path / "out")
+    return Job(adapter("own"), ConvertSettings(media_root=str(source)), source, tmp_path / "out")
 
 
 def spans(job, rows_per_span=10):

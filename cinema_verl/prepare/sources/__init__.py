@@ -1,24 +1,29 @@
-"""The sources that are known by name. One module each; `adapter` finds them.
+"""The sources that are known by name, one module each; `adapter` finds them.
 
-A new one is a module here with an ``ADAPTER`` (`mmk12` is among the shortest), its name in `cinema_verl.data.sources`,
-and a script in ``data_preprocess/``.
+To add one to this package, write a module here with an ``ADAPTER`` (`mmk12` is among the shortest) and a line in
+`cinema_verl.data.sources.SHIPPED`. A package of your own registers its adapter as an entry point; see there.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 
-from cinema_verl.data.sources import NAMES
+from cinema_verl.data import sources
 from cinema_verl.prepare.draft import Adapter
 
 
 def adapter(name: str) -> Adapter:
-    """The adapter of that name.
+    """The adapter of a source.
 
     Raises:
-        KeyError: no such source; the message lists those there are.
+        KeyError: No source has this name; the message lists those that exist.
+        ExtensionError: An installed package offers a source that cannot be used.
     """
-    if name not in NAMES:
-        raise KeyError(f"no source is called {name!r}; there are {', '.join(NAMES)}")
-    found: Adapter = import_module(f"{__name__}.{name}").ADAPTER
+    if name in sources.SHIPPED:
+        shipped: Adapter = import_module(f"{__name__}.{name}").ADAPTER
+        return shipped
+    installed = sources.installed()
+    if name not in installed:
+        raise KeyError(f"no source is called {name!r}; there are {', '.join(sources.names())}")
+    found: Adapter = installed[name]
     return found

@@ -1,4 +1,7 @@
-"""EMMA: questions that need the pictures, over up to five of them in columns ``image_1`` to ``image_5``."""
+"""EMMA (luckychao/EMMA): questions that cannot be answered without the pictures.
+
+Reads test*.parquet of each subject, with up to five embedded images in the columns image_1 to image_5.
+"""
 
 from cinema_verl.prepare.draft import Adapter, Draft
 from cinema_verl.prepare.sources import fields
@@ -22,7 +25,7 @@ def convert(row: fields.Row) -> Draft:
 
 ADAPTER = Adapter(
     name="emma",
-    summary="EMMA, 2,788 questions of mathematics, physics, chemistry and coding (evaluation only)",
+    summary="EMMA, 2,788 questions of mathematics, physics, chemistry and coding",
     license="mit",
     patterns=("**/test*.parquet",),
     example={
@@ -41,4 +44,6 @@ ADAPTER = Adapter(
     },
     required=("pid", "question", "options", "answer", "image_1"),
     convert=convert,
+    about=__doc__,
+    benchmark=True,
 )

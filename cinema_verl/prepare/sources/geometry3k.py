@@ -1,4 +1,8 @@
-"""Geometry3K as verl's own example uses it: a diagram, a short problem, a LaTeX answer. Rows have no id."""
+"""Geometry3K (hiyouga/geometry3k), as verl's own example uses it: a diagram, a short problem, an answer in LaTeX.
+
+Reads train*.parquet with embedded images; validation and test are left alone. Rows have no id, so it is made from
+their content.
+"""
 
 from collections.abc import Callable
 
@@ -35,4 +39,5 @@ ADAPTER = Adapter(
     },
     required=("images", "problem", "answer"),
     convert=converter("geometry3k"),
+    about=__doc__,
 )

@@ -13,7 +13,7 @@ from typing import Final
 
 from cinema_verl.data.canonical import IMAGE, Rejected
 from cinema_verl.prepare.sources.options import listed_in
-from cinema_verl.verify import ANSWER_TYPES, MAX_CHARS, mcq, mcq_multi, number, verify, yesno
+from cinema_verl.verify import MAX_CHARS, answer_types, mcq, mcq_multi, number, verify, yesno
 from cinema_verl.verify.reading import fold, peel
 
 MAX_WORDS: Final = 3
@@ -75,8 +75,8 @@ def read(
         Rejected: ``no_answer``, ``not_an_option``, ``multi_part``, ``several_golds``, ``free_text``, ``answer_type``,
             ``gold_unreadable``.
     """
-    if answer_type and answer_type not in ANSWER_TYPES:
-        raise Rejected("answer_type", f"{answer_type!r}; known are {', '.join(ANSWER_TYPES)}")
+    if answer_type and answer_type not in answer_types():
+        raise Rejected("answer_type", f"{answer_type!r} is unknown; known are {', '.join(answer_types())}")
     if len(text) > MAX_CHARS:
         raise Rejected("free_text", f"{len(text)} characters: {text[:80]!r}")
     text = unwrap(text)

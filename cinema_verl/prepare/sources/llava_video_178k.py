@@ -1,4 +1,9 @@
-"""LLaVA-Video-178K: captions, open questions and multiple choice over videos; ``<image>`` stands for the video."""
+"""LLaVA-Video-178K (lmms-lab/LLaVA-Video-178K): captions, open questions and multiple choice over videos.
+
+Unpack each part's archives inside its own folder (0_30_s_academic_v0_1/academic_source/…): videos are looked for below
+the folder that a row's data_source names. Multiple choice and short answers are kept; captions are rejected as
+free_text. Videos become frames.
+"""
 
 from cinema_verl.prepare.draft import Adapter, Draft
 from cinema_verl.prepare.sources import fields
@@ -7,7 +12,6 @@ from cinema_verl.prepare.sources.conversations import first_exchange
 
 
 def convert(row: fields.Row) -> Draft:
-    """Videos lie in ``data_source/``, the folder that each part's archives are unpacked in."""
     source = fields.text(row, "data_source", "")
     path = f"{source}/{fields.text(row, 'video')}".lstrip("/")
     turn = first_exchange(fields.items(row, "conversations"), fields.video(path))
@@ -38,4 +42,5 @@ ADAPTER = Adapter(
     },
     required=("id", "video", "conversations"),
     convert=convert,
+    about=__doc__,
 )

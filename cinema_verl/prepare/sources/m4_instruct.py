@@ -1,4 +1,11 @@
-"""M4-Instruct, the training data of LLaVA-NeXT-Interleave: multi-image and video chats over many older datasets."""
+"""M4-Instruct (lmms-lab/M4-Instruct-Data), the training data of LLaVA-NeXT-Interleave: chats over images and videos.
+
+    cinema-verl prepare m4_instruct --input downloads/m4 --media-root downloads/m4/images --output outputs/m4_instruct
+
+Unpack the archives of images into one folder, as the data set's card says. The first exchange of a chat becomes a
+question if a rule can verify its answer: a letter, a number, yes or no, up to three words. Longer answers are rejected
+as free_text, and later turns are left out. The set shares tasks with MUIRBench and MMIU: decontaminate it.
+"""
 
 from cinema_verl.prepare.draft import Adapter, Draft, Media
 from cinema_verl.prepare.sources import fields
@@ -45,4 +52,5 @@ ADAPTER = Adapter(
     },
     required=("conversations",),
     convert=convert,
+    about=__doc__,
 )

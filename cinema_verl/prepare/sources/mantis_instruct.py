@@ -1,4 +1,11 @@
-"""Mantis-Instruct: interleaved multi-image chats, one configuration a folder."""
+"""Mantis-Instruct (TIGER-Lab/Mantis-Instruct): chats over several images, one configuration in each folder.
+
+    cinema-verl prepare mantis_instruct --input downloads/mantis --media-root downloads/mantis/images \\
+        --output outputs/mantis_instruct
+
+Reads the parquet or JSON of each configuration. The first exchange of a chat becomes a question if a rule can verify
+its answer; longer answers are rejected as free_text.
+"""
 
 from cinema_verl.prepare.draft import Adapter, Draft
 from cinema_verl.prepare.sources import fields
@@ -33,4 +40,5 @@ ADAPTER = Adapter(
     },
     required=("id", "images", "conversation"),
     convert=convert,
+    about=__doc__,
 )

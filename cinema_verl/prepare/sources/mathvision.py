@@ -1,4 +1,9 @@
-"""MathVision: competition mathematics; several cited images may be one composite file, choices may be drawn."""
+"""MathVision (MathLLMs/MathVision): competition mathematics.
+
+Reads test-*.parquet with embedded images, or test.jsonl; the rows of testmini are among these. Rows that cite several
+images have one composite file: the question keeps the words "Image 1", gets the flag composite and counts as
+single-image. Choices A to E may be drawn in the picture.
+"""
 
 from cinema_verl.prepare.draft import Adapter, Draft
 from cinema_verl.prepare.sources import fields, placeholders
@@ -26,7 +31,7 @@ def convert(row: fields.Row) -> Draft:
 
 ADAPTER = Adapter(
     name="mathvision",
-    summary="MathVision, 3,040 questions over one file of one or several images (evaluation only)",
+    summary="MathVision, 3,040 questions over one file of one or several images",
     license="mit",
     patterns=("**/test-*.parquet", "**/test.jsonl"),  # not testmini, whose rows are among these
     example={
@@ -41,4 +46,6 @@ ADAPTER = Adapter(
     },
     required=("id", "question", "options", "answer", "image"),
     convert=convert,
+    about=__doc__,
+    benchmark=True,
 )

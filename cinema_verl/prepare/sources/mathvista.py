@@ -1,4 +1,9 @@
-"""MathVista: mathematics over one picture; golds are option texts, integers, floats of k decimals, lists."""
+"""MathVista (AI4Math/MathVista), testmini: mathematics over one picture.
+
+Reads testmini*.parquet with embedded images. Golds are option texts, integers, lists, and floats. For a float an
+answer is correct within half a unit of the gold's last decimal; for a list it is correct item by item, in
+order.
+"""
 
 from typing import Any, Final
 
@@ -12,7 +17,6 @@ ANSWER_TYPES: Final = {"text": "", "integer": "number", "float": "number", "list
 
 
 def convert(row: fields.Row) -> Draft:
-    """A float of k decimals is right within half a unit of the last one; a list is right item by item, in order."""
     kind = fields.text(row, "answer_type")
     if kind not in ANSWER_TYPES:
         raise Rejected("answer_type", f"{kind!r}; known are {', '.join(ANSWER_TYPES)}")
@@ -35,7 +39,7 @@ def convert(row: fields.Row) -> Draft:
 
 ADAPTER = Adapter(
     name="mathvista",
-    summary="MathVista, 1,000 questions of testmini (evaluation only); the test split has no answers",
+    summary="MathVista, 1,000 questions of testmini; the test split has no answers",
     license="cc-by-sa-4.0",
     patterns=("**/testmini*.parquet",),
     example={
@@ -51,4 +55,6 @@ ADAPTER = Adapter(
     },
     required=("pid", "question", "answer", "answer_type"),
     convert=convert,
+    about=__doc__,
+    benchmark=True,
 )

@@ -1,4 +1,8 @@
-"""MIRB: relations between images, golds are letters, numbers, words, titles, yes or no, some in several words."""
+"""MIRB (VLLMs/MIRB): how images relate to each other.
+
+Golds are letters, numbers, words, titles, yes or no. One that is given in several wordings keeps them as aliases;
+titles of papers (subset arxiv) are compared word for word.
+"""
 
 from typing import Final
 
@@ -28,7 +32,7 @@ def convert(row: fields.Row) -> Draft:
 
 ADAPTER = Adapter(
     name="mirb",
-    summary="MIRB, 925 questions about how images relate (evaluation only)",
+    summary="MIRB, 925 questions about how images relate",
     license="mit",
     patterns=("**/*.parquet", "**/*.json", "**/*.jsonl"),
     example={
@@ -40,4 +44,6 @@ ADAPTER = Adapter(
     },
     required=("subset", "questions", "answers", "image_list"),
     convert=convert,
+    about=__doc__,
+    benchmark=True,
 )

@@ -1,4 +1,11 @@
-"""MM-Eureka's JSONL: chats of its trainer, in one of two layouts, with images named by ``file://`` URLs."""
+"""MM-Eureka's data set (FanqingM/MM-Eureka-Dataset): mathematics over images, as the chats of its trainer.
+
+    cinema-verl prepare mm_eureka --input downloads/mm_eureka --media-root downloads/mm_eureka \\
+        --output outputs/mm_eureka
+
+Images are named by file:// URLs: file:///a/b.png is looked for as a/b.png below the media root (give / if the URLs hold
+your own absolute paths). Rows without an image are rejected as no_images.
+"""
 
 import json
 from collections.abc import Mapping
@@ -52,4 +59,5 @@ ADAPTER = Adapter(
     },
     required=("id", "answer"),
     convert=convert,
+    about=__doc__,
 )

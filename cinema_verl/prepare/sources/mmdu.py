@@ -1,7 +1,7 @@
-"""MMDU-45k: long dialogues over many images. Its answers are free text: nearly every row is rejected, by name.
+"""MMDU-45k (laolao77/MMDU): long dialogues over many images, of which a rule can verify next to nothing.
 
-It has a place here so that somebody who asks what it yields gets counts and reasons, and for the pictures: its
-dialogues are material for supervised training, not for rewards that a rule gives.
+Answers are free text, so nearly every row is rejected as free_text, counted and named in rejected.jsonl. The dialogues
+are material for supervised training, not for rewards that a rule gives.
 """
 
 from cinema_verl.prepare.draft import Adapter, Draft
@@ -36,4 +36,5 @@ ADAPTER = Adapter(
     },
     required=("id", "image", "conversations"),
     convert=convert,
+    about=__doc__,
 )

@@ -1,4 +1,8 @@
-"""MMIU: 52 tasks over 2 to 32 images; options are lines of one text, and no tag says where an image belongs."""
+"""MMIU (FanqingM/MMIU-Benchmark): 52 tasks over 2 to 32 images.
+
+Reads all.parquet or JSON; unpack the archives of images beside it. The images come first in the question,
+because no tag in the text says where one belongs.
+"""
 
 from cinema_verl.prepare.draft import Adapter, Draft
 from cinema_verl.prepare.sources import fields
@@ -24,7 +28,7 @@ def convert(row: fields.Row) -> Draft:
 
 ADAPTER = Adapter(
     name="mmiu",
-    summary="MMIU, 11,698 questions over several images (evaluation only)",
+    summary="MMIU, 11,698 questions over several images",
     license="cc-by-4.0",
     patterns=("**/*.json", "**/*.jsonl", "**/*.parquet"),
     example={
@@ -39,4 +43,6 @@ ADAPTER = Adapter(
     },
     required=("task", "options", "question", "input_image_path", "output"),
     convert=convert,
+    about=__doc__,
+    benchmark=True,
 )

@@ -1,4 +1,7 @@
-"""MMK12: school questions over one image, the later release of MM-Eureka's data."""
+"""MMK12 (FanqingM/MMK12): school questions over one image, the later release of MM-Eureka's data.
+
+Reads train*.parquet with embedded images. Its test split is a benchmark and is not read.
+"""
 
 from cinema_verl.prepare.draft import Adapter, Draft
 from cinema_verl.prepare.sources import fields
@@ -29,4 +32,5 @@ ADAPTER = Adapter(
     },
     required=("id", "question", "answer", "image"),
     convert=convert,
+    about=__doc__,
 )

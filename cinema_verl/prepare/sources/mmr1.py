@@ -1,4 +1,7 @@
-"""MMR1-RL: mathematical and logical problems over one image; rows as Geometry3K's."""
+"""MMR1-RL (MMR1/MMR1-RL): mathematical and logical problems over one image, in rows like Geometry3K's.
+
+Reads the parquet with embedded images. Rows have no id, so it is made from their content.
+"""
 
 from cinema_verl.prepare.draft import Adapter
 from cinema_verl.prepare.sources.geometry3k import converter
@@ -15,4 +18,5 @@ ADAPTER = Adapter(
     },
     required=("images", "problem", "answer"),
     convert=converter("mmr1"),
+    about=__doc__,
 )

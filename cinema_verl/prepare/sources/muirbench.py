@@ -1,4 +1,7 @@
-"""MUIRBench: multiple choice over 2 to 9 images, which may stand in the options; half of it cannot be answered."""
+"""MUIRBench (MUIRBENCH/MUIRBENCH): multiple choice over 2 to 9 images; half of the questions cannot be answered.
+
+Reads test*.parquet with embedded images. Options that are images are listed as "A. Image 2: <image>".
+"""
 
 from cinema_verl.prepare.draft import Adapter, Draft
 from cinema_verl.prepare.sources import fields
@@ -20,7 +23,7 @@ def convert(row: fields.Row) -> Draft:
 
 ADAPTER = Adapter(
     name="muirbench",
-    summary="MUIRBench, 2,600 questions over several images (evaluation only)",
+    summary="MUIRBench, 2,600 questions over several images",
     license="mit",
     patterns=("**/test*.parquet", "**/*.jsonl"),
     example={
@@ -35,4 +38,6 @@ ADAPTER = Adapter(
     },
     required=("idx", "question", "options", "answer", "image_list"),
     convert=convert,
+    about=__doc__,
+    benchmark=True,
 )

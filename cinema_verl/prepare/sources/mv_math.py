@@ -1,4 +1,8 @@
-"""MV-MATH: school mathematics over 2 to 8 images, cited as ``<image_2>``, often twice."""
+"""MV-MATH (PeijieWang/MV-MATH): school mathematics over 2 to 8 images, cited as <image_2>, often twice.
+
+The 100 multi-step questions have several answers each and are rejected as multi_part. Alternatives (A ## B) are kept
+if the rule of their answer type finds them equal.
+"""
 
 from cinema_verl.data.canonical import Rejected
 from cinema_verl.prepare.draft import Adapter, Draft
@@ -25,7 +29,7 @@ def convert(row: fields.Row) -> Draft:
 
 ADAPTER = Adapter(
     name="mv_math",
-    summary="MV-MATH, 2,009 mathematical questions over several images (evaluation only)",
+    summary="MV-MATH, 2,009 mathematical questions over several images",
     license="mit",
     patterns=("**/*.json", "**/*.jsonl", "**/*.parquet"),
     example={
@@ -42,4 +46,6 @@ ADAPTER = Adapter(
     },
     required=("problem_id", "question", "input_image", "answer", "answer_type"),
     convert=convert,
+    about=__doc__,
+    benchmark=True,
 )

@@ -1,4 +1,12 @@
-"""MVBench: 20 tasks over short videos or folders of frames; the gold is the text of an option, and rows have no id."""
+"""MVBench (OpenGVLab/MVBench): 20 tasks over short videos or folders of frames.
+
+    cinema-verl prepare mvbench --input downloads/mvbench/json/action_count.json \\
+        --media-root downloads/mvbench/video/perception/videos --output outputs/mvbench/action_count
+
+The rows of a task do not say in which folder its videos are: run once for each task, with its own media root and
+output. The gold is an option's text and becomes a letter; start and end cut the video; folders of frames are read,
+too.
+"""
 
 from cinema_verl.prepare.draft import Adapter, Draft
 from cinema_verl.prepare.sources import fields
@@ -7,7 +15,6 @@ from cinema_verl.prepare.sources.options import letter_of
 
 
 def convert(row: fields.Row) -> Draft:
-    """Each task's videos lie in a folder of their own that the row does not name: one run and one media root a task."""
     media = fields.video(fields.text(row, "video"), fields.number(row, "start"), fields.number(row, "end"))
     question, answer = fields.text(row, "question"), fields.text(row, "answer")
     candidates = fields.texts(row, "candidates")
@@ -25,7 +32,7 @@ def convert(row: fields.Row) -> Draft:
 
 ADAPTER = Adapter(
     name="mvbench",
-    summary="MVBench, 4,000 questions over videos (evaluation only)",
+    summary="MVBench, 4,000 questions over videos",
     license="mit",
     patterns=("**/*.json", "**/*.jsonl", "**/*.parquet"),
     example={
@@ -38,4 +45,6 @@ ADAPTER = Adapter(
     },
     required=("video", "question", "candidates", "answer"),
     convert=convert,
+    about=__doc__,
+    benchmark=True,
 )

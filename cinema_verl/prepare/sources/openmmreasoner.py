@@ -1,4 +1,8 @@
-"""OpenMMReasoner-RL-74K: verl's own parquet, mixed from several sets; golds may be lists that were written as text."""
+"""OpenMMReasoner-RL-74K (OpenMMReasoner/OpenMMReasoner-RL-74K): verl's own parquet, mixed from several sets.
+
+Reads verl's parquet with embedded images. System messages are dropped: training asks with its own. Golds may be lists
+that were written as text. The set contains ViRL39K and MMK12: deduplicate if you mix them.
+"""
 
 from cinema_verl.prepare.draft import Adapter, Draft
 from cinema_verl.prepare.sources import fields, gold_answers
@@ -7,7 +11,6 @@ from cinema_verl.prepare.sources.conversations import only_request
 
 
 def convert(row: fields.Row) -> Draft:
-    """The system message goes: training asks in the words of `cinema_verl.prompts`."""
     question = only_request(fields.items(row, "prompt"), "prompt")
     media = fields.pictures(row.get("images"))
     gold = fields.text(fields.record(row, "reward_model"), "ground_truth")
@@ -38,4 +41,5 @@ ADAPTER = Adapter(
     },
     required=("prompt", "images", "reward_model"),
     convert=convert,
+    about=__doc__,
 )

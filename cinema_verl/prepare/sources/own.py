@@ -1,4 +1,23 @@
-"""Your own questions: a row of JSONL, CSV or a Hugging Face dataset each, with columns that say what they hold."""
+"""Your own questions over images or videos: rows of JSONL, JSON, CSV, parquet or a saved Hugging Face dataset.
+
+    cinema-verl prepare own --input mine --output outputs/own
+
+A row has `question`, `answer`, and one of `images` (a list; in CSV separated by `;`), `image` or `video`. Paths are
+relative to the media root, which is the input's folder unless you name another. Everything else is optional:
+
+    options      choices, in order; `answer` is then a letter or a choice's text (list, or separated by `;`)
+    answer_type  mcq, mcq_multi, yesno, number, latex, ordering, ocr, regression, text, or judge, which asks a model;
+                 inferred if absent
+    aliases      other ways to say a text answer (list, or separated by `;`)
+    tolerance    of a number (absolute), or of regression and ocr (relative)
+    id           unique; made of the row's content if absent
+    split        train, val or test
+    source       reported apart as own/SOURCE
+    pass_rate    share of a reference model's tries that were correct, 0 to 1
+
+Write <image> where an image belongs, or nothing: the images then come first, as "Image 1: …". Fields that are not known
+are refused, because a typing error in `tolerance` would go unnoticed; names that begin with _ are yours.
+"""
 
 from typing import Any, Final
 
@@ -15,8 +34,6 @@ COLUMNS: Final = (
 
 
 def convert(row: fields.Row) -> Draft:
-    """Lists are lists, or texts with ``;`` between the items. Columns that are not known are refused: a typing error
-    in ``tolerance`` would go unnoticed. Names that begin with ``_`` are yours."""
     if unknown := [name for name in row if name not in COLUMNS and not name.startswith("_")]:
         raise Rejected("bad_record", f"unknown field(s) {', '.join(unknown)}; known are {', '.join(COLUMNS)}")
     media = fields.pictures(_list(row, "images")) + fields.pictures(row.get("image") or None, "image")
@@ -56,4 +73,5 @@ ADAPTER = Adapter(
     | {"answer": "the second"},
     required=("question", "answer"),
     convert=convert,
+    about=__doc__,
 )

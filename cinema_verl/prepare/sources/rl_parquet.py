@@ -1,4 +1,10 @@
-"""Any parquet of our own RL schema, the digits' among them, back as questions: to mix, to deduplicate, to look at."""
+"""Parquet of our own RL schema back as questions, to mix, to deduplicate or to look at; the digits are such files.
+
+    cinema-verl prepare rl_parquet --input outputs/digits/train.parquet --media-root / --output outputs/digits_questions
+
+The paths in such files are absolute, so the media root is /. The prompt is taken as it is. Options that it does not
+list are left out: a question shows its options, and the policy would be asked in other words.
+"""
 
 import json
 from pathlib import PurePosixPath
@@ -10,11 +16,6 @@ from cinema_verl.prepare.sources.conversations import only_request
 
 
 def convert(row: fields.Row) -> Draft:
-    """Image paths are absolute in such files, and media paths are relative to the media root: give it as ``/``.
-
-    The prompt is taken as it is. Options that it does not list are left out, because a question shows its options, and
-    the policy would be asked in other words.
-    """
     info = fields.record(row, "extra_info")
     question = fields.text({"prompt": only_request(fields.items(row, "prompt"), "prompt")}, "prompt")
     options = tuple(json.loads(fields.text(info, "options_json", "[]")))
@@ -53,4 +54,5 @@ ADAPTER = Adapter(
     },
     required=("data_source", "prompt", "images", "reward_model", "extra_info"),
     convert=convert,
+    about=__doc__,
 )

@@ -1,4 +1,10 @@
-"""Video-MME: multiple choice over short, medium and long videos, which are files named by their YouTube id."""
+"""Video-MME (lmms-lab/Video-MME): multiple choice over short, medium and long videos.
+
+    cinema-verl prepare video_mme --input downloads/video_mme --media-root downloads/video_mme/data \\
+        --output outputs/video_mme
+
+Videos are files VIDEOID.mp4 in the media root. They become frames.
+"""
 
 from cinema_verl.prepare.draft import Adapter, Draft
 from cinema_verl.prepare.sources import fields
@@ -21,7 +27,7 @@ def convert(row: fields.Row) -> Draft:
 
 ADAPTER = Adapter(
     name="video_mme",
-    summary="Video-MME, 2,700 questions over 900 videos (evaluation only)",
+    summary="Video-MME, 2,700 questions over 900 videos",
     license="academic use only, as its card states",
     patterns=("**/test*.parquet", "**/*.json", "**/*.jsonl"),
     example={
@@ -37,4 +43,6 @@ ADAPTER = Adapter(
     },
     required=("videoID", "question", "options", "answer"),
     convert=convert,
+    about=__doc__,
+    benchmark=True,
 )

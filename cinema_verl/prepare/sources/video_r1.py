@@ -1,4 +1,9 @@
-"""Video-R1-260k: videos and images with typed answers. VideoRFT and the CoT sets have the same rows, and share this."""
+"""Video-R1-260k (Video-R1/Video-R1-data): videos and images with typed answers.
+
+Reads Video-R1-260k.json; videos and images lie below the same folder, where their archives unpack them. Videos become
+frames. Each row states the kind of its answer: letters, numbers, OCR, regression; free-form answers of more than a few
+words are rejected as free_text.
+"""
 
 from collections.abc import Callable
 from typing import Final
@@ -56,4 +61,5 @@ ADAPTER = Adapter(
     example=EXAMPLE,
     required=REQUIRED,
     convert=converter("video_r1"),
+    about=__doc__,
 )

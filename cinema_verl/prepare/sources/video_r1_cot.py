@@ -1,4 +1,8 @@
-"""Video-R1-COT-165k: the questions of Video-R1 that have a chain of thought (which is not read here)."""
+"""Video-R1-COT-165k (Video-R1/Video-R1-data): the questions of Video-R1 that have a chain of thought.
+
+Reads Video-R1-COT-165k.json. Only questions and answers are taken: the chain of thought has none of the five actions.
+The same questions are in the 260k set: deduplicate if you mix the two.
+"""
 
 from cinema_verl.prepare.draft import Adapter
 from cinema_verl.prepare.sources.video_r1 import EXAMPLE, REQUIRED, converter
@@ -11,4 +15,5 @@ ADAPTER = Adapter(
     example=EXAMPLE,
     required=REQUIRED,
     convert=converter("video_r1_cot"),
+    about=__doc__,
 )

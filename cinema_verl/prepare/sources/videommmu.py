@@ -1,4 +1,11 @@
-"""Video-MMMU: questions about lectures in three tracks; the adaptation track shows its picture at the video's end."""
+"""Video-MMMU (lmms-lab/VideoMMMU): questions about lectures, in three tracks.
+
+    cinema-verl prepare videommmu --input downloads/videommmu --media-root downloads/videommmu/videos \\
+        --output outputs/videommmu
+
+Videos are DISCIPLINE/ID.mp4 below the media root (Science/validation_Physics_2.mp4), as their archives unpack.
+Questions of the adaptation track that cite <image 1> mean a picture at the video's end; they get the flag image_at_end.
+"""
 
 from typing import Final
 
@@ -42,7 +49,7 @@ def convert(row: fields.Row) -> Draft:
 
 ADAPTER = Adapter(
     name="videommmu",
-    summary="Video-MMMU, 900 questions over 300 lectures (evaluation only)",
+    summary="Video-MMMU, 900 questions over 300 lectures",
     license="mit",
     patterns=("**/*.parquet", "**/*.json", "**/*.jsonl"),
     example={
@@ -55,4 +62,6 @@ ADAPTER = Adapter(
     },
     required=("id", "question", "options", "answer", "question_type"),
     convert=convert,
+    about=__doc__,
+    benchmark=True,
 )

@@ -1,4 +1,7 @@
-"""VideoRFT's CoT-102K: rows as Video-R1's, with a chain of thought (which is not read here)."""
+"""VideoRFT's CoT-102K (QiWang98/VideoRFT-Data): videos and images, in rows like Video-R1's.
+
+Only questions and answers are taken: the chain of thought has none of the five actions.
+"""
 
 from cinema_verl.prepare.draft import Adapter
 from cinema_verl.prepare.sources.video_r1 import EXAMPLE, REQUIRED, converter
@@ -11,4 +14,5 @@ ADAPTER = Adapter(
     example=EXAMPLE,
     required=REQUIRED,
     convert=converter("videorft_cot"),
+    about=__doc__,
 )

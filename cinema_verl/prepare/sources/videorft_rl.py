@@ -1,4 +1,7 @@
-"""VideoRFT's RL-310K: rows as Video-R1's."""
+"""VideoRFT's RL-310K (QiWang98/VideoRFT-Data): videos and images, in rows like Video-R1's.
+
+Each row states the kind of its answer. Videos become frames.
+"""
 
 from cinema_verl.prepare.draft import Adapter
 from cinema_verl.prepare.sources.video_r1 import EXAMPLE, REQUIRED, converter
@@ -11,4 +14,5 @@ ADAPTER = Adapter(
     example=EXAMPLE,
     required=REQUIRED,
     convert=converter("videorft_rl"),
+    about=__doc__,
 )

@@ -1,4 +1,8 @@
-"""ViRL39K: verified questions over one or several images, with measured pass rates; the best multi-image source."""
+"""ViRL39K (TIGER-Lab/ViRL39K): verified questions, the best verifiable source of those over several images.
+
+Unpack images.zip beside the parquet. The pass rate of the trained 32B model, the one that every row has, is kept for
+mixes by difficulty; -1 means that it was not measured.
+"""
 
 from cinema_verl.prepare.draft import Adapter, Draft
 from cinema_verl.prepare.sources import fields
@@ -6,7 +10,6 @@ from cinema_verl.prepare.sources.build import build
 
 
 def convert(row: fields.Row) -> Draft:
-    """The pass rate is the trained 32B model's, the one that every row has; -1 means that it was not measured."""
     rate = fields.number(row, "PassRate_32BTrained")
     return build(
         source_id=fields.text(row, "qid"),
@@ -34,4 +37,5 @@ ADAPTER = Adapter(
     },
     required=("qid", "question", "answer", "image", "PassRate_32BTrained"),
     convert=convert,
+    about=__doc__,
 )
