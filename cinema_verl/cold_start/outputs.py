@@ -6,19 +6,16 @@ add up to the input: each question is in the cold start, in the RL pool, left ou
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from cinema_verl.cold_start.requests import Settings, policy_messages
 from cinema_verl.cold_start.sampling import COLD_START, LEFT_OUT, REASONS, RL, ROUTES
 from cinema_verl.data.canonical import Question
-from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA, image_cell, sft_rows
+from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA, image_cell, parquet_writer, sft_rows
 from cinema_verl.utils.files import atomic_write
 
 SFT: Final = "sft.parquet"
@@ -26,7 +23,6 @@ RL_POOL: Final = "rl.parquet"
 PROVENANCE: Final = "provenance.jsonl"
 LEFT: Final = "left_out.jsonl"
 SUMMARY: Final = "summary.json"
-_ROW_GROUP: Final = 2000  # rows held in memory before they are written
 
 Record = Mapping[str, Any]
 """A `sampling.Result.record`."""
@@ -156,8 +152,8 @@ def write_outputs(
     with ExitStack() as files:
         provenance = files.enter_context(atomic_write(output / PROVENANCE))
         left_out = files.enter_context(atomic_write(output / LEFT))
-        sft = files.enter_context(_parquet(output / SFT, SFT_SCHEMA))
-        rl = files.enter_context(_parquet(output / RL_POOL, RL_SCHEMA))
+        sft = files.enter_context(parquet_writer(output / SFT, SFT_SCHEMA))
+        rl = files.enter_context(parquet_writer(output / RL_POOL, RL_SCHEMA))
         for question in questions:
             record = get(question.uid)
             summary.add(record)
@@ -168,17 +164,15 @@ def write_outputs(
                 line = {name: record[name] for name in ("uid", "reason", "detail")}
                 left_out.write(json.dumps(line, ensure_ascii=False) + "\n")
             elif record["route"] == RL:
-                rl(rl_row(question, summary.rl_rows, settings))
-                summary.rl_rows += 1
+                summary.rl_rows += rl([rl_row(question, summary.rl_rows, settings)])
             elif record["reason"] != "single" or singles:
-                for row in _sft_rows(question, record, settings):
-                    sft(row)
-                    summary.sft_rows += 1
-                    summary.patterns[row["pattern"]] += 1
+                rows = _sft_rows(question, record, settings)
+                summary.sft_rows += sft(rows)
+                summary.patterns.update(row["pattern"] for row in rows)
             if look is not None:
                 look(question, record)
-    for name, rows in ((SFT, summary.sft_rows), (RL_POOL, summary.rl_rows)):
-        if not rows:
+    for name, count in ((SFT, summary.sft_rows), (RL_POOL, summary.rl_rows)):
+        if not count:
             (output / name).unlink(missing_ok=True)
     with atomic_write(output / SUMMARY) as file:
         file.write(json.dumps(summary.to_json(), ensure_ascii=False, indent=2) + "\n")
@@ -202,23 +196,3 @@ def _sft_rows(question: Question, record: Record, settings: Settings) -> list[di
         ],
         trajectories=[record["samples"][index]["text"] for index in chosen],
     )
-
-
-@contextmanager
-def _parquet(path: Path, schema: pa.Schema) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """`append(row)`: a parquet file of any length with a few thousand rows in memory."""
-    rows: list[Mapping[str, Any]] = []
-    with atomic_write(path, "wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-
-        def append(row: Mapping[str, Any]) -> None:
-            rows.append(row)
-            if len(rows) == _ROW_GROUP:
-                flush()
-
-        def flush() -> None:
-            if rows:
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-                rows.clear()
-
-        yield append
-        flush()

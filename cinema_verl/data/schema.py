@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ from cinema_verl.verify import verify
 
 AGENT_NAME = "cinema"  # the agent loop that verl runs for a row: cinema_verl.training.agent_loop
 MODALITIES = ("multi", "frames", "single")
+ROWS_PER_GROUP: Final = 1_000  # of parquet: what a writer holds in memory, and a reader loads at once; our choice
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _IMAGES = pa.list_(pa.struct([("image", pa.string()), ("min_pixels", pa.int64()), ("max_pixels", pa.int64())]))
@@ -202,14 +204,56 @@ def sft_rows(
     return rows
 
 
+@contextmanager
+def parquet_writer(
+    path: str | Path, schema: pa.Schema, *, rows_per_group: int = ROWS_PER_GROUP
+) -> Iterator[Callable[[Iterable[Mapping[str, Any]]], int]]:
+    """Write a parquet file of any length: ``with parquet_writer(path, schema) as write: write(rows)``.
+
+    The file is absent, the old one, or complete at every moment; it appears when the block ends without an error.
+    Equal rows give equal bytes, however they are divided over the calls of ``write``. At most `rows_per_group` rows
+    are in memory.
+
+    Args:
+        schema: Every row has exactly these fields; a value of another type raises `pyarrow.ArrowException`.
+        rows_per_group: Rows of a parquet row group, which readers load as a whole.
+
+    Yields:
+        ``write(rows)``, which takes any number of rows, as often as needed, and returns how many it took.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    buffer: list[Mapping[str, Any]] = []
+
+    def flush() -> None:
+        writer.write_table(pa.Table.from_pylist(buffer, schema=schema), row_group_size=rows_per_group)
+        buffer.clear()
+
+    def write(rows: Iterable[Mapping[str, Any]]) -> int:
+        taken = 0
+        for row in rows:
+            buffer.append(row)
+            taken += 1
+            if len(buffer) == rows_per_group:
+                flush()
+        return taken
+
+    with atomic_write(path, "wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        yield write
+        if buffer:
+            flush()
+
+
 def write_parquet(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, path: str | Path) -> None:
-    """Write rows so that the file is either absent, the old one, or complete; equal rows give equal bytes."""
-    path = Path(path)
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-    if table.num_rows == 0:
-        raise ValueError(f"no rows for {path}: verl cannot train on an empty file")
-    with atomic_write(path, "wb") as file:
-        pq.write_table(table, file, compression="zstd")
+    """Write rows that fit into memory as one row group, by `parquet_writer`.
+
+    Raises:
+        ValueError: There is no row. verl cannot train on an empty file.
+    """
+    with parquet_writer(path, schema, rows_per_group=1 << 20) as write:
+        if not write(rows):
+            raise ValueError(f"no rows for {path}: verl cannot train on an empty file")
 
 
 def _check_prompt(uid: str, prompt: Sequence[Mapping[str, str]], images: Sequence[Mapping[str, Any]]) -> None:

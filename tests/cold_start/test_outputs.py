@@ -2,14 +2,16 @@
 
 import json
 from collections import Counter
+from functools import partial
 
 import pyarrow.parquet as pq
 import pytest
 
+from cinema_verl.cold_start import outputs
 from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, SUMMARY, write_outputs
 from cinema_verl.cold_start.requests import Settings
 from cinema_verl.cold_start.sampling import COLD_START, LEFT_OUT, RL
-from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA
+from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA, parquet_writer
 
 SETTINGS = Settings(min_pixels=784, max_pixels=784)
 
@@ -133,7 +135,7 @@ def test_a_failure_half_way_leaves_the_old_files(run, tmp_path):
 
 
 def test_more_rows_than_a_row_group(make_question, make_result, text, tmp_path, monkeypatch):
-    monkeypatch.setattr("cinema_verl.cold_start.outputs._ROW_GROUP", 3)
+    monkeypatch.setattr(outputs, "parquet_writer", partial(parquet_writer, rows_per_group=3))
     question = make_question(0)
     result = make_result(question, COLD_START, "one_wanted", {"teacher/0": text("focus")}, refined=0).record()
     write_outputs(tmp_path, [question] * 8, lambda uid: result, SETTINGS)

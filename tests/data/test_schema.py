@@ -8,6 +8,7 @@ from cinema_verl.data.schema import (
     SFT_SCHEMA,
     RowError,
     image_cell,
+    parquet_writer,
     rl_row,
     sft_rows,
     write_parquet,
@@ -112,5 +113,32 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_parquet([], RL_SCHEMA, path)
     with pytest.raises((TypeError, ValueError)):
         write_parquet([_rl() | {"prompt": 3}], RL_SCHEMA, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_streamed_file_has_the_same_bytes_however_its_rows_come(tmp_path):
+    rows = [_rl() | {"data_source": f"made/{number}"} for number in range(10)]
+    for name, batches in (("one", [rows]), ("each", [[row] for row in rows]), ("some", [rows[:3], [], iter(rows[3:])])):
+        with parquet_writer(tmp_path / f"{name}.parquet", RL_SCHEMA, rows_per_group=4) as write:
+            assert sum(map(write, batches)) == 10
+    file = pq.ParquetFile(tmp_path / "one.parquet")
+    assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [4, 4, 2]
+    assert file.read().to_pylist() == rows
+    assert file.schema_arrow == RL_SCHEMA
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+def test_a_stream_that_breaks_off_leaves_the_old_file(tmp_path):
+    path = tmp_path / "train.parquet"
+    write_parquet([_rl()], RL_SCHEMA, path)
+    before = path.read_bytes()
+
+    def rows():
+        yield from (_rl(), _rl())
+        raise KeyError("the third question")
+
+    with pytest.raises(KeyError), parquet_writer(path, RL_SCHEMA, rows_per_group=1) as write:
+        write(rows())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
