@@ -16,11 +16,15 @@ from cinema_verl.utils.arguments import Parser
 COMMANDS = {
     # name: (module, one line of help)
     "cold-start": ("cinema_verl.cold_start.command", "write verified trajectories with a student and a teacher"),
+    "decontaminate": ("cinema_verl.prepare.commands.decontaminate", "take benchmark questions and duplicates out"),
     "doctor": ("cinema_verl.checks.doctor", "check plugin, recipe, versions and Ray workers on this machine"),
     "env": ("cinema_verl.checks.environment", "print what to paste into an issue"),
     "evaluate": ("cinema_verl.evaluate.command", "make tables from validations: accuracy, pass@k, image dependence"),
+    "mix": ("cinema_verl.prepare.commands.mix", "choose questions by source, modality, answer type, difficulty"),
     "preflight": ("cinema_verl.checks.preflight", "check configuration, model and data of a run before it starts"),
+    "prepare": ("cinema_verl.prepare.commands.prepare", "turn the rows of a source into verified questions"),
     "report": ("cinema_verl.report.command", "show a training run as one HTML file: curves, patterns, every rollout"),
+    "to-parquet": ("cinema_verl.prepare.commands.to_parquet", "write questions as the parquet that verl reads"),
 }
 
 EXAMPLES = """\

@@ -11,14 +11,13 @@ writes, in about ten seconds,
     outputs/digits/sft_val.parquet     the same over validation digits
     outputs/digits/pretrain.parquet    with --pretrain: one trajectory each, for a model with random weights
 
-The files hold absolute paths to the images, because verl opens a path exactly as it is written: after moving
-the directory, run the script again. Running it again with the same arguments does nothing; a different seed
-or size rewrites the parquet files and keeps the images. The same arguments give the same bytes.
+The files hold absolute paths to the images, because verl opens a path exactly as it is written: after moving the
+directory, run the script again. Running it again with the same arguments does nothing; a different seed or size
+rewrites the parquet files and keeps the images. The same arguments give the same bytes.
 
 As canonical questions, to mix with other sources or to look at:
 
-    python data_preprocess/rl_parquet.py --input outputs/digits/train.parquet --media-root / \\
-        --output outputs/digits_questions
+    cinema-verl prepare rl_parquet --input outputs/digits/train.parquet --media-root / --output outputs/digits_questions
 
 Needs scikit-learn, whose 1,797 scans of handwritten digits come with the package: nothing is downloaded.
 """
@@ -32,12 +31,17 @@ from cinema_verl.demo.digits import Sizes, write_dataset
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="directory to write to; made where missing")
-    parser.add_argument("--seed", type=int, default=0, help="of the questions (the split of digits is fixed); 0")
+    parser.add_argument("--output", type=Path, required=True, help="the directory to write to, made if missing")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the questions; the split of digits is fixed (default: 0)"
+    )
     for size in fields(Sizes):
         flag = f"--{size.name.replace('_', '-')}"
         parser.add_argument(
-            flag, type=int, default=size.default, help=f"questions in {size.name}, 0 for no such file; {size.default}"
+            flag,
+            type=int,
+            default=size.default,
+            help=f"questions in {size.name}, 0 for no such file (default: {size.default})",
         )
     arguments = vars(parser.parse_args())
     output, seed = arguments.pop("output"), arguments.pop("seed")

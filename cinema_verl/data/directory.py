@@ -235,7 +235,8 @@ def write_dataset(
 
     Args:
         made_by: What goes into the manifest beside the counts: the command, seeds, rules.
-        inputs: What was read, as `fingerprint` saw it before; it goes into the manifest and must be the same at the end.
+        inputs: What was read, as `fingerprint` saw it before; it goes into the manifest, and must still be so
+            at the end.
 
     Returns:
         The manifest.

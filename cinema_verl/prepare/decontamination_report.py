@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cinema_verl.data.canonical import REASONS as MEANINGS
 from cinema_verl.data.canonical import Question
-from cinema_verl.prepare.decontaminate import DUPLICATE, REASONS, Decontamination
+from cinema_verl.prepare.contamination import DUPLICATE, REASONS
 from cinema_verl.utils.files import atomic_write
 from cinema_verl.utils.pages import render, thumbnail
+
+if TYPE_CHECKING:
+    from cinema_verl.prepare.decontaminate import Decontamination
 
 JSON_NAME: Final = "decontamination.json"
 PAGE_NAME: Final = "decontamination.html"

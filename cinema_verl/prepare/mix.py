@@ -1,26 +1,37 @@
 """Choose questions so that the mix has the size and the shares that a specification asks for.
 
 Two steps. `plan` turns counts of what there is into counts of what to take, by one idea: *water-filling*, raising one
-level until the total is reached, so that where a stratum runs short the others rise together. `Mix` then takes that
-many questions of each cell, by a random rank that a question's uid and the seed alone decide.
+level until the total is reached, so that where a stratum runs short the others rise together. `Selection` then takes
+that many questions of each cell, by a random rank that only a question's uid and the seed decide.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cinema_verl.data.canonical import Question
-from cinema_verl.data.directory import Place, Rejection, locate_questions, question_at
+from cinema_verl.data.directory import (
+    Place,
+    Rejection,
+    Uids,
+    fingerprint,
+    locate_questions,
+    question_at,
+    sole_writer,
+    start_anew,
+    write_dataset,
+)
 from cinema_verl.prepare.mix_spec import OTHER, MixError, MixSpec, Stratum
+from cinema_verl.utils.files import sha256_of
 from cinema_verl.utils.stable_random import rank
 
 PASS_RATE: Final = "pass_rate"
@@ -225,7 +236,7 @@ def table(rows: Sequence[Line]) -> str:
     )
 
 
-class Mix:
+class Selection:
     """One run: what there is has been read and planned; `questions` and `rejections` are what to write.
 
     In memory is where each question stands, some 400 bytes for it, and never more than one question.
@@ -238,28 +249,26 @@ class Mix:
         read: Questions read.
 
     Raises:
-        MixError: the specification cannot be met, or two questions have the same uid. Nothing was written.
-        FileNotFoundError, ValueError: an input is none; see `read_questions`.
+        MixError: The specification cannot be met.
+        FileNotFoundError, ValueError: An input is not one (see `read_questions`), or two questions have the same uid.
     """
 
     def __init__(self, inputs: Sequence[Path], spec: MixSpec) -> None:
         self.spec = spec
         self._outside: list[Rejection] = []
         self._cells: dict[Cell, list[tuple[int, str, Place]]] = defaultdict(list)
-        seen: set[str] = set()
+        uids = Uids()
         with tqdm(desc="reading", unit=" questions", delay=2) as progress:
             for question, place in chain.from_iterable(map(locate_questions, inputs)):
                 progress.update()
-                if question.uid in seen:
-                    raise MixError(f"two questions have the uid {question.uid!r}: give each input once")
-                seen.add(question.uid)
+                uids.add(question.uid)
                 rejection = _outside(question, spec)
                 if rejection is not None:
                     self._outside.append(rejection)
                 else:
                     entry = rank(spec.seed, question.uid), question.uid, place
                     self._cells[spec.cell_of(question)].append(entry)
-        self.read = len(seen)
+        self.read = len(uids)
         self.available = {cell: len(entries) for cell, entries in sorted(self._cells.items())}
         self.taken = plan(spec, self.available)
         for entries in self._cells.values():
@@ -287,3 +296,54 @@ def _outside(question: Question, spec: MixSpec) -> Rejection | None:
     if window.above < rate < window.below:
         return None
     return Rejection(question.uid, PASS_RATE, f"{rate:g} is not over {window.above:g} and under {window.below:g}")
+
+
+class Mixed(NamedTuple):
+    """What became of the questions.
+
+    Attributes:
+        read: Questions read.
+        taken: Questions in the mix.
+        lines: The table of what was wanted, available and taken.
+    """
+
+    read: int
+    taken: int
+    lines: list[Line]
+
+
+def mix(
+    inputs: Sequence[str | Path], spec: str | Path, output: str | Path | None, *, command: Sequence[str] = ()
+) -> Mixed:
+    """Write the dataset directory of a mix.
+
+    Args:
+        inputs: Dataset directories, or JSONL files of canonical questions.
+        spec: YAML file (`mix_spec`).
+        output: A new dataset directory; None to plan only and write nothing.
+        command: What the manifest is to show as the command.
+
+    Raises:
+        MixError: The file is not a specification, or cannot be met.
+        Locked: Another run is writing to the output.
+        FileExistsError: A complete data set is there.
+        FileNotFoundError, ValueError: An input is no whole dataset directory, or two questions have the same uid.
+        OSError: The specification cannot be read, or the output cannot be written.
+    """
+    wanted, paths = MixSpec.read(spec), [Path(path).absolute() for path in inputs]
+    if output is None:
+        selection = Selection(paths, wanted)
+        return Mixed(selection.read, wanted.size, lines(wanted, selection.available, selection.taken))
+    with sole_writer(output) as directory:
+        start_anew(directory)
+        read = [fingerprint(path) for path in paths]
+        selection = Selection(paths, wanted)
+        table_ = lines(wanted, selection.available, selection.taken)
+        made_by = {
+            "command": list(command),
+            "spec": {"sha256": sha256_of(spec), "text": Path(spec).read_text(encoding="utf-8")},
+            "input_rows": selection.read,
+            "strata": [asdict(line) for line in table_],
+        }
+        write_dataset(directory, selection.questions(), selection.rejections(), made_by, read)
+        return Mixed(selection.read, wanted.size, table_)

@@ -1,7 +1,7 @@
 """A source on disk becomes a dataset directory: plan, convert on every core, join. Interrupted, it goes on.
 
-`prepare` is the run; its command line is `commands.prepare`. What is done to a row is in `convert`, what survives a kill
-is in `shards`, and who works where is in `utils.ray_map`.
+`prepare` is the run; its command line is `commands.prepare`. What is done to a row is in `convert`, what survives a
+kill is in `shards`, and who works where is in `utils.ray_map`.
 """
 
 from __future__ import annotations
@@ -132,7 +132,9 @@ class _Inputs:
         """
         for (path, before), entry in zip(self._states.items(), self.hashed, strict=True):
             if _state(path) != before and sha256_of(path) != entry["sha256"]:
-                raise Stopped(f"{path} changed while it was read: what was made of it is of no use, give another --output")
+                raise Stopped(
+                    f"{path} changed while it was read: what was made of it is of no use, give another --output"
+                )
 
 
 def _state(path: Path) -> tuple[int, int, int]:

@@ -41,7 +41,9 @@ def convert(root, tmp_path):
     """`convert(draft, max_images=2)`: the question, with these settings."""
 
     def convert(draft, **settings):
-        return Converter(adapter("own"), ConvertSettings(media_root=str(root), **settings), tmp_path / "out").question(draft)
+        return Converter(adapter("own"), ConvertSettings(media_root=str(root), **settings), tmp_path / "out").question(
+            draft
+        )
 
     return convert
 

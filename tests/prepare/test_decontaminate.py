@@ -15,8 +15,11 @@ from PIL import Image, ImageDraw
 
 from cinema_verl.data.canonical import REASONS, ImageRef, Question
 from cinema_verl.data.directory import read_questions, start_anew, write_dataset
-from cinema_verl.prepare.decontaminate import Decontamination, Rules, Survey, duplicates_of, gold_of
+from cinema_verl.prepare.contamination import REASONS as CODES
+from cinema_verl.prepare.contamination import Rules
+from cinema_verl.prepare.decontaminate import Decontamination
 from cinema_verl.prepare.decontamination_report import write_report
+from cinema_verl.prepare.duplicates import Survey, duplicates_of, gold_of
 from cinema_verl.prepare.media.phash import phash
 from cinema_verl.utils.files import sha256_of
 
@@ -251,8 +254,6 @@ def test_a_picture_that_only_the_page_would_show_may_be_gone(tmp_path, picture):
 
 
 def test_every_reason_has_a_meaning():
-    from cinema_verl.prepare.decontaminate import REASONS as CODES
-
     assert set(CODES) <= set(REASONS)
 
 

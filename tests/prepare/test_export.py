@@ -122,7 +122,7 @@ def test_validation_is_drawn_by_uid(dataset, tmp_path):
     ("change", "says"),
     [
         ({"answer": "C"}, "'made/00299': the gold answer 'C' is not a right answer to itself"),
-        ({"uid": "made/00000"}, "the uid made/00000 was there before"),
+        ({"uid": "made/00000"}, "two questions have the uid 'made/00000'"),
     ],
 )
 def test_a_question_that_cannot_be_written_leaves_nothing(tmp_path, change, says):
@@ -218,6 +218,6 @@ def test_the_script(dataset, tmp_path, run):
     again = run(*given)
     assert (again.returncode, again.stderr) == (
         1,
-        f"to_parquet: {rl} is not empty: remove it, or give another --output\n",
+        f"to-parquet: {rl} is not empty: remove it, or give another --output\n",
     )
-    assert "--val-fraction is from 0 to below 1" in run(*given, "--val-fraction", "1").stderr
+    assert "--val-fraction must be at least 0 and under 1" in run(*given, "--val-fraction", "1").stderr

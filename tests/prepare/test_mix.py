@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cinema_verl.data.canonical import REASONS, ImageRef, Question
 from cinema_verl.data.directory import read_questions, write_dataset
-from cinema_verl.prepare.mix import NOT_IN_MIX, PASS_RATE, PASS_RATE_UNKNOWN, Mix, fill, lines, plan, table
+from cinema_verl.prepare.mix import NOT_IN_MIX, PASS_RATE, PASS_RATE_UNKNOWN, Selection, fill, lines, plan, table
 from cinema_verl.prepare.mix_spec import OTHER, MixError, MixSpec, Stratum
 
 ROOT = Path(__file__).parents[2]
@@ -295,7 +295,7 @@ def uids(mix):
 
 
 def test_taken_and_left_add_up_to_what_was_read(inputs):
-    mix = Mix(inputs, spec_of(30, **VALUES))
+    mix = Selection(inputs, spec_of(30, **VALUES))
     taken, left = uids(mix), list(mix.rejections())
     assert len(taken) == len(set(taken)) == 30
     assert mix.read == 100
@@ -311,35 +311,35 @@ def test_taken_and_left_add_up_to_what_was_read(inputs):
 
 
 def test_questions_come_back_whole(inputs):
-    mix = Mix(inputs, spec_of(30, **VALUES))
+    mix = Selection(inputs, spec_of(30, **VALUES))
     known = {q.uid: q for path in inputs for q in read_questions(path)}
     assert all(q == known[q.uid] for q in mix.questions())
 
 
 def test_the_same_for_any_order_of_the_inputs_and_other_questions_for_another_seed(inputs, tmp_path):
-    one = uids(Mix(inputs, spec_of(30, **VALUES)))
-    assert uids(Mix(inputs[::-1], spec_of(30, **VALUES))) == one
+    one = uids(Selection(inputs, spec_of(30, **VALUES)))
+    assert uids(Selection(inputs[::-1], spec_of(30, **VALUES))) == one
     everything = [q for path in inputs for q in read_questions(path)]
     write_dataset(tmp_path / "shuffled", random.Random(1).sample(everything, 100), [], {})
-    assert uids(Mix([tmp_path / "shuffled"], spec_of(30, **VALUES))) == one
-    other = uids(Mix(inputs, spec_of(30, seed=1, **VALUES)))
+    assert uids(Selection([tmp_path / "shuffled"], spec_of(30, **VALUES))) == one
+    other = uids(Selection(inputs, spec_of(30, seed=1, **VALUES)))
     assert set(other) != set(one)
 
 
 def test_a_smaller_mix_of_the_same_shares_is_part_of_the_larger(inputs):
-    small, large = (set(uids(Mix(inputs, spec_of(size, source={"a": 0.5})))) for size in (20, 40))
+    small, large = (set(uids(Selection(inputs, spec_of(size, source={"a": 0.5})))) for size in (20, 40))
     assert small < large
 
 
 def test_unknown_pass_rates_may_be_left_out(inputs):
-    mix = Mix(inputs, spec_of(10, pass_rate_window={"unknown": "drop"}))
+    mix = Selection(inputs, spec_of(10, pass_rate_window={"unknown": "drop"}))
     assert all(question.pass_rate is not None for question in mix.questions())
     assert PASS_RATE_UNKNOWN in {rejection.reason for rejection in mix.rejections()}
 
 
 def test_an_input_given_twice_is_refused(inputs):
-    with pytest.raises(MixError, match="two questions have the uid 'a/0': give each input once"):
-        Mix([inputs[0], inputs[0]], spec_of(10))
+    with pytest.raises(ValueError, match="two questions have the uid 'a/0': give each input once"):
+        Selection([inputs[0], inputs[0]], spec_of(10))
 
 
 def test_reasons_are_known():
@@ -348,7 +348,7 @@ def test_reasons_are_known():
 
 def test_the_table_names_every_stratum(inputs):
     spec = spec_of(30, **VALUES)
-    mix = Mix(inputs, spec)
+    mix = Selection(inputs, spec)
     rows = lines(spec, mix.available, mix.taken)
     assert [(row.dimension, row.stratum, row.wanted) for row in rows] == [
         ("source", "a", "15"),
@@ -374,7 +374,7 @@ def test_the_script(inputs, tmp_path, run):
     assert "100 questions read = 30 in the mix + 70 left" in done.stdout
     manifest = json.loads((tmp_path / "mix" / "manifest.json").read_text())
     assert (manifest["input_rows"], manifest["questions"], manifest["rejected"]) == (100, 30, 70)
-    assert manifest["command"][1:] == given[1:]
+    assert manifest["command"] == ["cinema-verl", "mix", *given[1:]]
     assert manifest["spec"]["text"] == spec.read_text()
     assert len(list(read_questions(tmp_path / "mix"))) == 30
     again = run(*given)

@@ -2,15 +2,15 @@
 
 import pytest
 
+from cinema_verl.data import sources
 from cinema_verl.data.canonical import lists_options
-from cinema_verl.data.sources import BENCHMARKS
 from cinema_verl.prepare.draft import Media
 from cinema_verl.verify import verify
 
 from .conftest import convert, reason_of
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", sources.names(sources.BENCHMARK))
 def test_benchmarks_are_for_evaluation(name):
     assert convert(name).split == "test"
 

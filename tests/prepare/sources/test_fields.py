@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from cinema_verl.data import sources
 from cinema_verl.data.canonical import Rejected
-from cinema_verl.data.sources import NAMES
 from cinema_verl.prepare.draft import Draft
 from cinema_verl.prepare.sources import adapter, fields
 
@@ -22,14 +22,14 @@ def detail_of(name, row):
     return rejected.value.detail
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sources.SHIPPED)
 def test_a_row_without_a_field_that_every_row_has_is_rejected_by_its_name(name):
     for field in adapter(name).required:
         row = {key: value for key, value in adapter(name).example.items() if key != field}
         assert detail_of(name, row) == f"no field {field!r}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sources.SHIPPED)
 def test_whatever_a_field_holds_the_row_is_a_draft_or_a_rejection(name):
     example = json.loads(json.dumps(adapter(name).example))
     drafts = 0

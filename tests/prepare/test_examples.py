@@ -1,4 +1,4 @@
-"""Every script of `data_preprocess`: its help shows the row that it reads, and that row converts, over made media."""
+"""Every source: its help shows the row that it reads, and that row converts, over made media; and the scripts."""
 
 import json
 import runpy
@@ -10,24 +10,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from cinema_verl.data.directory import read_questions
-from cinema_verl.data.sources import BENCHMARKS, NAMES, SOURCES
+from cinema_verl.data.sources import BENCHMARK, SHIPPED, TRAIN
 from cinema_verl.demo.digits import Sizes, write_dataset
 from cinema_verl.prepare import sources
-from cinema_verl.prepare.command import script
+from cinema_verl.prepare.commands.prepare import main
 from cinema_verl.prepare.convert import ConvertSettings
 from cinema_verl.prepare.pipeline import prepare
 from cinema_verl.prepare.sources import adapter
 
 FOLDER = Path(__file__).parents[2] / "data_preprocess"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
-NO_SOURCE = ["decontaminate", "digits", "mix", "to_parquet"]  # at least: steps after the sources, and a generator
 
 
-def test_every_source_has_its_script():
-    assert len(SOURCES) == 16
-    assert len(BENCHMARKS) == 10
-    assert set(NAMES) <= set(SCRIPTS)
-    assert set(NO_SOURCE) <= set(SCRIPTS) - set(NAMES)
+def test_an_adapter_says_what_the_table_says():
+    assert list(SHIPPED.values()).count(TRAIN) == 16
+    assert list(SHIPPED.values()).count(BENCHMARK) == 10
+    for name, kind in SHIPPED.items():
+        assert (adapter(name).name, adapter(name).benchmark) == (name, kind == BENCHMARK)
+    modules = {path.stem for path in Path(sources.__file__).parent.glob("*.py") if "ADAPTER = " in path.read_text()}
+    assert modules == set(SHIPPED), "a source that nobody would find"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -37,18 +38,27 @@ def test_help(name, monkeypatch, capsys):
         runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
     out = capsys.readouterr().out
     assert exit_.value.code == 0
-    assert f"python data_preprocess/{name}.py " in out, "the command that runs it"
-    if name in NAMES:
-        example = json.dumps(dict(adapter(name).example), ensure_ascii=False, indent=2)
-        assert "\n".join(f"  {line}" for line in example.splitlines()) in out
-        assert adapter(name).license in out
+    assert "digits.py" in out if name == "digits" else f"cinema-verl {name.replace('_', '-')} " in out
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_help_of_a_source(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    example = json.dumps(dict(adapter(name).example), ensure_ascii=False, indent=2)
+    assert "\n".join(f"  {line}" for line in example.splitlines()) in out
+    assert adapter(name).license in out
+    assert adapter(name).about.strip() in out
+    assert f"cinema-verl prepare {name} " in out
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_adapters_are_small(name):
-    """A new source is under 60 lines: what is longer belongs to what they share."""
-    source = Path(sources.__file__).with_name(f"{name}.py")
-    assert len(source.read_text(encoding="utf-8").splitlines()) < 60
+    """A new source is under 60 lines beside what it says to its users: what is longer belongs to what they share."""
+    source = Path(sources.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    assert len(source.split('"""', 2)[2].strip().splitlines()) < 60
 
 
 # --- Each example, from its file to a dataset directory -------------------------------------------------------------
@@ -149,14 +159,14 @@ def test_the_example_becomes_a_question(source, tmp_path, name):
     (question,) = read_questions(out)
     assert (len(question.images), question.modality, question.answer_type, question.answer) == EXPECTED[name]
     assert question.license == adapter(name).license
-    assert question.split == ("test" if name in BENCHMARKS else "train")
+    assert question.split == ("test" if SHIPPED[name] == BENCHMARK else "train")
     assert (question.video is not None) == (question.modality == "frames")
     assert question.rl_row(0, min_pixels=3136, max_pixels=602112)["reward_model"]["ground_truth"] == question.answer
 
 
 def test_every_example_but_one_is_tested_here(source, tmp_path):
     """MMDU's is what its rows are: free text, which no rule can verify."""
-    assert set(EXPECTED) == set(NAMES) - {"mmdu"}
+    assert set(EXPECTED) == set(SHIPPED) - {"mmdu"}
     folder = source("mmdu")
     manifest = prepare(adapter("mmdu"), folder, tmp_path / "out", ConvertSettings(media_root=str(folder))).manifest
     assert manifest["rejected_by_reason"] == {"free_text": 1}
@@ -166,7 +176,7 @@ def test_every_example_but_one_is_tested_here(source, tmp_path):
 
 
 def run(name, *arguments):
-    return script(name, "", [str(argument) for argument in (*arguments, "--workers", 0)])
+    return main([str(argument) for argument in (name, *arguments, "--workers", 0)])
 
 
 def test_a_run_says_what_became_of_the_rows(source, tmp_path, capsys):
@@ -176,7 +186,7 @@ def test_a_run_says_what_became_of_the_rows(source, tmp_path, capsys):
     assert str(tmp_path / "out" / "rejected.jsonl") in out
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_a_file_of_another_source_stops_at_once_and_names_the_field(source, tmp_path, capsys, name):
     folder = tmp_path / "input"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""The command line that every source's script has."""
+"""`cinema-verl prepare`: one set of options and one help for every source."""
 
 import json
 import subprocess
@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from cinema_verl.data import sources
 from cinema_verl.data.directory import read_questions
 from cinema_verl.data.tokens import PromptCounter
-from cinema_verl.prepare import command as prepare_module
-from cinema_verl.prepare.command import script
+from cinema_verl.prepare.commands import prepare as prepare_module
+from cinema_verl.prepare.commands.prepare import main
 from cinema_verl.prepare.sources import adapter
 from cinema_verl.prompts import messages
 
-SCRIPTS = Path(__file__).parents[2] / "data_preprocess"
+SCRIPTS = Path(__file__).parents[3] / "data_preprocess"
 
 
 def own(source, output, *more, workers="0"):
-    return script("own", "Mine.", ["--input", str(source), "--output", str(output), "--workers", workers, *more])
+    return main(["own", "--input", str(source), "--output", str(output), "--workers", workers, *more])
 
 
 def test_a_run_says_what_became_of_every_row(make_source, tmp_path, capsys):
@@ -30,14 +31,15 @@ def test_a_run_says_what_became_of_every_row(make_source, tmp_path, capsys):
     assert f"what was rejected, and why, is in {tmp_path}/out/rejected.jsonl" in said.out
     assert "own: 100%" in said.err, "the progress bar"
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["command"][2:] == ["--input", f"{tmp_path}/source", "--output", f"{tmp_path}/out", "--workers", "0"]
+    paths = ["--input", f"{tmp_path}/source", "--output", f"{tmp_path}/out"]
+    assert manifest["command"] == ["cinema-verl", "prepare", "own", *paths, "--workers", "0"]
 
 
 def test_help_shows_the_row_that_is_expected(capsys):
     with pytest.raises(SystemExit):
-        script("virl39k", "What this is.", ["--help"])
+        main(["virl39k", "--help"])
     said = capsys.readouterr().out
-    assert "What this is." in said
+    assert adapter("virl39k").about.strip() in said
     assert adapter("virl39k").license in said
     for field in adapter("virl39k").example:
         assert f'"{field}"' in said
@@ -46,16 +48,21 @@ def test_help_shows_the_row_that_is_expected(capsys):
     assert "602112" in said, "defaults are shown"
 
 
-def test_every_source_has_a_script_whose_help_works(run):
-    scripts = [path for path in SCRIPTS.glob("*.py") if "import script" in path.read_text()]
-    assert len(scripts) > 20
-    code = "import runpy, sys; sys.argv[1:] = ['--help']\n"
-    code += f"for path in {[str(path) for path in scripts]}:\n"
-    code += "    try:\n        runpy.run_path(path, run_name='__main__')\n"
-    code += "    except SystemExit as ended:\n        assert ended.code == 0, path\n"
-    done = run("-c", code)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("a row looks like this:") == len(scripts)
+def test_help_lists_every_source(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    for name in sources.names():
+        assert f"  {name}" in said
+        assert adapter(name).summary in said
+
+
+def test_an_unknown_source_is_refused_with_those_there_are(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["virl39", "--input", "x"])
+    assert ended.value.code == 2
+    assert "virl39k" in capsys.readouterr().err
 
 
 def test_settings_reach_the_questions(make_source, tmp_path):
@@ -106,7 +113,7 @@ def test_the_model_is_read_where_nothing_else_was_imported(tiny_model):
         (["--max-pixels", "1000", "--min-pixels", "2000"], "--min-pixels 2000 is over --max-pixels 1000"),
         (["--workers", "-1"], "-1 is negative"),
         (["--limit", "0"], "0 is not positive"),
-        (["--fps", "0"], "0 is no rate"),
+        (["--fps", "0"], "0 is not a rate"),
         (["--fps", "1", "--frames", "4"], "not allowed with"),
     ],
 )
@@ -150,13 +157,13 @@ def test_an_interrupt_says_how_to_go_on(make_source, tmp_path, capsys, monkeypat
 
     monkeypatch.setattr(prepare_module, "prepare", interrupt)
     assert own(make_source(10), tmp_path / "out") == 1
-    assert capsys.readouterr().err == "own: interrupted; the same command goes on from here\n"
+    assert capsys.readouterr().err == "own: interrupted; run the same command to go on from here\n"
 
 
 @pytest.mark.slow
 def test_a_script_with_workers(make_source, tmp_path, run):
-    given = ("--input", str(make_source(120)), "--output", str(tmp_path / "out"), "--workers", "2")
-    done = run(str(SCRIPTS / "own.py"), *given, python=sys.executable)
+    given = ("own", "--input", str(make_source(120)), "--output", str(tmp_path / "out"), "--workers", "2")
+    done = run(str(SCRIPTS / "prepare.py"), *given, python=sys.executable)
     assert done.returncode == 0, done.stderr
     assert "120 rows = 84 questions + 36 rejected" in done.stdout
     noise = [line for line in done.stderr.replace("\r", "\n").splitlines() if line and not line.startswith("own:")]

@@ -1,0 +1,88 @@
+"""`cinema-verl to-parquet`: dataset directories become the RL parquet that verl reads."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from cinema_verl.prepare.export import Export, to_parquet
+from cinema_verl.prompts import modes
+from cinema_verl.utils.files import Locked
+
+_DESCRIPTION: Final = """\
+Turn dataset directories into the RL parquet that verl reads.
+
+    cinema-verl to-parquet --input outputs/virl39k --input outputs/own --output data/rl --val-fraction 0.02
+
+makes the folder data/rl with train-00000.parquet, val-00000.parquet and, where questions are of split test,
+test-00000.parquet; a split of more than --rows-per-file questions continues in -00001. Which questions are held out for
+validation depends only on their uids and the seed. Images are not copied: the files hold their absolute paths.
+
+Train on what it prints:
+
+    python -m verl.trainer.main_ppo +recipe=cinema 'data.train_files=[…]' 'data.val_files=[…]'"""
+_NUMBERS: Final = {
+    "min_pixels": ("AREA", "area in pixels that smaller images are enlarged to when the policy sees them"),
+    "max_pixels": ("AREA", "area in pixels that larger images are shrunk to when the policy sees them"),
+    "seed": ("N", "seed of the draw of validation questions"),
+    "rows_per_file": ("N", "most rows of a file"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code, 1 for a failure."""
+    default = Export()
+    parser = argparse.ArgumentParser(
+        prog="cinema-verl to-parquet", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--input", type=Path, action="append", required=True, help="a dataset directory; may be given several times"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the folder to make")
+    parser.add_argument(
+        "--mode",
+        choices=modes(),
+        default=default.mode,
+        metavar="MODE",
+        help=f"prompt mode whose system prompt the rows get, one of {', '.join(modes())} (default: %(default)s)",
+    )
+    for name, (metavar, says) in _NUMBERS.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=int,
+            default=getattr(default, name),
+            metavar=metavar,
+            help=f"{says} (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--val-fraction",
+        type=float,
+        default=default.val_fraction,
+        metavar="SHARE",
+        help="share of the questions of split train to hold out for validation (default: %(default)s)",
+    )
+    given = vars(parser.parse_args(arguments))
+    if not 0 <= given["val_fraction"] < 1:
+        parser.error("--val-fraction must be at least 0 and under 1")
+    if not 0 < given["min_pixels"] <= given["max_pixels"] or given["rows_per_file"] < 1:
+        parser.error("need 0 < --min-pixels <= --max-pixels, and --rows-per-file of at least 1")
+    inputs, output = given.pop("input"), given.pop("output")
+    try:
+        written = to_parquet(inputs, output, Export(**given))
+    except (Locked, OSError, ValueError) as error:
+        print(f"to-parquet: {error}", file=sys.stderr)
+        return 1
+    for path, rows in written.items():
+        print(f"{rows:>9,} rows  {path}")
+    for split, key in (("train", "train_files"), ("val", "val_files"), ("test", "val_files")):
+        files = [path for path in written if Path(path).name.startswith(f"{split}-")]
+        if files:
+            print(f"data.{key}=[{','.join(files)}]")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
