@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from cinema_verl.checks import gallery
+from cinema_verl.data import sources
 from cinema_verl.data.canonical import REASONS, Question
 from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA
-from cinema_verl.data.sources import BENCHMARKS, SOURCES
 from cinema_verl.prepare.sources import adapter
 from cinema_verl.registration.command_line import RL_TRAINER
 
@@ -46,7 +46,6 @@ def picture(path: Path, seed: int) -> None:
 def followed(tmp_path_factory):
     """A folder in which everything on the page but the training has been done, and what each command printed."""
     folder = tmp_path_factory.mktemp("user")
-    (folder / "data_preprocess").symlink_to(REPOSITORY / "data_preprocess")
     rows = [json.loads(line) for line in blocks("json")[0].splitlines()]
     for i in range(ROWS - len(rows)):
         images = [f"more/{i}-{j}.jpg" for j in range(2)]
@@ -74,13 +73,13 @@ def followed(tmp_path_factory):
         command = [HELD_OUT if part == "0.02" else part for part in command]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
-        printed[Path(command[1]).stem] = done.stdout
+        printed[" ".join(command[1:3]) if command[1] == "prepare" else command[1]] = done.stdout
     return folder, printed
 
 
 def test_following_the_page(followed):
     folder, printed = followed
-    assert f"{ROWS + 1} rows = {ROWS} questions + 1 rejected" in printed["own"]
+    assert f"{ROWS + 1} rows = {ROWS} questions + 1 rejected" in printed["prepare own"]
     assert f"{ROWS} questions read, {ROWS - 1} stay" in printed["decontaminate"]
     assert "The run would get through its data." in printed["preflight"]
     assert f"{ROWS - 1} questions read = {MIXED} in the mix" in printed["mix"]
@@ -137,11 +136,13 @@ def table(heading: str) -> list[tuple[str, ...]]:
     return rows
 
 
-@pytest.mark.parametrize(("heading", "names"), [("## Sources", SOURCES), ("Benchmarks, for evaluation", BENCHMARKS)])
-def test_every_source_is_listed_as_its_adapter_says(heading, names):
+@pytest.mark.parametrize(
+    ("heading", "kind"), [("## Sources", sources.TRAIN), ("Benchmarks, for evaluation", sources.BENCHMARK)]
+)
+def test_every_source_is_listed_as_its_adapter_says(heading, kind):
+    names = [name for name, found in sources.SHIPPED.items() if found == kind]
     expected = [(f"`{name}`", adapter(name).summary, adapter(name).license) for name in names]
     assert table(heading) == expected
-    assert all((REPOSITORY / "data_preprocess" / f"{name}.py").exists() for name in names)
 
 
 def test_every_reason_is_listed_as_the_code_says():

@@ -57,7 +57,7 @@ examples:
   the ablations of the paper, each into a directory of its own; one trajectory a question is made of what is paid
     cinema-verl cold-start … --trajectories 1 --output out/one --work out/cold_start/work
     cinema-verl cold-start … --mode cot --output out/cot
-  a parquet of RL rows as questions: data_preprocess/rl_parquet.py; the whole of it offline: make cold-start
+  a parquet of RL rows as questions: cinema-verl prepare rl_parquet; the whole of it offline: make cold-start
 
 exit codes: 0 all questions are done; 1 it stopped before (the reason is printed, the same command goes on);
 2 a command line that is not understood"""

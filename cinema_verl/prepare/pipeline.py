@@ -132,9 +132,7 @@ class _Inputs:
         """
         for (path, before), entry in zip(self._states.items(), self.hashed, strict=True):
             if _state(path) != before and sha256_of(path) != entry["sha256"]:
-                raise Stopped(
-                    f"{path} changed while it was read: what was made of it is of no use, give another --output"
-                )
+                raise Stopped(f"{path} changed while it was read: start over with another --output")
 
 
 def _state(path: Path) -> tuple[int, int, int]:

@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cinema_verl import verify
 from cinema_verl.data.canonical import ImageRef, Question, Rejected, VideoRef, lists_options
 from cinema_verl.data.schema import RL_SCHEMA
+from cinema_verl.prepare.mix_spec import MixSpec
+from cinema_verl.prepare.sources import gold_answers
 
 IMAGE = ImageRef(path="/data/images/ab/abc.png", width=56, height=28, sha256="abc", phash="00ff00ff00ff00ff")
 QUESTION = Question(
@@ -92,3 +95,30 @@ def test_a_rejection_has_a_known_reason():
     assert str(Rejected("no_images", "the list is empty")) == "no_images: the list is empty"
     with pytest.raises(KeyError):
         Rejected("because", "x")
+
+
+@pytest.fixture
+def roman(monkeypatch):
+    """An answer type that somebody registered after everything was imported."""
+    monkeypatch.setattr(verify, "_CHECKERS", dict(verify._CHECKERS))
+    assert "roman" not in verify.answer_types()
+    verify.register("roman", lambda answer, gold: verify.Verdict(answer.strip().upper() == gold.text, "compared"))
+
+
+def test_a_registered_answer_type_is_known_everywhere(roman, tmp_path):
+    question = replace(QUESTION, answer_type="roman", answer="XIV", options=())
+    assert question.rl_row(0, min_pixels=784, max_pixels=784)["extra_info"]["answer_type"] == "roman"
+    assert gold_answers.read("XIV", answer_type="roman") == gold_answers.Gold("roman", "XIV")
+    spec = MixSpec.of({"size": 10, "answer_type": {"roman": 0.5}})
+    assert spec.cell_of(question) == ("roman",)
+
+
+def test_without_it_the_type_is_refused_everywhere():
+    for refuse in (
+        lambda: replace(QUESTION, answer_type="roman"),
+        lambda: MixSpec.of({"size": 10, "answer_type": {"roman": 0.5}}),
+    ):
+        with pytest.raises(ValueError, match=r"'roman'.* mcq, "):
+            refuse()
+    with pytest.raises(Rejected, match=r"'roman' is unknown; known are mcq"):
+        gold_answers.read("XIV", answer_type="roman")

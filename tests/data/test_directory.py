@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -9,14 +10,20 @@ import pytest
 from cinema_verl.data import directory as module
 from cinema_verl.data.canonical import ImageRef, Question, VideoRef
 from cinema_verl.data.directory import (
+    WORK,
     Rejection,
+    Uids,
+    check_unchanged,
+    fingerprint,
     locate_questions,
     parts_of,
     question_at,
     read_questions,
+    sole_writer,
     start_anew,
     write_dataset,
 )
+from cinema_verl.utils.files import Locked
 
 REJECTIONS = [Rejection("made/x", "free_text", "prose, größer"), Rejection("made/y", "no_answer", "")]
 
@@ -135,3 +142,82 @@ def test_equal_questions_give_equal_bytes(tmp_path):
         write_dataset(root, [replace(question, flags=()) for question in made(root)], REJECTIONS, {"seed": 1})
     for name in ("manifest.json", "rejected.jsonl", "questions/part-00000.jsonl"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+# --- Inputs that are what their manifest says, and stay so ---------------------------------------------------------
+
+
+def test_a_fingerprint_is_the_hashes_of_the_parts(tmp_path, small_parts):
+    manifest = write_dataset(tmp_path, made(tmp_path), [], {})
+    found = fingerprint(tmp_path)
+    assert found["path"] == str(tmp_path)
+    assert [part["sha256"] for part in found["parts"]] == [part["sha256"] for part in manifest["parts"]]
+    check_unchanged([found])
+    alone = tmp_path / "questions" / "part-00000.jsonl"
+    assert fingerprint(alone)["parts"] == found["parts"][:1], "a JSONL file has no manifest, and is one part"
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda parts: (parts / "part-00001.jsonl").open("a").write("\n"), "part-00001"),
+        (lambda parts: (parts / "part-00002.jsonl").unlink(), "part-00002"),
+        (lambda parts: (parts / "part-00003.jsonl").write_text(""), "part-00003"),
+    ],
+)
+def test_an_input_that_is_not_what_its_manifest_lists_is_refused(tmp_path, small_parts, change, name):
+    write_dataset(tmp_path, made(tmp_path), [], {})
+    before = fingerprint(tmp_path)
+    change(tmp_path / "questions")
+    with pytest.raises(ValueError, match=rf"{name}\.jsonl is not what manifest\.json lists"):
+        fingerprint(tmp_path)
+    with pytest.raises(ValueError, match="is not what"):
+        check_unchanged([before])
+
+
+def test_an_input_that_changes_while_it_is_read_leaves_no_manifest(tmp_path):
+    write_dataset(tmp_path / "in", made(tmp_path / "in"), [], {})
+    read = [fingerprint(tmp_path / "in")]
+
+    def questions():
+        yield from read_questions(tmp_path / "in")
+        for path in (tmp_path / "in").rglob("*.json*"):  # another data set takes its place
+            path.unlink()
+        write_dataset(tmp_path / "in", made(tmp_path / "in", 3), [], {})
+
+    with pytest.raises(ValueError, match="in changed while it was read: run the command again"):
+        write_dataset(tmp_path / "out", questions(), [], {}, read)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    manifest = write_dataset(tmp_path / "out", [], [], {}, [fingerprint(tmp_path / "in")])
+    assert manifest["inputs"] == [fingerprint(tmp_path / "in")]
+
+
+def test_a_uid_comes_once():
+    uids = Uids()
+    uids.add("a/1")
+    uids.add("a/2")
+    assert len(uids) == 2
+    with pytest.raises(ValueError, match="two questions have the uid 'a/1'"):
+        uids.add("a/1")
+
+
+# --- One writer ----------------------------------------------------------------------------------------------------
+
+
+def test_one_writer_at_a_time(tmp_path):
+    with sole_writer(tmp_path / "out") as directory:
+        assert directory == tmp_path / "out"
+        with pytest.raises(Locked, match=r"another run is writing to .*out: wait for it, or give another --output"):
+            sole_writer(tmp_path / "out").__enter__()
+        write_dataset(directory, made(directory), [], {})
+    assert not (tmp_path / "out" / WORK).exists()
+
+
+def test_a_writer_that_fails_leaves_nothing_but_work_to_go_on_with(tmp_path):
+    with pytest.raises(OSError, match="full"), sole_writer(tmp_path / "out"):
+        raise OSError("full")
+    assert not (tmp_path / "out").exists()
+    with suppress(OSError), sole_writer(tmp_path / "out") as directory:
+        (directory / WORK / "plan.json").write_text("{}")
+        raise OSError("full")
+    assert (tmp_path / "out" / WORK / "plan.json").exists()

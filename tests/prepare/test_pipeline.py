@@ -231,6 +231,29 @@ def test_one_run_at_a_time(make_source, tmp_path, small_shards):
     run(source, tmp_path / "out")
 
 
+def test_an_input_that_changes_while_it_is_read_is_refused(make_source, tmp_path, small_shards, monkeypatch):
+    source = make_source(10)
+    convert = pipeline._convert
+
+    def changing(*arguments):
+        done = convert(*arguments)
+        rows = (source / "rows.jsonl").read_text()
+        (source / "rows.jsonl").write_text(rows.replace("Which is larger", "Which is bigger"))
+        return done
+
+    monkeypatch.setattr(pipeline, "_convert", changing)
+    with pytest.raises(Stopped, match=r"rows\.jsonl changed while it was read: start over with another --output"):
+        run(source, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_file_that_is_only_touched_has_not_changed(make_source, tmp_path, small_shards, monkeypatch):
+    source = make_source(10)
+    convert = pipeline._convert
+    monkeypatch.setattr(pipeline, "_convert", lambda *given: (convert(*given), os.utime(source / "rows.jsonl"))[0])
+    assert run(source, tmp_path / "out").manifest["questions"] == 7
+
+
 def test_a_source_of_another_kind_stops_at_once(make_source, tmp_path):
     source = make_source(10)
     (source / "rows.jsonl").write_text('{"id": 1, "problem": "Which?", "images": ["0.jpg"], "answer": "yes"}\n')

@@ -1,0 +1,94 @@
+"""`cinema-verl mix`, `decontaminate` and `to-parquet`: one writer at a time, whole inputs, failures in one line."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from cinema_verl import cli
+from cinema_verl.data.canonical import ImageRef, Question
+from cinema_verl.data.directory import fingerprint, write_dataset
+from cinema_verl.prepare import decontaminate, mix
+from cinema_verl.prepare.export import Export, to_parquet
+from cinema_verl.utils.files import Locked
+
+STEPS = ("mix", "decontaminate", "to-parquet")
+
+
+@pytest.fixture
+def questions(tmp_path):
+    """A dataset directory of ten questions over the same picture."""
+    picture = ImageRef(str(tmp_path / "a.png"), 28, 28, "0" * 64, "0" * 16)
+    first = Question(
+        uid="made/0",
+        source="made",
+        source_id="0",
+        split="train",
+        license="made up",
+        modality="single",
+        question="<image>What is 0 and 1?",
+        images=(picture,),
+        answer_type="number",
+        answer="1",
+    )
+    made = [replace(first, uid=f"made/{n}", source_id=str(n), question=f"<image>What is {n} and 1?") for n in range(10)]
+    write_dataset(tmp_path / "in", made, [], {})
+    (tmp_path / "mix.yaml").write_text("size: 4\n")
+    return tmp_path / "in"
+
+
+def run(step, questions, output):
+    more = ["--spec", str(questions.parent / "mix.yaml")] if step == "mix" else []
+    return cli.main([step, "--input", str(questions), "--output", str(output), *more])
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_an_input_that_is_not_what_its_manifest_lists_is_refused(questions, tmp_path, capsys, step):
+    with open(questions / "questions" / "part-00000.jsonl", "a") as part:
+        part.write("\n")
+    assert run(step, questions, tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"{step}: {questions}/questions/part-00000.jsonl is not what manifest.json lists")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_second_of_two_runs_into_one_output_is_refused(questions, tmp_path, capsys, monkeypatch, step):
+    """The second begins where the first is reading its input, and the first ends as if it had been alone."""
+    second = []
+
+    def meanwhile(path):
+        if not second:
+            second.append(None)
+            second[0] = run(step, questions, tmp_path / "out")
+        return fingerprint(path)
+
+    for module in (mix, decontaminate):
+        monkeypatch.setattr(module, "fingerprint", meanwhile)
+    monkeypatch.setattr("cinema_verl.prepare.export.fingerprint", meanwhile)
+    assert run(step, questions, tmp_path / "out") == 0
+    assert second == [1]
+    output = tmp_path / "out"
+    assert (
+        f"{step}: another run is writing to {output}: wait for it, or give another --output" in capsys.readouterr().err
+    )
+    left = {path.name for path in output.iterdir()} | {path.name for path in tmp_path.iterdir()}
+    assert not [name for name in left if name.startswith(".")]
+
+
+@pytest.mark.parametrize("step", ["mix", "decontaminate"])
+def test_the_manifest_says_what_was_read(questions, tmp_path, step):
+    assert run(step, questions, tmp_path / "out") == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["inputs"] == [fingerprint(questions)]
+    assert manifest["command"][:2] == ["cinema-verl", step]
+
+
+def test_the_functions_refuse_it_too(questions, tmp_path, monkeypatch):
+    def second(path):
+        with pytest.raises(Locked):
+            to_parquet([questions], tmp_path / "rl", Export())
+        return fingerprint(path)
+
+    monkeypatch.setattr("cinema_verl.prepare.export.fingerprint", second)
+    assert to_parquet([questions], tmp_path / "rl", Export()) == {str(tmp_path / "rl" / "train-00000.parquet"): 10}
