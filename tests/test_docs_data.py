@@ -17,6 +17,7 @@ from PIL import Image
 from cinema_verl.checks import gallery
 from cinema_verl.data import sources
 from cinema_verl.data.canonical import REASONS, Question
+from cinema_verl.data.faults import CODES, WARNINGS
 from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA
 from cinema_verl.prepare.sources import adapter
 from cinema_verl.registration.command_line import RL_TRAINER
@@ -147,6 +148,11 @@ def test_every_source_is_listed_as_its_adapter_says(heading, kind):
 
 def test_every_reason_is_listed_as_the_code_says():
     assert table("## Reasons") == [(f"`{reason}`", meaning) for reason, meaning in REASONS.items()]
+
+
+def test_every_fault_is_listed_as_the_code_says():
+    said = {code: meaning + " (warning)" * (code in WARNINGS) for code, meaning in CODES.items()}
+    assert table("## Faults") == [(f"`{code}`", meaning) for code, meaning in said.items()]
 
 
 def test_every_field_and_column_is_listed():

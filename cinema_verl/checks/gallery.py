@@ -107,7 +107,10 @@ def _card(inspected: Inspected, place: str) -> dict[str, Any]:
         "trajectory": _trajectory(row),
         "text_tokens": inspected.text_tokens,
         "vision_tokens": inspected.vision_tokens,
-        "findings": [{"warning": fault.code in WARNINGS, **fault._asdict()} for fault in inspected.faults],
+        "findings": [
+            {"warning": fault.code in WARNINGS, "code": fault.code, "message": fault.message}
+            for fault in inspected.faults
+        ],
         "codes": sorted({fault.code for fault in inspected.faults}),
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cinema_verl.data.check import RL, SFT, Form, Limits
+from cinema_verl.data.check import RL, SFT, Form, Limits, image_limit
 from cinema_verl.registration.command_line import RL_TRAINER
 
 
@@ -47,10 +47,7 @@ class Plan:
         """Read a composed configuration."""
         data = config.data
         rl = program == RL_TRAINER
-        images, engine = None, ""
-        if rl:
-            rollout = config.actor_rollout_ref.rollout
-            images, engine = rollout.get("limit_images"), rollout.name
+        rollout = config.actor_rollout_ref.rollout if rl else None
         evaluates = rl and bool(config.trainer.get("val_only"))
         files = {split: _listed(data.get(f"{split}_files")) for split in ("train", "val")}
         if evaluates and files["train"] == files["val"]:
@@ -64,10 +61,10 @@ class Plan:
             mode=data.get("cinema_prompt_mode") if rl else None,
             limits=Limits(
                 tokens=data.max_prompt_length if rl else data.max_length,
-                images=images if engine == "vllm" else None,  # the others take any number
+                images=image_limit(rollout),
                 root=data.get("cinema_image_root"),
             ),
-            limit_images=images,
+            limit_images=rollout.get("limit_images") if rollout is not None else None,
             template_kwargs=dict(data.get("apply_chat_template_kwargs") or {}),
             processor_kwargs=dict(data.get("mm_processor_kwargs") or {}),
         )

@@ -13,8 +13,7 @@ from cinema_verl.checks.counting import Counting
 from cinema_verl.checks.finding import Finding
 from cinema_verl.checks.plan import Plan
 from cinema_verl.checks.survey import FileSurvey, Survey
-from cinema_verl.data.check import Problem
-from cinema_verl.data.faults import CODES, WARNINGS
+from cinema_verl.data.faults import CODES, WARNINGS, Fault
 
 PERCENTILES: Final = (50, 95, 99, 100)
 _SHARES_SHOWN: Final = 12  # values of a column in the printed report; all are in the JSON
@@ -99,7 +98,7 @@ def text_report(summary: Mapping[str, Any]) -> str:
     for code, problem in summary["problems"].items():
         kind = " (a warning)" if code in WARNINGS else ""
         lines.append(f"\n{code}: {problem['count']:,}{kind}")
-        lines += [f"  {Problem(**first)}" for first in problem["first"]]
+        lines += [f"  {Fault(**first)}" for first in problem["first"]]
         if problem["count"] > len(problem["first"]):
             lines.append(f"  and {problem['count'] - len(problem['first']):,} more")
     lines.append("")

@@ -22,14 +22,13 @@ from cinema_verl.checks.plan import Plan
 from cinema_verl.checks.row_files import Source, chosen_rows, differing_columns, open_rows, read_rows
 from cinema_verl.data.check import (
     Inspected,
-    Problem,
     inspect_rows,
-    problems_of,
+    placed,
     uid_of,
 )
-from cinema_verl.data.faults import WARNINGS
+from cinema_verl.data.faults import WARNINGS, Fault
 from cinema_verl.data.tokens import Patching, PromptCounter
-from cinema_verl.prompts import MODES, asked_in_mode
+from cinema_verl.prompts import asked_in_mode, modes
 
 _EXAMPLES: Final = 3  # problems kept of each code
 
@@ -84,7 +83,7 @@ class Survey:
     files: list[FileSurvey] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[Problem]] = field(default_factory=dict)
+    examples: dict[str, list[Fault]] = field(default_factory=dict)
     shares: dict[str, Counter[str]] = field(default_factory=dict)
     answer_types: set[str] = field(default_factory=set)
     uids: dict[str, set[int]] = field(default_factory=dict)
@@ -94,7 +93,7 @@ class Survey:
     def of(self, split: str) -> list[FileSurvey]:
         return [file for file in self.files if file.split == split]
 
-    def add(self, found: Sequence[Problem]) -> None:
+    def add(self, found: Sequence[Fault]) -> None:
         for problem in found:
             self.counts[problem.code] += 1
             shown = self.examples.setdefault(problem.code, [])
@@ -129,7 +128,7 @@ def survey(
             chosen = chosen_rows(found.rows, sample)
             rows = read_rows(source, chosen)
             looked_at = inspect_rows(
-                (_asked(row, plan.mode) for row in rows) if plan.mode in MODES else rows,
+                (_asked(row, plan.mode) for row in rows) if plan.mode in modes() else rows,
                 form=plan.form,
                 counter=counter,
                 patching=patching,
@@ -189,7 +188,7 @@ def _collect(
         row = position if chosen is None else chosen[position]
         images = inspected.row.get("images")
         found.add(inspected, len(images) if isinstance(images, list) else 0)
-        result.add(problems_of(inspected, found.path, row))
+        result.add(placed(inspected, found.path, row))
         if uid := uid_of(inspected.row):
             uids.add(hash(uid))
         if found.split == "val":

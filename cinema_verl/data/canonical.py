@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from cinema_verl.data.faults import CODES
 from cinema_verl.data.schema import MODALITIES, image_cell, rl_row
 from cinema_verl.prompts import messages
 from cinema_verl.verify import answer_types
@@ -30,12 +31,12 @@ REASONS: Final[dict[str, str]] = {
     "several_golds": "the row gives several golds, and they are not one answer in several words",
     "not_an_option": "the gold is none of the options, or the text of two of them",
     "options": "options that cannot be read: only one, more than there are letters, or an empty one",
-    "answer_type": "the row states an answer type that is not known here",
-    "gold_unreadable": "the gold is no right answer to itself by the rule of its answer type",
-    "too_many_images": "more images than --max-images",
+    "answer_type": CODES["answer_type"],
+    "gold_unreadable": CODES["gold_unreadable"],
+    "too_many_images": CODES["too_many_images"],
     "several_videos": "a video beside other media: one video, or any number of images, make a question",
-    "special_token": "the text holds a control or vision token of the model, which would be read as one",
-    "prompt_too_long": "text and images have more tokens than --max-prompt-tokens",
+    "special_token": CODES["special_token"],
+    "prompt_too_long": CODES["prompt_too_long"],
     "path_url": "the row names a URL where a file is expected, and downloads are not allowed for its host",
     "path_outside": "a path that leaves the source's root: absolute, with .., or a link that points out",
     "path_missing": "there is no such file below the source's root",

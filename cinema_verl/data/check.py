@@ -1,8 +1,8 @@
-"""Look at every row before the first training step, and say all that is wrong with the data at once.
+"""Look at every row before the first training step, and report all faults of the data at once.
 
-What a row says of itself is judged by `cinema_verl.data.faults`; here its images are opened, its tokens counted, and
-both held against what a run allows. `inspect_rows` goes over the rows, `check_rows` collects their defects and
-`raise_for` turns them into one readable error.
+The rules of a row are in `cinema_verl.data.faults`; here its images are opened, its tokens counted, and both compared
+with what a run allows. `inspect_rows` goes over the rows, `check_rows` collects their faults and `raise_for` turns them
+into one readable error. `option_faults` does the same for the options of the data set.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,29 +24,20 @@ from tqdm import tqdm
 
 from cinema_verl.data.faults import (
     CODES,
-    IMAGE_CORRUPT,
-    IMAGE_MISSING,
-    IMAGE_OUTSIDE_ROOT,
-    IMAGE_PATH,
-    IMAGE_PLACEHOLDERS,
-    IMAGE_SIZE,
-    IMAGE_UNREADABLE,
-    IMAGES_SHAPE,
-    PROMPT_SHAPE,
-    PROMPT_TOO_LONG,
-    SPECIAL_TOKEN,
-    TOO_MANY_IMAGES,
-    VIDEO,
     WARNINGS,
     Fault,
     Row,
     has,
+    image_count_fault,
+    length_fault,
+    path_fault,
     row_faults,
     sft_faults,
+    special_token_fault,
 )
 from cinema_verl.data.tokens import ImageSizeError, Messages, Patching, PromptCounter, vision_tokens
 from cinema_verl.meta_action import TAGS
-from cinema_verl.prompts import MODES
+from cinema_verl.prompts import modes
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +54,7 @@ def option_faults(data_config: Mapping[str, Any]) -> list[str]:
     faults = []
     for key, default, known in (
         ("cinema_checks", "header", CHECKS),
-        ("cinema_prompt_mode", None, MODES),
+        ("cinema_prompt_mode", None, modes()),
     ):
         value = data_config.get(key, default)
         value = "off" if key == "cinema_checks" and value is False else value  # YAML 1.1 reads a bare `off` as false
@@ -77,42 +68,36 @@ def option_faults(data_config: Mapping[str, Any]) -> list[str]:
     return faults
 
 
+def image_limit(rollout: Any) -> int | None:
+    """Images that the rollout engine takes in one prompt: vLLM ``limit_images``, the others any number (None).
+
+    Args:
+        rollout: The section ``actor_rollout_ref.rollout`` of a run's configuration; None where there is none.
+    """
+    if rollout is None or rollout.get("name") != "vllm":
+        return None
+    limit: int | None = rollout.get("limit_images")
+    return limit
+
+
 # Our choices, for speed and legibility only.
 _ROWS_AT_ONCE: Final = 512  # tokenized in one call
 _FILES_AT_ONCE: Final = 64  # opened by one task of a thread: a header takes 30 µs, a task about as long
 _QUIET_SECONDS: Final = 2.0  # before a progress bar shows
 _EXAMPLES: Final = 3  # of each code in a report
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One defect of one row.
-
-    Attributes:
-        code: One of `faults.CODES`.
-        row: The row's index in its file, from 0.
-        uid: Empty where the row has none.
-        file: The file as the configuration names it; empty where rows did not come from one.
-        message: What is wrong, where in the row, and what to do.
-    """
-
-    code: str
-    row: int
-    uid: str
-    file: str
-    message: str
-
-    def __str__(self) -> str:
-        place = f"{self.file or 'rows'}, row {self.row}"
-        return f"{place} ({self.uid}): {self.message}" if self.uid else f"{place}: {self.message}"
+_MORE_IMAGES: Final = "Raise actor_rollout_ref.rollout.limit_images"
 
 
 class DataError(ValueError):
-    """Data that cannot be trained on: a summary as its text, every one of its `problems`. Pickles, as Ray needs."""
+    """Data that cannot be trained on: the text is a summary, `faults` has every one. It pickles, as Ray needs.
 
-    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
-        super().__init__(message, tuple(problems))
-        self.problems = tuple(problems)
+    Attributes:
+        faults: Of the rows, each with its place.
+    """
+
+    def __init__(self, message: str, faults: Sequence[Fault] = ()) -> None:
+        super().__init__(message, tuple(faults))
+        self.faults = tuple(faults)
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -215,16 +200,17 @@ def inspect_rows(
                 seen.update(results)
             for cells, found in zip(images, faults, strict=True):
                 found += image_faults(cells, seen)
-                if limits.images is not None and len(cells) > limits.images:
-                    found.append(_too_many_images(len(cells), limits.images))
+                if fault := image_count_fault(len(cells), limits.images, _MORE_IMAGES):
+                    found.append(fault)
             text = [0] * len(batch) if counter is None else _text_tokens(batch, faults, form, counter)
             for row, cells, found, words in zip(batch, images, faults, text, strict=True):
                 vision = 0
                 if patching is not None:
                     vision, wrong = _vision_tokens(cells, seen, patching)
                     found += wrong
-                    if words is not None and limits.tokens is not None and words + vision > limits.tokens:
-                        found.append(_too_long(words, vision, len(cells), limits.tokens, form))
+                    if words is not None:
+                        fault = length_fault(words, vision, len(cells), limits.tokens, f"Raise {form.limit}")
+                        found += [fault] if fault else []
                 yield Inspected(row, found, words or 0, vision)
             if progress is not None:
                 progress.update(len(batch))
@@ -238,54 +224,54 @@ def check_rows(
     limits: Limits | None = None,
     decode: bool = False,
     total: int | None = None,
-) -> list[Problem]:
-    """Every problem of every row of the RL schema, in the order of the rows.
+) -> list[Fault]:
+    """Every fault of every row of the RL schema, in the order of the rows, each with its place.
 
     Args:
-        locate: Where a row came from; called for rows with problems only.
+        locate: Where a row came from; called only for rows with faults.
         counter, limits, decode: See `inspect_rows`.
         total: Number of rows, for the progress bar.
     """
-    problems: list[Problem] = []
+    faults: list[Fault] = []
     with tqdm(total=total, desc="checking rows", unit=" rows", delay=_QUIET_SECONDS) as progress:
         looked_at = inspect_rows(rows, counter=counter, limits=limits, decode=decode, progress=progress)
         for position, inspected in enumerate(looked_at):
             if inspected.faults:
                 file, index = locate(position)
-                problems += problems_of(inspected, file, index)
-    return problems
+                faults += placed(inspected, file, index)
+    return faults
 
 
-def problems_of(inspected: Inspected, file: str, row: int) -> list[Problem]:
-    """A row's faults, now that it is known where the row is."""
+def placed(inspected: Inspected, file: str, row: int) -> list[Fault]:
+    """A row's faults with the place of the row."""
     uid = uid_of(inspected.row)
-    return [Problem(fault.code, row, uid, file, fault.message) for fault in inspected.faults]
+    return [replace(fault, row=row, uid=uid, file=file) for fault in inspected.faults]
 
 
-def report(problems: Sequence[Problem]) -> str:
+def report(faults: Sequence[Fault]) -> str:
     """A readable summary: how many of each code, and the first few of each in full."""
-    by_code: dict[str, list[Problem]] = defaultdict(list)
-    for problem in problems:
-        by_code[problem.code].append(problem)
-    rows = len({(problem.file, problem.row) for problem in problems})
-    lines = [f"{rows} row{'s' * (rows != 1)} with problems:"]
-    for code in sorted(by_code, key=CODES.index):
+    by_code: dict[str, list[Fault]] = defaultdict(list)
+    for fault in faults:
+        by_code[fault.code].append(fault)
+    rows = len({(fault.file, fault.row) for fault in faults})
+    lines = [f"{rows} row{'s' * (rows != 1)} with faults:"]
+    for code in sorted(by_code, key=list(CODES).index):
         found = by_code[code]
         lines.append(f"  {code}: {len(found)}")
-        lines += [f"    {problem}" for problem in found[:_EXAMPLES]]
+        lines += [f"    {fault}" for fault in found[:_EXAMPLES]]
         if len(found) > _EXAMPLES:
             lines.append(f"    ... and {len(found) - _EXAMPLES} more")
     return "\n".join(lines)
 
 
-def raise_for(problems: Sequence[Problem]) -> None:
-    """Log the problems that are warnings, and raise on the others.
+def raise_for(faults: Sequence[Fault]) -> None:
+    """Log the faults that are warnings, and raise on the others.
 
     Raises:
-        DataError: At least one problem is not a warning.
+        DataError: At least one fault is not a warning.
     """
-    warnings = [problem for problem in problems if problem.code in WARNINGS]
-    errors = [problem for problem in problems if problem.code not in WARNINGS]
+    warnings = [fault for fault in faults if fault.code in WARNINGS]
+    errors = [fault for fault in faults if fault.code not in WARNINGS]
     if warnings:
         logger.warning(report(warnings))
     if errors:
@@ -304,25 +290,25 @@ def inspect_image(path: str, *, decode: bool = False, root: str | Path | None = 
         root: Directory that it must lie in, symbolic links resolved.
     """
     path = path.removeprefix("file://")
-    if not os.path.isabs(path):
-        return Fault(IMAGE_PATH, "is not an absolute path of a local file. Write one: workers run elsewhere")
+    if fault := path_fault(path):
+        return fault
     if root is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        return Fault(IMAGE_OUTSIDE_ROOT, f"lies outside {root}. Copy it there, or correct the root")
+        return Fault("image_outside_root", f"lies outside {root}. Copy it there, or correct the root")
     try:
         with Image.open(path) as image:
             if decode:
                 image.load()
             return ImageSize(*image.size)
     except FileNotFoundError:
-        return Fault(IMAGE_MISSING, "does not exist. Prepare the data here, or mount the disk that has it")
+        return Fault("image_missing", "does not exist. Prepare the data here, or mount the disk that has it")
     except UnidentifiedImageError:
-        return Fault(IMAGE_CORRUPT, "is not an image that Pillow knows. Write it again, or leave the row out")
+        return Fault("image_corrupt", "is not an image that Pillow knows. Write it again, or leave the row out")
     except Image.DecompressionBombError as error:
-        return Fault(IMAGE_SIZE, f"is refused by Pillow: {error} Shrink it when preparing the data")
+        return Fault("image_size", f"is refused by Pillow: {error} Shrink it when preparing the data")
     except Exception as error:  # a decoder raises what it likes on broken input, and verl would fail alike
         if isinstance(error, OSError) and error.errno is not None:
-            return Fault(IMAGE_UNREADABLE, f"cannot be read: {error.strerror}. Check permissions and disk")
-        return Fault(IMAGE_CORRUPT, f"cannot be decoded: {error}. Write it again, or leave the row out")
+            return Fault("image_unreadable", f"cannot be read: {error.strerror}. Check permissions and disk")
+        return Fault("image_corrupt", f"cannot be decoded: {error}. Write it again, or leave the row out")
 
 
 def image_faults(images: Sequence[Row], seen: Mapping[str, ImageSize | Fault]) -> Iterator[Fault]:
@@ -347,7 +333,7 @@ def _text_tokens(
     texts: dict[int, str] = {}
     for i, row in enumerate(batch):
         countable = row.get(form.messages) is not None and row.get("images") is not None
-        if not countable or has(faults[i], PROMPT_SHAPE, IMAGES_SHAPE, IMAGE_PLACEHOLDERS, VIDEO):
+        if not countable or has(faults[i], "prompt_shape", "images_shape", "image_placeholders", "video"):
             continue
         rendered = _render(row[form.messages], form, counter)
         if isinstance(rendered, Fault):
@@ -361,18 +347,12 @@ def _text_tokens(
 
 
 def _render(messages: Messages, form: Form, counter: PromptCounter) -> str | Fault:
-    text = "".join(message["content"] for message in messages)
-    for token in counter.special_tokens:
-        if token in text:
-            return Fault(
-                SPECIAL_TOKEN,
-                f"the prompt's text contains {token}, which the tokenizer reads as a control or image token. "
-                "Take it out, or spell it another way",
-            )
+    if fault := special_token_fault("".join(message["content"] for message in messages), counter.special_tokens):
+        return fault
     try:
         return counter.render(messages, add_generation_prompt=form.generation_prompt)
     except jinja2.TemplateError as error:
-        return Fault(PROMPT_SHAPE, f"the chat template refuses the prompt: {error}. Correct its roles")
+        return Fault("prompt_shape", f"the chat template refuses the prompt: {error}. Correct its roles")
 
 
 def _vision_tokens(
@@ -387,25 +367,8 @@ def _vision_tokens(
             total += vision_tokens(*size, patching, cell.get("min_pixels"), cell.get("max_pixels"))
         except ImageSizeError as error:
             place = f"image {number} of {len(images)}, {cell['image']}"
-            faults.append(Fault(IMAGE_SIZE, f"{place}, is unusable: {error}"))
+            faults.append(Fault("image_size", f"{place}, is unusable: {error}"))
     return total, faults
-
-
-def _too_many_images(images: int, limit: int) -> Fault:
-    return Fault(
-        TOO_MANY_IMAGES,
-        f"{images} images, and the rollout engine takes {limit}. Raise actor_rollout_ref.rollout.limit_images, "
-        "or leave the row out",
-    )
-
-
-def _too_long(text: int, vision: int, images: int, limit: int, form: Form) -> Fault:
-    return Fault(
-        PROMPT_TOO_LONG,
-        f"the {form.messages} {'has' if form.messages == 'prompt' else 'have'} {text + vision} tokens ({text} of text, "
-        f"{vision} of {images} image(s)), over the limit of {limit}. Raise {form.limit}, lower the images' "
-        "max_pixels, or leave the row out",
-    )
 
 
 RL: Final = Form("prompt", row_faults, generation_prompt=True, limit="data.max_prompt_length")
@@ -443,7 +406,7 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 
 def _readable_images(row: Row, faults: Sequence[Fault]) -> Sequence[Row]:
-    return () if row.get("images") is None or has(faults, IMAGES_SHAPE) else row["images"]
+    return () if row.get("images") is None or has(faults, "images_shape") else row["images"]
 
 
 def uid_of(row: Row) -> str:

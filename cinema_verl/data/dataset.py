@@ -22,10 +22,10 @@ from typing import Any, Final
 
 import datasets
 import pyarrow.parquet as pq
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from cinema_verl.data.check import CHECKS, DataError, Limits, Locate, check_rows, raise_for
+from cinema_verl.data.check import DataError, Limits, Locate, check_rows, image_limit, option_faults, raise_for
 from cinema_verl.data.tokens import PromptCounter
 from cinema_verl.prompts import asked_in_mode
 
@@ -47,12 +47,11 @@ class CinemaDataset(RLHFDataset):
     Options beside verl's, all under ``data``:
         cinema_checks: ``full``, ``header`` (default) or ``off``; see the module.
         cinema_image_root: directory that all images must lie in; null (default) for anywhere.
-        cinema_prompt_mode: one of `cinema_verl.prompts.MODES`, whose system prompt takes the place of the files';
+        cinema_prompt_mode: one of `cinema_verl.prompts.modes`, whose system prompt takes the place of the files';
             null (default) for the prompts as the files have them. The rows are checked as they will be asked.
 
     Raises:
-        DataError: Rows that cannot be trained on, or ``filter_overlong_prompts`` is on.
-        ValueError: An unknown value of ``cinema_checks`` or ``cinema_prompt_mode``.
+        DataError: Rows that cannot be trained on, or options that cannot be (`check.option_faults`).
         TypeError: The processor is not one of the Qwen-VL family.
     """
 
@@ -68,16 +67,10 @@ class CinemaDataset(RLHFDataset):
         processor: Any = None,
         max_samples: int = -1,
     ) -> None:
+        if faults := option_faults(config):
+            raise DataError("\n".join(faults))
         checks = config.get("cinema_checks", "header")
-        checks = "off" if checks is False else checks  # YAML 1.1 reads a bare `off` as false
-        if checks not in CHECKS:
-            raise ValueError(f"data.cinema_checks={checks!r} is unknown. Use one of {', '.join(CHECKS)}")
-        if config.get("filter_overlong_prompts", True):  # verl's default where the key is absent
-            raise DataError(
-                "data.filter_overlong_prompts is on: it would drop broken rows as over-long ones, without a word. "
-                "Set it to false; over-long prompts are reported by row (data.cinema_checks)"
-            )
-        self.checked = checks != "off"
+        self.checked = checks not in ("off", False)  # YAML 1.1 reads a bare `off` as false
         super().__init__(data_files, tokenizer, config, processor, max_samples)
         if self.checked:
             self._check(decode=checks == "full")
@@ -106,15 +99,20 @@ class CinemaDataset(RLHFDataset):
                 "the model has no processor, or verl failed to load it without a word, so its prompts cannot hold "
                 "images. Use a vision-language model, and see that transformers.AutoProcessor loads it"
             )
-        problems = check_rows(
+        rollout = OmegaConf.select(self.config._get_root(), "actor_rollout_ref.rollout")  # of the run, if it is one
+        faults = check_rows(
             self.rows(),
             locate=self.locate(),
             counter=PromptCounter(self.processor, self.apply_chat_template_kwargs, self.mm_processor_kwargs),
-            limits=Limits(tokens=self.max_prompt_length, root=self.config.get("cinema_image_root")),
+            limits=Limits(
+                tokens=self.max_prompt_length,
+                images=image_limit(rollout),
+                root=self.config.get("cinema_image_root"),
+            ),
             decode=decode,
             total=len(self),
         )
-        raise_for(problems)
+        raise_for(faults)
         logger.info("checked %d rows in %.1f s", len(self), time.monotonic() - started)
 
     def rows(self) -> Iterator[dict[str, Any]]:

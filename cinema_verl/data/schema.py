@@ -1,9 +1,7 @@
-"""The parquet files that verl reads: one explicit schema each, and rows checked before they are written.
+"""The parquet files that verl reads: one explicit schema for each kind, and rows checked before they are written.
 
-verl meets most defects of a row hours later and far away (a bare ``IndexError`` in a data-loader worker, a
-prompt dropped in silence), so the row builders refuse them here, and say which row it is and what to do.
-Every file of a kind carries the same schema because ``datasets.concatenate_datasets`` fails on files whose
-types differ.
+The builders of rows refuse what breaks the contract (`data.faults`), and say which row it is and what to do. Every file
+of a kind has the same schema, because ``datasets.concatenate_datasets`` fails on files whose types differ.
 
 Images are stored as paths, never as bytes: verl carries each row's images through every rollout of its group.
 """
@@ -11,20 +9,19 @@ Images are stored as paths, never as bytes: verl carries each row's images throu
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cinema_verl.data.faults import AGENT_NAME, Fault, gold_fault, path_fault, row_faults, sft_faults
 from cinema_verl.meta_action import parse
 from cinema_verl.utils.files import atomic_write
-from cinema_verl.verify import verify
 
-AGENT_NAME = "cinema"  # the agent loop that verl runs for a row: cinema_verl.training.agent_loop
 MODALITIES = ("multi", "frames", "single")
 ROWS_PER_GROUP: Final = 1_000  # of parquet: what a writer holds in memory, and a reader loads at once; our choice
 
@@ -76,8 +73,8 @@ PLACEHOLDERS = ("<image>", "<video>", "<audio>")  # verl splits message text at 
 class RowError(ValueError):
     """A row that verl could not train on. The message says which row, what is wrong and what to do."""
 
-    def __init__(self, uid: str, problem: str, remedy: str) -> None:
-        super().__init__(f"row {uid!r}: {problem}. {remedy}.")
+    def __init__(self, uid: str, message: str) -> None:
+        super().__init__(f"row {uid!r}: {message}")
 
 
 def image_cell(path: str | Path, *, min_pixels: int, max_pixels: int) -> dict[str, Any]:
@@ -121,20 +118,14 @@ def rl_row(
     Raises:
         RowError: The row breaks verl's data contract.
     """
-    _check_prompt(uid, prompt, images)
     if modality not in MODALITIES:
-        raise RowError(uid, f"unknown modality {modality!r}", f"Use one of {', '.join(MODALITIES)}")
+        raise RowError(uid, f"unknown modality {modality!r}. Use one of {', '.join(MODALITIES)}")
     if (modality == "single") != (len(images) == 1):
-        raise RowError(uid, f"modality {modality!r} with {len(images)} image(s)", "'single' means exactly one image")
-    if not isinstance(answer, str) or not answer.strip():
-        raise RowError(uid, f"gold answer {answer!r} is not a non-empty string", "Write it as text, or as JSON text")
+        raise RowError(uid, f"modality {modality!r} with {len(images)} image(s). 'single' means exactly one image")
     try:
-        right = verify(answer, answer, answer_type, options=options, aliases=aliases, tolerance=tolerance)
+        _refuse(uid, gold_fault(answer, answer_type, options=options, aliases=aliases, tolerance=tolerance))
     except ValueError as error:
-        raise RowError(uid, str(error), "See cinema_verl.verify for the answer types") from error
-    if not right:
-        problem = f"the gold answer {answer!r} is not a right answer to itself as {answer_type!r}"
-        raise RowError(uid, problem, "Check the answer, its type and the options")
+        raise error if isinstance(error, RowError) else RowError(uid, f"{error}. See cinema_verl.verify") from error
     row = {
         "data_source": data_source,
         "agent_name": AGENT_NAME,
@@ -156,6 +147,7 @@ def rl_row(
             "question": question,
         },
     }
+    _refuse(uid, *row_faults(row, gold=False), *_path_faults(images))
     _check_complete(uid, row, pa.struct(list(RL_SCHEMA)))
     return row
 
@@ -176,22 +168,10 @@ def sft_rows(
     Raises:
         RowError: The row breaks verl's data contract, or a trajectory the format rule.
     """
-    _check_prompt(uid, prompt, images)
+    _refuse(uid, *_path_faults(images))
     rows: list[dict[str, Any]] = []
     for number, text in enumerate(trajectories):
-        found = [tag for tag in PLACEHOLDERS if tag in text]
-        if found:
-            raise RowError(uid, f"trajectory {number} contains {found[0]}", "Name the image in words: 'Image B'")
         trajectory = parse(text)
-        violations = trajectory.violations_for(len(images))
-        if violations:
-            raise RowError(
-                uid,
-                f"trajectory {number} breaks the format rule ({', '.join(violations)}): {text!r}",
-                "Use non-empty actions in lower-case tags, then one <answer>; no <global> over one image",
-            )
-        if trajectory.pattern in {row["pattern"] for row in rows}:
-            raise RowError(uid, f"two trajectories share the pattern {trajectory.pattern}", "Give each its own path")
         row = {
             "messages": [*map(dict, prompt), {"role": "assistant", "content": text}],
             "images": [dict(image) for image in images],
@@ -199,6 +179,9 @@ def sft_rows(
             "trajectory": number,
             "pattern": trajectory.pattern,
         }
+        _refuse(f"{uid}, trajectory {number}", *sft_faults(row))
+        if trajectory.pattern in {earlier["pattern"] for earlier in rows}:
+            raise RowError(uid, f"two trajectories share the pattern {trajectory.pattern}. Give each its own path")
         _check_complete(uid, row, pa.struct(list(SFT_SCHEMA)))
         rows.append(row)
     return rows
@@ -256,43 +239,30 @@ def write_parquet(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, path: st
             raise ValueError(f"no rows for {path}: verl cannot train on an empty file")
 
 
-def _check_prompt(uid: str, prompt: Sequence[Mapping[str, str]], images: Sequence[Mapping[str, Any]]) -> None:
-    if not prompt:
-        raise RowError(uid, "the prompt has no message", "Give at least a user message")
-    for message in prompt:
-        if not isinstance(message.get("content"), str):
-            raise RowError(
-                uid, f"message content {message.get('content')!r} is not a string", "Write text with <image>"
-            )
-    if not images:
-        raise RowError(uid, "no images", "verl's SFT collator fails on text-only rows: leave them out")
-    text = "".join(message["content"] for message in prompt)
-    if "<video>" in text or "<audio>" in text:
-        raise RowError(uid, "a <video> or <audio> placeholder", "Store frames as images: 'Frame 1: <image>'")
-    if text.count("<image>") != len(images):
-        raise RowError(
-            uid,
-            f"{text.count('<image>')} <image> placeholder(s) for {len(images)} image(s)",
-            "Write one <image> where each image belongs",
-        )
-    for position, image in enumerate(images):
-        if not os.path.isabs(str(image.get("image", ""))):
-            raise RowError(uid, f"image {position} has the path {image.get('image')!r}", "Give an absolute path")
-        low, high = image.get("min_pixels"), image.get("max_pixels")
-        if not (isinstance(low, int) and isinstance(high, int) and 0 < low <= high):
-            raise RowError(uid, f"image {position} has min_pixels={low}, max_pixels={high}", "Need 0 < min <= max")
+def _refuse(uid: str, *faults: Fault | None) -> None:
+    """Raise for the first fault, be it one that a run would only warn of."""
+    for fault in faults:
+        if fault is not None:
+            raise RowError(uid, fault.message)
+
+
+def _path_faults(images: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
+    for number, image in enumerate(images, 1):
+        path = str(image.get("image", ""))
+        if fault := path_fault(path):
+            yield replace(fault, message=f"image {number} of {len(images)}, {path}, {fault.message}")
 
 
 def _check_complete(uid: str, value: Any, kind: pa.DataType, where: str = "") -> None:
     """pyarrow fills a missing key with null and drops an unknown one, both in silence: neither may happen."""
     if value is None:
         if where not in _NULLABLE:
-            raise RowError(uid, f"{where} is null", "Fill it in")
+            raise RowError(uid, f"{where} is null. Fill it in")
     elif pa.types.is_struct(kind):
         names = {field.name for field in kind}
         if set(value) != names:
             difference = ", ".join(sorted(set(value) ^ names))
-            raise RowError(uid, f"{where or 'the row'} has missing or unknown keys: {difference}", "Follow the schema")
+            raise RowError(uid, f"{where or 'the row'} has missing or unknown keys: {difference}. Follow the schema")
         for field in kind:
             _check_complete(uid, value[field.name], field.type, f"{where}.{field.name}".lstrip("."))
     elif pa.types.is_list(kind):

@@ -29,7 +29,19 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 class ImageSizeError(ValueError):
-    """An image of this size cannot become vision tokens. The message says why and what to do."""
+    """An image of this size cannot become vision tokens. The message says why and what to do.
+
+    Attributes:
+        reason: For preparation, the `canonical.REASONS` of the row.
+    """
+
+    reason = "image_too_thin"
+
+
+class ImageTooSmallError(ImageSizeError):
+    """A side is shorter than `MIN_SIDE`."""
+
+    reason = "image_too_small"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +106,10 @@ def vision_tokens(
         min_pixels, max_pixels: The row's own limits; None for qwen_vl_utils' defaults.
 
     Raises:
-        ImageSizeError: A side under `MIN_SIDE`, an aspect ratio over `MAX_ASPECT_RATIO` before or after the
-            row's resizing, limits that contradict each other, or a side of which the limits leave nothing.
+        ImageSizeError: A side is under `MIN_SIDE` (`ImageTooSmallError`), the aspect ratio is over `MAX_ASPECT_RATIO`
+            before or after the row's resizing, the limits contradict each other or leave nothing of a side.
     """
-    if min(width, height) < MIN_SIDE:
-        raise ImageSizeError(
-            f"{width}x{height} px has a side under {MIN_SIDE} px, which verl would stretch. "
-            "Leave the image out, or enlarge it when preparing the data"
-        )
+    check_sides(width, height)
     factor = patching.patch_size * _FETCH_MERGE_SIZE
     low = _DEFAULT_MIN_TOKENS * factor**2 if min_pixels is None else min_pixels
     high = _DEFAULT_MAX_TOKENS * factor**2 if max_pixels is None else max_pixels
@@ -117,17 +125,42 @@ def vision_tokens(
     return rows * columns
 
 
+def check_sides(width: int, height: int) -> None:
+    """Make sure that an image has sides of at least one vision token.
+
+    Raises:
+        ImageTooSmallError: A side is under `MIN_SIDE`.
+    """
+    if min(width, height) < MIN_SIDE:
+        raise ImageTooSmallError(
+            f"{width}x{height} px has a side under {MIN_SIDE} px, which verl would stretch. "
+            "Leave the image out, or enlarge it when preparing the data"
+        )
+
+
+def check_ratio(width: int, height: int) -> None:
+    """Make sure that the image processors take an image of this shape.
+
+    Raises:
+        ImageSizeError: One side is more than `MAX_ASPECT_RATIO` times the other.
+    """
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise ImageSizeError(
+            f"{width}x{height} px has an aspect ratio over {MAX_ASPECT_RATIO}, which the processor refuses. "
+            "Crop or split the image"
+        )
+
+
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """``smart_resize`` of qwen_vl_utils and of transformers' Qwen2-VL: (height, width), multiples of `factor`.
 
     The two differ only where shrinking leaves less than one `factor` of a side. 0 stands for it here;
     qwen_vl_utils then fails, and transformers takes one `factor`.
+
+    Raises:
+        ImageSizeError: See `check_ratio`.
     """
-    if max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
-        raise ImageSizeError(
-            f"{width}x{height} px has an aspect ratio over {MAX_ASPECT_RATIO}, which the processor refuses. "
-            "Crop or split the image"
-        )
+    check_ratio(width, height)
     rows, columns = max(1, round(height / factor)), max(1, round(width / factor))
     area = rows * columns * factor**2
     if area > max_pixels:

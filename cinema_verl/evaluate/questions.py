@@ -145,8 +145,8 @@ def ask_again(data_set: CinemaDataset, conditions: Sequence[str], size: int | No
 
 def _that_fit(rows: list[dict[str, Any]], data_set: CinemaDataset) -> list[dict[str, Any]]:
     counter = PromptCounter(data_set.processor, data_set.apply_chat_template_kwargs, data_set.mm_processor_kwargs)
-    problems = check_rows(rows, counter=counter, limits=Limits(tokens=data_set.max_prompt_length))
-    too_long = {problem.row for problem in problems if problem.code == PROMPT_TOO_LONG}
+    faults = check_rows(rows, counter=counter, limits=Limits(tokens=data_set.max_prompt_length))
+    too_long = {fault.row for fault in faults if fault.code == PROMPT_TOO_LONG}
     return [row for number, row in enumerate(rows) if number not in too_long]
 
 

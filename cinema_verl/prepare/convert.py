@@ -18,6 +18,14 @@ from typing import Any, Final
 
 from cinema_verl.data.canonical import IMAGE, ImageRef, Question, Rejected, VideoRef, lists_options
 from cinema_verl.data.directory import IMAGES, WORK
+from cinema_verl.data.faults import (
+    Fault,
+    gold_fault,
+    image_count_fault,
+    length_fault,
+    placeholder_faults,
+    special_token_fault,
+)
 from cinema_verl.data.tokens import QWEN2_5_VL, ImageSizeError, PromptCounter, vision_tokens
 from cinema_verl.prepare.draft import Adapter, Draft, Media
 from cinema_verl.prepare.media.images import ImageStore
@@ -25,7 +33,6 @@ from cinema_verl.prepare.media.paths import Downloads, is_url, resolve
 from cinema_verl.prepare.media.video import sample_folder, sample_frames
 from cinema_verl.prepare.readers import Row
 from cinema_verl.prompts import messages
-from cinema_verl.verify import decide
 
 MAX_PIXELS: Final = 602_112
 """Area of a stored image: 768 vision tokens of Qwen2.5-VL. Our choice, with recipe `cinema`'s prompt of 8 images."""
@@ -39,8 +46,6 @@ MAX_FRAMES: Final = 64  # of a video at a given rate. Our choice: two minutes at
 FOLDER_FPS: Final = 3.0  # the rate at which MVBench's folders of frames were cut
 _MAX_IMAGE_BYTES: Final = 1 << 28  # of one image file; our choice: above any photograph, below a worker's memory
 
-_SPECIAL = re.compile(r"<\|\w+\|>")  # Qwen's control and vision tokens, of which no text may hold one
-_MEDIUM = re.compile(r"<(?:video|audio)>")
 _RUN = re.compile(rf"{IMAGE}(?:\s*{IMAGE})*")
 
 
@@ -106,7 +111,7 @@ class Converter:
             Rejected: with the reason; images stored before it was found stay in the store.
             OSError: the machine's fault, not the row's.
         """
-        _check_draft(draft, self._settings.max_images)
+        check_draft(draft, self._settings.max_images)
         if draft.media[0].kind == "video":
             refs, video = self._frames(draft.media[0])
             text = _in_lines(draft.question, "Frame", len(refs))
@@ -132,7 +137,6 @@ class Converter:
                 pass_rate=draft.pass_rate,
                 flags=draft.flags,
             )
-            _check_gold(question)
         except (TypeError, ValueError) as error:
             raise Rejected("bad_record", str(error)) from error
         return self._counted(question)
@@ -193,15 +197,12 @@ class Converter:
                 for image in question.images
             )
         except ImageSizeError as error:
-            raise Rejected("image_too_thin", str(error)) from error
+            raise Rejected(error.reason, str(error)) from error
         text = 0
         if self._counter:
             text = self._counter.text_tokens([self._counter.render(messages(question.prompt, settings.mode))])[0]
         limit = settings.max_prompt_tokens
-        if limit is not None and vision + text > limit:
-            raise Rejected(
-                "prompt_too_long", f"{vision + text} tokens ({text} of text, {vision} of images), over {limit}"
-            )
+        _reject(length_fault(text, vision, len(question.images), limit, "Raise --max-prompt-tokens"))
         return replace(question, vision_tokens=vision, text_tokens=text)
 
 
@@ -228,26 +229,45 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _check_draft(draft: Draft, max_images: int | None) -> None:
-    """What can be known before a file is opened."""
+def _reject(fault: Fault | None, reason: str = "") -> None:
+    """Reject a row for what breaks the contract of rows, by the fault's own code where it is a reason, too."""
+    if fault is not None:
+        raise Rejected(reason or fault.code, fault.message)
+
+
+def check_draft(draft: Draft, max_images: int | None = None) -> None:
+    """Check what can be known before a file is opened: media, placeholders, text, and the gold.
+
+    Raises:
+        Rejected: With the reason.
+    """
     if not draft.media:
         raise Rejected("no_images", "the row names no image and no video")
     videos = sum(medium.kind == "video" for medium in draft.media)
     if videos and len(draft.media) > 1:
         raise Rejected("several_videos", f"{videos} video(s) among {len(draft.media)} media")
-    if not videos and max_images is not None and len(draft.media) > max_images:
-        raise Rejected("too_many_images", f"{len(draft.media)} images, over {max_images}")
-    if draft.question.count(IMAGE) != len(draft.media):
-        raise Rejected("placeholders", f"{draft.question.count(IMAGE)} {IMAGE} for {len(draft.media)} media")
-    text = "\n".join([draft.question, *draft.options])
-    if found := _MEDIUM.search(text):
-        raise Rejected("placeholders", f"the text holds {found[0]}")
-    if any(IMAGE in option for option in draft.options) and not lists_options(draft.question, draft.options):
+    if not videos:
+        _reject(image_count_fault(len(draft.media), max_images, "Raise --max-images"))
+    options = "\n".join(draft.options)
+    for misplaced in (*placeholder_faults(draft.question, len(draft.media)), *placeholder_faults(options, 0)):
+        _reject(misplaced, "placeholders")
+    if IMAGE in options and not lists_options(draft.question, draft.options):
         raise Rejected("placeholders", f"an option holds {IMAGE} and the question does not list its options")
-    if found := _SPECIAL.search(text):
-        raise Rejected("special_token", f"the text holds {found[0]}")
+    _reject(special_token_fault(f"{draft.question}\n{options}"))
     if not draft.question.replace(IMAGE, "").strip():
         raise Rejected("no_question", "the text is nothing but placeholders")
+    try:
+        fault = gold_fault(
+            draft.answer,
+            draft.answer_type,
+            options=draft.options,
+            aliases=draft.aliases,
+            tolerance=draft.tolerance,
+            question=draft.question,
+        )
+    except (TypeError, ValueError) as error:
+        raise Rejected("bad_record", str(error)) from error
+    _reject(fault, "gold_unreadable")
 
 
 def _in_lines(text: str, word: str, count: int) -> str:
@@ -261,21 +281,3 @@ def _in_lines(text: str, word: str, count: int) -> str:
     before, after = text[: run.start()].rstrip(), text[run.end() :].lstrip()
     lines = "\n".join(f"{word} {number}: {IMAGE}" for number in range(1, count + 1))
     return "\n".join(part for part in (before, lines, after) if part)
-
-
-def _check_gold(question: Question) -> None:
-    """A gold that is not a right answer to itself would make every rollout wrong."""
-    verdict = decide(
-        question.answer,
-        question.answer,
-        question.answer_type,
-        options=question.options,
-        aliases=question.answer_aliases,
-        tolerance=question.tolerance,
-        question=question.question,
-    )
-    if not question.answer.strip() or not verdict.correct:
-        raise Rejected(
-            "gold_unreadable",
-            f"{question.answer[:80]!r} as {question.answer_type}, {len(question.options)} options: {verdict.reason}",
-        )

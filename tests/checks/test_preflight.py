@@ -319,7 +319,7 @@ def test_prompts_are_counted_in_the_mode_of_the_run(write, call, tiny_model):
     processor = hf_processor(str(tiny_model))
     with pytest.raises(DataError) as caught:
         create_rl_dataset([str(path)], config.data, processor.tokenizer, processor)
-    assert len(caught.value.problems) * 2 == report["problems"]["prompt_too_long"]["count"]
+    assert len(caught.value.faults) * 2 == report["problems"]["prompt_too_long"]["count"]
 
 
 @pytest.mark.parametrize("option", ["cinema_checks=quick", "cinema_prompt_mode=loud"])

@@ -15,17 +15,16 @@ from cinema_verl.data.check import (
     SFT,
     DataError,
     Limits,
-    Problem,
     TokenizerError,
     check_rows,
     check_tokenizer,
     inspect_image,
     inspect_rows,
-    problems_of,
+    placed,
     raise_for,
     report,
 )
-from cinema_verl.data.faults import CODES, WARNINGS
+from cinema_verl.data.faults import CODES, WARNINGS, Fault
 from cinema_verl.data.schema import image_cell, rl_row, sft_rows
 from cinema_verl.data.tokens import Patching, PromptCounter
 from cinema_verl.demo.tiny_model import build_processor, build_tokenizer
@@ -172,7 +171,7 @@ SFT_CASES = [
     (
         _last("<think>" + "x" * 99 + "</think><answer>B</answer>"),
         "prompt_too_long",
-        ("messages have", "data.max_length"),
+        ("over the limit of 130", "data.max_length"),
     ),
 ]
 
@@ -197,7 +196,7 @@ def test_a_defect_of_an_sft_row_is_named(sft_row, counter, change, code, says):
     (inspected,) = inspect_rows([sft_row], form=SFT, counter=counter, limits=Limits(tokens=130))
     assert [fault.code for fault in inspected.faults] == [code]
     assert all(words in inspected.faults[0].message for words in says)
-    assert [problem.uid for problem in problems_of(inspected, "sft.parquet", 3)] == ["q/7"]
+    assert [fault.uid for fault in placed(inspected, "sft.parquet", 3)] == ["q/7"]
 
 
 def test_every_code_has_a_case():
@@ -209,7 +208,7 @@ def test_more_images_than_the_engine_takes(row):
     assert check_rows([row], limits=Limits(images=2)) == []
     problems = check_rows([row], limits=Limits(images=1))
     assert [problem.code for problem in problems] == ["too_many_images"]
-    assert "2 images, and the rollout engine takes 1" in problems[0].message
+    assert "2 images, over the limit of 1. Raise actor_rollout_ref.rollout.limit_images" in problems[0].message
 
 
 def test_without_a_processor_images_are_counted_and_text_is_not(row):
@@ -295,14 +294,14 @@ def test_a_decompression_bomb_is_named(pictures, monkeypatch):
 
 
 def _problem(row, code="num_images"):
-    return Problem(code, row, f"q/{row}", "train.parquet", "what, where. What to do")
+    return Fault(code, "what, where. What to do", row, f"q/{row}", "train.parquet")
 
 
 def test_report_counts_and_shows_the_first_few():
     text = report([*map(_problem, range(5)), _problem(9, "image_missing"), _problem(9, "agent_name")])
     assert text == "\n".join(
         [
-            "6 rows with problems:",
+            "6 rows with faults:",
             "  num_images: 5",
             *(f"    train.parquet, row {i} (q/{i}): what, where. What to do" for i in range(3)),
             "    ... and 2 more",
@@ -326,7 +325,7 @@ def test_error_holds_every_problem_and_survives_ray():
     with pytest.raises(DataError, match="num_images: 5") as caught:
         raise_for(problems)
     again = pickle.loads(pickle.dumps(caught.value))
-    assert again.problems == tuple(problems[:5])
+    assert again.faults == tuple(problems[:5])
     assert str(again) == str(caught.value)
 
 

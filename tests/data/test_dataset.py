@@ -1,6 +1,7 @@
 """The data set through verl's own doors: chosen by config, checked at construction, then exactly verl's."""
 
 import pickle
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def test_the_row_is_found_in_its_file(write, processor):
     files = [write("one", 3), write("two", 4, at=(2,), extra_info={"num_images": 5})]
     with pytest.raises(DataError, match=r"num_images: 1\n.*two\.parquet, row 2 \(two/2\): .* Write 1") as caught:
         _create(files, processor)
-    assert [(p.file, p.row, p.code) for p in caught.value.problems] == [(files[1], 2, "num_images")]
+    assert [(p.file, p.row, p.code) for p in caught.value.faults] == [(files[1], 2, "num_images")]
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
@@ -91,9 +92,9 @@ def test_only_rows_that_are_used_are_checked(write, processor, shuffle):
     plain = RLHFDataset(files, processor.tokenizer, _config(shuffle=shuffle), processor, max_samples=3)
     with pytest.raises(DataError) as caught:
         _create(files, processor, max_samples=3, shuffle=shuffle)
-    problems = caught.value.problems
-    assert [problem.uid for problem in problems] == [row["extra_info"]["uid"] for row in plain]
-    assert [f"{Path(problem.file).stem}/{problem.row}" for problem in problems] == [p.uid for p in problems]
+    faults = caught.value.faults
+    assert [fault.uid for fault in faults] == [row["extra_info"]["uid"] for row in plain]
+    assert [f"{Path(fault.file).stem}/{fault.row}" for fault in faults] == [fault.uid for fault in faults]
 
 
 def test_rows_of_json_files_are_found_too(write, processor, tmp_path):
@@ -105,7 +106,7 @@ def test_rows_of_json_files_are_found_too(write, processor, tmp_path):
         frame.to_json(file, orient="records", lines=True)
     with pytest.raises(DataError) as caught:
         _create(files, processor)
-    assert [(p.file, p.row) for p in caught.value.problems] == [(files[0], 1), (files[1], 1)]
+    assert [(p.file, p.row) for p in caught.value.faults] == [(files[0], 1), (files[1], 1)]
 
 
 def test_depth_of_the_checks(write, processor):
@@ -158,3 +159,16 @@ def test_workers_of_the_loader_serve_rows(write, processor):
     loader = DataLoader(data_set, batch_size=2, num_workers=2, collate_fn=collate_fn)
     uids = [info["uid"] for batch in loader for info in batch["extra_info"]]
     assert uids == [f"one/{i}" for i in range(4)]
+
+
+@pytest.mark.parametrize(("engine", "limit", "refused"), [("vllm", 0, True), ("vllm", 1, False), ("hf", 0, False)])
+def test_rows_have_no_more_images_than_the_run_s_engine_takes(write, processor, engine, limit, refused):
+    """As a part of a run's configuration, the data set knows the limit that preflight knows."""
+    rollout = {"name": engine, "limit_images": limit}
+    run = OmegaConf.create({"data": _config(), "actor_rollout_ref": {"rollout": rollout}})
+    create = partial(create_rl_dataset, [write("one", 2)], run.data, processor.tokenizer, processor)
+    if refused:
+        with pytest.raises(DataError, match="too_many_images: 2"):
+            create()
+    else:
+        assert len(create()) == 2

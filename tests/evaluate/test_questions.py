@@ -195,7 +195,7 @@ def test_a_prompt_mode_takes_the_place_of_the_system_prompt(tmp_path, processor,
     assert asked[0]["raw_prompt"][0]["content"] == [{"type": "text", "text": system_prompt("cinema_without_hint")}]
     with pytest.raises(DataError, match="prompt_too_long"):  # checked as it will be asked
         data_set(path, processor, cinema_prompt_mode="cinema")
-    with pytest.raises(ValueError, match="unknown prompt mode 'socratic'"):
+    with pytest.raises(ValueError, match=r"data\.cinema_prompt_mode='socratic' is unknown"):
         data_set(path, processor, cinema_prompt_mode="socratic")
 
 
@@ -320,11 +320,9 @@ def test_every_broken_row_is_found_where_it_is(tmp_path, processor):
     rows = [question(tmp_path, n) for n in range(4)]
     for row in rows[1:]:
         row["images"][0]["image"] = "/gone.png"
-    with pytest.raises(DataError, match=r"3 rows with problems") as caught:
+    with pytest.raises(DataError, match=r"3 rows with faults") as caught:
         evaluation_of(processor, [write(tmp_path, "one", rows)])
-    assert [(problem.row, problem.uid) for problem in caught.value.problems] == [
-        (n, f"digits/same/{n}") for n in (1, 2, 3)
-    ]
+    assert [(fault.row, fault.uid) for fault in caught.value.faults] == [(n, f"digits/same/{n}") for n in (1, 2, 3)]
 
 
 def test_an_own_source_can_be_allowed(tmp_path, processor):

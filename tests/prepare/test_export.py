@@ -121,7 +121,7 @@ def test_validation_is_drawn_by_uid(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"answer": "C"}, "'made/00299': the gold answer 'C' is not a right answer to itself"),
+        ({"answer": "C"}, "'made/00299': the gold answer 'C' is not a correct answer to itself"),
         ({"uid": "made/00000"}, "two questions have the uid 'made/00000'"),
     ],
 )

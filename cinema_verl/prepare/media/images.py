@@ -19,7 +19,14 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cinema_verl.data.canonical import ImageRef, Rejected
-from cinema_verl.data.tokens import MAX_ASPECT_RATIO, MIN_SIDE, QWEN2_5_VL, ImageSizeError, smart_resize
+from cinema_verl.data.tokens import (
+    MIN_SIDE,
+    QWEN2_5_VL,
+    ImageSizeError,
+    check_ratio,
+    check_sides,
+    smart_resize,
+)
 from cinema_verl.prepare.media.phash import phash
 from cinema_verl.utils.files import atomic_write
 
@@ -62,25 +69,14 @@ class ImageStore:
     Args:
         directory: The folder, ``DATASET/images``; made when the first picture is stored.
         max_pixels: Area that larger pictures are shrunk to, keeping their shape.
-        min_side: Pixels that each side must have, before and after shrinking.
-        quality: Of the JPEG files that are encoded here.
         factor: As in `shrunk_size`.
     """
 
-    def __init__(
-        self,
-        directory: str | Path,
-        max_pixels: int,
-        min_side: int = MIN_SIDE,
-        quality: int = QUALITY,
-        factor: int = QWEN2_5_VL.factor,
-    ) -> None:
-        if max_pixels < min_side**2:
-            raise ValueError(f"max_pixels {max_pixels} leaves no room for sides of {min_side} px")
+    def __init__(self, directory: str | Path, max_pixels: int, factor: int = QWEN2_5_VL.factor) -> None:
+        if max_pixels < MIN_SIDE**2:
+            raise ValueError(f"max_pixels {max_pixels} leaves no room for sides of {MIN_SIDE} px")
         self.directory = Path(directory).absolute()
         self.max_pixels = max_pixels
-        self.min_side = min_side
-        self.quality = quality
         self.factor = factor
 
     def put(self, data: bytes) -> ImageRef:
@@ -139,11 +135,13 @@ class ImageStore:
         if width * height > MAX_SOURCE_PIXELS:
             raise Rejected("image_too_large", f"{width}x{height} px are over {MAX_SOURCE_PIXELS} pixels")
         target = shrunk_size(width, height, self.max_pixels, self.factor)
-        shrunk = "" if target == size else f", {target[0]}x{target[1]} px within {self.max_pixels} pixels,"
-        if min(target) < self.min_side:
-            raise Rejected("image_too_small", f"{width}x{height} px{shrunk} has a side under {self.min_side} px")
-        if max(max(side) / min(side) for side in (size, target)) > MAX_ASPECT_RATIO:
-            raise Rejected("image_too_thin", f"{width}x{height} px{shrunk} has an aspect ratio over {MAX_ASPECT_RATIO}")
+        try:
+            for sides in dict.fromkeys((size, target)):
+                check_sides(*sides)
+                check_ratio(*sides)
+        except ImageSizeError as error:
+            shrunk = "" if target == size else f"{width}x{height} px, shrunk to within {self.max_pixels} pixels: "
+            raise Rejected(error.reason, f"{shrunk}{error}") from error
         return target
 
     def _encoded(self, image: Image.Image, kind: str) -> bytes:
@@ -151,7 +149,7 @@ class ImageStore:
         buffer = BytesIO()
         if kind == "JPEG":
             # Colour at full resolution: thin coloured lines in diagrams are what questions ask about.
-            image.save(buffer, kind, quality=self.quality, subsampling=0)
+            image.save(buffer, kind, quality=QUALITY, subsampling=0)
         else:
             image.save(buffer, kind)
         return buffer.getvalue()
@@ -184,7 +182,7 @@ def shrunk_size(width: int, height: int, max_pixels: int, factor: int = QWEN2_5_
     try:
         rows, columns = smart_resize(height, width, factor, 1, max_pixels)
     except ImageSizeError as error:
-        raise Rejected("image_too_thin", str(error)) from error
+        raise Rejected(error.reason, str(error)) from error
     return columns, rows
 
 

@@ -27,7 +27,7 @@ _MAX_MATH: Final = 200  # characters of a mathematical gold. Our choice: above t
 
 @dataclass(frozen=True, slots=True)
 class Gold:
-    """An answer that verifies against itself.
+    """An answer, and how it is compared; that it is a correct answer to itself is checked in `prepare.convert`.
 
     Attributes:
         answer_type, answer, aliases, tolerance: As in `canonical.Question`.
@@ -72,8 +72,7 @@ def read(
         max_words: Of a ``text``; more is prose, unless the source states ``text`` or ``ocr``.
 
     Raises:
-        Rejected: ``no_answer``, ``not_an_option``, ``multi_part``, ``several_golds``, ``free_text``, ``answer_type``,
-            ``gold_unreadable``.
+        Rejected: ``no_answer``, ``not_an_option``, ``multi_part``, ``several_golds``, ``free_text``, ``answer_type``.
     """
     if answer_type and answer_type not in answer_types():
         raise Rejected("answer_type", f"{answer_type!r} is unknown; known are {', '.join(answer_types())}")
@@ -88,7 +87,7 @@ def read(
             parts, question=question, options=options, answer_type=answer_type, tolerance=tolerance, max_words=max_words
         )
     if answer_type not in ("", "mcq", "mcq_multi"):
-        return _sound(Gold(answer_type, text, tuple(options), tolerance=tolerance))
+        return Gold(answer_type, text, tuple(options), tolerance=tolerance)
     listed = tuple(options) or listed_in(question)
     if any(IMAGE in option for option in listed):
         listed = ()  # pictures have no text that an answer could name; their letters remain
@@ -97,7 +96,7 @@ def read(
         found = _choice(text, (), several=answer_type != "mcq")
     if found is None and (options or answer_type or _LETTERS.fullmatch(text)):
         raise Rejected("not_an_option", f"{text[:80]!r} is none of {list(listed)!r}"[:300])
-    return _sound(found or _open(text, max_words, tolerance))
+    return found or _open(text, max_words, tolerance)
 
 
 def one_of(golds: Sequence[str], **how: object) -> Gold:
@@ -121,7 +120,7 @@ def one_of(golds: Sequence[str], **how: object) -> Gold:
         return replace(first, aliases=(*first.aliases, *aliases))
     for other in others:
         how_read = {"options": first.options, "tolerance": first.tolerance}
-        if not verify(other.answer, first.answer, first.answer_type, **how_read):  # type: ignore[arg-type]
+        if verify(other.answer, first.answer, first.answer_type, **how_read) is False:  # type: ignore[arg-type]
             raise Rejected("several_golds", f"{other.answer!r} is another answer than {first.answer!r}"[:300])
     return first
 
@@ -243,10 +242,3 @@ def _open(text: str, max_words: int, tolerance: float | None) -> Gold:
     if len(text.split()) > max_words or len(text) > MAX_TEXT * max(1, max_words // MAX_WORDS) or "\n" in text:
         raise Rejected("free_text", f"{len(text.split())} words: {text[:80]!r}")
     return Gold("text", text)
-
-
-def _sound(gold: Gold) -> Gold:
-    right = verify(gold.answer, gold.answer, gold.answer_type, options=gold.options, tolerance=gold.tolerance)
-    if not right:
-        raise Rejected("gold_unreadable", f"{gold.answer[:80]!r} is no right answer to itself as {gold.answer_type}")
-    return gold

@@ -1,8 +1,9 @@
-"""What an adapter makes of its example row, changed."""
+"""What an adapter makes of its example row, changed; and why it, or the checks that follow, reject it."""
 
 import pytest
 
 from cinema_verl.data.canonical import Rejected
+from cinema_verl.prepare.convert import check_draft
 from cinema_verl.prepare.sources import adapter
 
 
@@ -14,5 +15,5 @@ def convert(name, **changes):
 
 def reason_of(name, **changes):
     with pytest.raises(Rejected) as rejected:
-        convert(name, **changes)
+        check_draft(convert(name, **changes))
     return rejected.value.reason

@@ -1,10 +1,11 @@
-"""What a source's answer is: unwrapped, typed, and right when measured against itself."""
+"""What a source's answer is: unwrapped, typed, and, but for what is rejected later, a correct answer to itself."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cinema_verl.data.canonical import Rejected
+from cinema_verl.data.faults import gold_fault
 from cinema_verl.prepare.sources.gold_answers import MAX_WORDS, as_list, boxes, one_of, read, unwrap
 from cinema_verl.verify import verify
 
@@ -194,7 +195,8 @@ def test_no_alternatives_at_all():
 def test_a_stated_type_is_kept_and_checked():
     assert read("Exit to the left, please", answer_type="ocr").answer_type == "ocr"
     assert read("2.4", answer_type="number", tolerance=0.05).tolerance == 0.05
-    assert reason_of(read, "many", answer_type="number") == "gold_unreadable"
+    many = read("many", answer_type="number")
+    assert gold_fault(many.answer, many.answer_type).code == "gold_unreadable"
     assert reason_of(read, "3", answer_type="essay") == "answer_type"
     assert reason_of(read, "seven", answer_type="mcq") == "not_an_option"
 
@@ -213,6 +215,8 @@ def test_every_gold_verifies_against_itself_or_is_rejected(text, question, optio
         gold = read(text, question=question, options=options)
     except Rejected:
         return
-    assert verify(gold.answer, gold.answer, gold.answer_type, options=gold.options, aliases=gold.aliases) is True
+    right = verify(gold.answer, gold.answer, gold.answer_type, options=gold.options, aliases=gold.aliases)
+    rejected = gold_fault(gold.answer, gold.answer_type, options=gold.options, aliases=gold.aliases)
+    assert (right is True) == (rejected is None)
     if gold.answer_type == "text":
         assert len(gold.answer.split()) <= MAX_WORDS
