@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "schedule": set(),
     "prompts": {"meta_action", "utils"},
     "endpoint": {"utils"},
-    "verify": {"meta_action", "endpoint"},
+    "verify": {"meta_action", "endpoint", "utils"},
     "reward": {"meta_action", "prompts", "verify"},
     "registration": {"rollout", "utils"},
     "rollout": {"utils"},
