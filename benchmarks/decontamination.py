@@ -170,9 +170,13 @@ def stages(train: Path, bench: Path, output: Path) -> Iterator[tuple[str, Decont
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=60_000, help="of training, four images each")
-    parser.add_argument("--benchmark-images", type=int, default=20_000)
-    parser.add_argument("--pictures", type=int, default=180, help="planted, each with every change")
+    numbers = {
+        "--questions": (60_000, "training questions, of four images each"),
+        "--benchmark-images": (20_000, "images of the benchmark"),
+        "--pictures": (180, "planted pictures, each with every change"),
+    }
+    for flag, (default, says) in numbers.items():
+        parser.add_argument(flag, type=int, default=default, help=f"{says} (default: %(default)s)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         train, bench, planted = make(Path(temporary), arguments)

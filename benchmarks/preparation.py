@@ -179,9 +179,9 @@ def timed(work: Callable[[], object]) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=600, help="of two to four images; %(default)s")
-    parser.add_argument("--processes", type=int, default=2, help="of each; %(default)s")
-    parser.add_argument("--rounds", type=int, default=1, help="the best of so many; %(default)s")
+    parser.add_argument("--rows", type=int, default=600, help="rows of two to four images each (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="processes of each candidate (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=1, help="rounds, of which the best counts (default: %(default)s)")
     arguments = parser.parse_args()
     processes = arguments.processes
     datasets.disable_progress_bars()

@@ -82,8 +82,10 @@ def measure(rows: int, workers: int) -> tuple[float, int, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[5_000, 60_000], help="5000 60000")
-    parser.add_argument("--workers", type=int, default=2, help="of Ray; %(default)s")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[5_000, 60_000], help="sizes of the inputs in rows (default: 5000 60000)"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="workers of Ray (default: %(default)s)")
     arguments = parser.parse_args()
     found = [(rows, *measure(rows, arguments.workers)) for rows in arguments.rows]
     print(f"\n  {'rows':>7} {'seconds':>8} {'driver, MiB':>12} {'all, MiB':>9}")

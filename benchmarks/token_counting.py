@@ -50,8 +50,8 @@ def timed(count: Callable[[], list[int]]) -> tuple[list[int], float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=200, help="images to count (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds; the median counts (default: %(default)s)")
     arguments = parser.parse_args()
     ensure_torchvision_importable()
     from qwen_vl_utils import fetch_image

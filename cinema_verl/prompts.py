@@ -82,7 +82,7 @@ def removed_action(mode: str | None) -> str | None:
     Raises:
         ValueError: an unknown mode.
     """
-    if mode is not None and mode not in modes():
+    if mode is not None and mode not in MODES and mode not in modes():
         raise ValueError(f"unknown prompt mode {mode!r}; known: {', '.join(modes())}")
     return _WITHOUT.get(mode or "")
 

@@ -1,8 +1,7 @@
 """The canonical question: what every source becomes, and the only thing that the rest of the pipeline reads.
 
-A source's row either becomes one `Question` or is `Rejected` for a named reason; there is no third way. Questions are
-JSON, one a line; what the policy is asked (`Question.prompt`) and the row that verl reads (`Question.rl_row`) are made
-from them alone.
+A row of a source becomes one `Question`, or is `Rejected` for a named reason. Questions are stored as JSON lines. The
+policy's prompt (`Question.prompt`) and the row that verl reads (`Question.rl_row`) are made only from them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from cinema_verl.prompts import messages
 from cinema_verl.verify import answer_types
 
 REASONS: Final[dict[str, str]] = {
-    # code: what it means, for summaries and docs. Grouped by the step that finds it.
+    # In the order of the steps that find them.
     "bad_record": "a field of the source's row is missing or has another type than its other rows have",
     "placeholders": "the text does not name as many images as the row has",
     "no_images": "the row has no image, and verl's SFT collator fails on text-only rows",
@@ -59,7 +58,7 @@ REASONS: Final[dict[str, str]] = {
     "pass_rate_unknown": "no pass rate, and the mix takes only questions that have one",
     "not_in_mix": "of its kind the mix has as many as it asks for",
 }
-"""Why a row can be rejected. `Rejected` refuses a reason that is not here."""
+"""Why a row of a source can be rejected, and what it means. `Rejected` refuses a reason that is not here."""
 
 SPLITS: Final = ("train", "val", "test")
 LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -83,7 +82,7 @@ class Rejected(Exception):
 
 
 class SourceError(ValueError):
-    """A file that is not what its adapter expects. The whole run stops; the message says which field differs."""
+    """A file is not what its adapter expects, and the whole run stops. The message says which field differs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +130,11 @@ class Question:
         question: Text with one ``<image>`` for each image, in order, and no other placeholder.
         options: Option texts without their letters; empty for open questions.
         answer: Gold as `cinema_verl.verify` reads it: a letter for mcq, JSON where it is structured.
-        answer_aliases: Other answers that count as right.
+        answer_aliases: Other answers that count as correct.
         tolerance: For numbers; None takes the answer type's own.
-        pass_rate: Share of a reference model's tries that were right, as the source states it; None if unknown.
+        pass_rate: Share of a reference model's tries that were correct, as the source states it; None if unknown.
         vision_tokens, text_tokens: Of the prompt, as `cinema_verl.data.tokens` counts them; 0 if not counted.
-        flags: Things worth knowing that are no reason to reject.
+        flags: Remarks that are no reason to reject the row.
     """
 
     uid: str
@@ -165,7 +164,7 @@ class Question:
         if self.split not in SPLITS:
             raise ValueError(f"{self.uid}: split {self.split!r} is none of {', '.join(SPLITS)}")
         if self.pass_rate is not None and not 0 <= self.pass_rate <= 1:
-            raise ValueError(f"{self.uid}: pass_rate {self.pass_rate} is no share")
+            raise ValueError(f"{self.uid}: pass_rate {self.pass_rate} is not from 0 to 1")
 
     @property
     def prompt(self) -> str:
@@ -211,7 +210,7 @@ class Question:
         Args:
             index: Position in its file.
             min_pixels, max_pixels: Limits of each image's area as the policy sees it.
-            mode: One of `cinema_verl.prompts.MODES`.
+            mode: One of `cinema_verl.prompts.modes`.
 
         Raises:
             RowError: The row would break verl's data contract.

@@ -104,7 +104,7 @@ class DataError(ValueError):
 
 
 class TokenizerError(ValueError):
-    """A tokenizer with which no trajectory could ever be read."""
+    """A tokenizer with which no trajectory could be read."""
 
 
 class ImageSize(NamedTuple):

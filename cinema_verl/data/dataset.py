@@ -1,13 +1,12 @@
-"""verl's RL data set, with every row looked at before the first training step.
+"""verl's RL data set, with every row checked before the first training step.
 
-Chosen by the recipe:
+The recipe selects it:
 
     data.custom_cls.path=pkg://cinema_verl.data.dataset  data.custom_cls.name=CinemaDataset
 
-It reads and serves rows as ``RLHFDataset`` does (but for the `answers` that an evaluation has already), and adds one
-thing: construction fails with a `DataError` that lists all that is wrong with the rows. ``data.cinema_checks`` says how
-closely they are looked at: ``header`` (the default) opens image headers, ``full`` decodes every image, ``off`` looks at
-nothing.
+It reads and serves rows as ``RLHFDataset`` does (except for the `answers` that an evaluation has already), and adds one
+thing: construction fails with a `DataError` that lists all faults of the rows. ``data.cinema_checks`` says how closely
+they are checked: ``header`` (the default) opens image headers, ``full`` decodes every image, ``off`` checks nothing.
 """
 
 from __future__ import annotations
@@ -124,7 +123,7 @@ class CinemaDataset(RLHFDataset):
         """Where a row came from: the files follow one another, and `max_samples` picks among their rows."""
         files = [str(file) for file in self.original_data_files]
         ends = list(accumulate(_rows_in(file) for file in self.data_files))
-        # `datasets` keeps a selection as a table of indices into the rows, and has no public name for it.
+        # `datasets` keeps a selection as a table of indices into the rows, which has no public name.
         chosen = self.dataframe._indices
 
         def locate(position: int) -> tuple[str, int]:

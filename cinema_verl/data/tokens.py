@@ -1,4 +1,4 @@
-"""How many tokens a prompt will have, from its text and the sizes of its images: no pixel is touched.
+"""How many tokens a prompt will have, from its text and the sizes of its images, without reading pixels.
 
 verl resizes an image twice on its way to the vision encoder: ``qwen_vl_utils.fetch_image`` to the row's own
 limits (``RLHFDataset.process_multi_modal_info``), then the model's image processor to *its* limits. The counts
@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 MIN_SIDE: Final = 28
-"""Pixels: one vision token of Qwen2-VL. Our choice: verl would stretch a smaller side, without a word."""
+"""Pixels: one vision token of Qwen2-VL. Our choice: verl would stretch a smaller side, and not say so."""
 MAX_ASPECT_RATIO: Final = 200
 """qwen_vl_utils' ``MAX_RATIO``, and the same in transformers' ``smart_resize``: both raise beyond it."""
 
@@ -90,7 +90,7 @@ class Patching:
 
 
 QWEN2_5_VL: Final = Patching(patch_size=14, merge_size=2, min_pixels=3_136, max_pixels=12_845_056)
-"""Of the paper's backbone (its ``preprocessor_config.json``): how images are counted where no processor is at hand."""
+"""Of the paper's backbone (its ``preprocessor_config.json``): how images are counted without a processor."""
 
 
 @lru_cache(maxsize=65_536)

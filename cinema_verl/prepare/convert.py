@@ -1,8 +1,8 @@
-"""One draft becomes one question: media opened, stored and named in the text, gold verified, tokens counted.
+"""One draft becomes one question: gold verified, media opened, stored and named in the text, tokens counted.
 
-Everything that can be wrong with a row is found here and has a name in `canonical.REASONS`; what comes out can be
-written as a row that verl trains on. Errors of the machine (a full disk, a folder that may not be read) are no fault
-of the row and pass through as `OSError`.
+Whatever is wrong with a row is found here and has a name in `canonical.REASONS`; a question that comes out can be
+written as a row that verl trains on. Errors of the machine (a full disk, a folder that may not be read) are not the
+row's, and pass through as `OSError`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _RUN = re.compile(rf"{IMAGE}(?:\s*{IMAGE})*")
 
 @dataclass(frozen=True, slots=True)
 class ConvertSettings:
-    """What a question depends on beside its row. Equal settings and input give equal bytes.
+    """What a question depends on besides its row. Equal settings and equal input give equal bytes.
 
     Attributes:
         media_root: Absolute path of the folder that media paths are relative to and never leave.

@@ -33,15 +33,15 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A row in our words.
+    """A row of a source, its fields found and its text in one dialect, before any file is opened.
 
     Attributes:
         source_id: The row's id in its source; ``uid`` becomes ``source/source_id``.
         split: ``train`` or ``test``.
-        question: One ``<image>`` for each medium, in order, whatever the source's dialect was; a video has one, too.
+        question: With one ``<image>`` for each medium, in order; a video has one, too.
         media: Images in order, or one video.
         options, answer_type, answer, aliases, tolerance, pass_rate, flags: As in `canonical.Question`.
-        source: Sub-source to report apart (``m4_instruct/nlvr2``); empty for the adapter's own name.
+        source: Part of the source to report separately (``m4_instruct/nlvr2``); empty for the adapter's own name.
         modality: Where the row states it: ``frames`` for images that are a video's; empty to count the images.
     """
 
@@ -92,8 +92,8 @@ class Adapter:
         """What `convert` makes of a row, whatever the row holds.
 
         Raises:
-            Rejected: ``bad_record`` also where a required field is missing, and where `convert` stumbles over one of a
-                type that nobody foresaw.
+            Rejected: Also with ``bad_record`` where a required field is missing, and where `convert` fails on one of an
+                unexpected type.
         """
         if missing := [name for name in self.required if name not in row]:
             raise Rejected("bad_record", f"no field {', '.join(map(repr, missing))}")

@@ -34,7 +34,7 @@ _RANGE: Final = re.compile(r"(?P<low>\d+(?:\.\d+)?)(?:-(?P<high>\d+(?:\.\d+)?)|(
 
 
 class MixError(ValueError):
-    """A mix that cannot be made: the message says which part of the specification, why, and what would do."""
+    """A mix cannot be made. The message names the part of the specification, why, and what to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Stratum:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Pass rates that are let into the mix: over `above` and under `below`; `keep_unknown` says what of the rest."""
+    """Pass rates that are let into the mix: over `above` and under `below`, and with `keep_unknown` unknown ones."""
 
     above: float = -math.inf
     below: float = math.inf
@@ -63,7 +63,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class MixSpec:
-    """A specification that has been read and found sound in itself."""
+    """A specification that has been read and does not contradict itself."""
 
     size: int
     seed: int

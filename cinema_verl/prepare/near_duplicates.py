@@ -1,8 +1,7 @@
 """What is nearly the same: hashes that differ in few bits, pictures that look alike, texts that share most words.
 
-The two searches first look where a near neighbour must show itself (a band of the hash that is equal; one of a text's
-rarest shingles) and then compare in full: they find what comparing everything with everything would find, without doing
-so.
+Both searches first collect candidates that every near neighbour must be among (an equal band of the hash; one of a
+text's rarest shingles) and then compare in full: they find what comparing everything with everything would find.
 """
 
 from __future__ import annotations

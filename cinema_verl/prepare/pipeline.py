@@ -32,15 +32,15 @@ _FIRST_MEDIA: Final = 20  # rows whose media must not all be missing; our choice
 
 
 class Stopped(RuntimeError):
-    """The run cannot go on; the message says why and what to do. Finished shards are kept."""
+    """The run cannot continue; the message says why and what to do. Finished shards are kept."""
 
 
 class Result(NamedTuple):
-    """Of a run.
+    """What a run made.
 
     Attributes:
         manifest: As it is on disk.
-        workers: Who converted rows in this run, ``node:pid``; empty if nothing was left to do.
+        workers: The processes that converted rows in this run, ``node:pid``; empty if nothing was left to do.
     """
 
     manifest: dict[str, Any]
@@ -60,8 +60,8 @@ def prepare(
 ) -> Result:
     """Make the dataset directory of a source, or go on where an earlier run was interrupted.
 
-    The same source, settings and versions give the same bytes, whatever the number of workers and of interruptions;
-    only the manifest also names the command.
+    The same source, settings and versions give the same bytes, whatever the number of workers and of interruptions,
+    except that the manifest names the command.
 
     Args:
         source: A file of rows, or a directory of them.
@@ -141,7 +141,7 @@ def _state(path: Path) -> tuple[int, int, int]:
 
 
 def _identity(adapter: Adapter, settings: ConvertSettings, inputs: _Inputs, limit: int | None) -> dict[str, Any]:
-    """All that decides the output's bytes, as JSON has it."""
+    """Everything that determines the output's bytes, as JSON values."""
     identity = {
         "source": adapter.name,
         "license": adapter.license,
@@ -222,7 +222,7 @@ def _first(spans: Sequence[Span], limit: int | None) -> list[Span]:
 
 
 def _check_media(job: Job, span: Span) -> None:
-    """Stop at once where no row's media are found: a wrong --media-root would reject every row, one by one."""
+    """Stop at once if no row's media are found: with a wrong --media-root every row would be rejected, one by one."""
     converter, missing = Converter(job.adapter, job.settings, job.output), []
     for _, row in read(job.root, span):
         try:
@@ -273,7 +273,7 @@ def _convert(job: Job, spans: Sequence[Span], workers: int, ray_address: str | N
 
 
 def summary(manifest: Mapping[str, Any]) -> str:
-    """What a person wants to know of a finished run; the numbers add up to the input."""
+    """A summary of a finished run, to print; its numbers add up to the input."""
     rows, questions, rejected = manifest["input_rows"], manifest["questions"], manifest["rejected"]
     lines = [f"{rows:,} rows = {questions:,} questions + {rejected:,} rejected"]
     for name, counts in manifest["counts"].items():

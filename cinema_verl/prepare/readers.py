@@ -1,11 +1,11 @@
-"""Files of rows, cut into spans that any worker can read alone, with every row's place known before the first is read.
+"""Files of rows, cut into spans that each worker can read alone.
 
 One pass over the files plans the spans: byte ranges of JSON lines, JSON arrays and CSV, row numbers of parquet and of
-Hugging Face directories. Nothing is held in memory but a span's bounds. A record that cannot be read becomes a
-`Rejected` in the place of its row; a file that is not a file of rows at all is a `SourceError`.
+Hugging Face directories. Only the bounds of spans are kept in memory. A record that cannot be read becomes a `Rejected`
+in place of its row; a file that is not a file of rows is a `SourceError`.
 
-Places are as a person finds them: ``line 7`` of JSON lines and CSV counts from 1, as editors do, with blank lines and
-the header; ``row 6`` of every other format counts from 0, as jq, pandas and `datasets` do.
+Places are given as people find them: ``line 7`` of JSON lines and CSV counts from 1, as editors do, with blank lines
+and the header; ``row 6`` of every other format counts from 0, as jq, pandas and `datasets` do.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Row = Mapping[str, Any]
 Placed = tuple[str, Row | Rejected]  # a row and its place in the file
 
 MAX_RECORD_BYTES: Final = 1 << 26
-"""Of one JSON or CSV record. Our choice: 64 MiB is far above a row with embedded images, and bounds what a file that
-is not what it says (one endless line) can make us hold."""
+"""Of one JSON or CSV record. Our choice: 64 MiB is far above a row with embedded images, and limits the memory that a
+file without line breaks can take."""
 _BLOCK: Final = 1 << 20  # read at once from a JSON array; our choice
 _ROWS_AT_ONCE: Final = 16  # decoded at once from parquet: rows may embed images of megabytes; our choice
-_MOST_CUTS: Final = 16  # of one parquet row group, because each span decodes what lies before it; our choice
+_MOST_CUTS: Final = 16  # spans of one parquet row group, because each decodes what lies before it; our choice
 _FIRST_ROWS: Final = 20  # looked at to tell whether a file is the source's; our choice
 
 
@@ -132,11 +132,11 @@ def read(root: Path, span: Span) -> Iterator[Placed]:
 
 
 def check_fields(root: Path, spans: Sequence[Span], adapter: Adapter) -> None:
-    """Make sure that a file is of its source: the first readable row has the source's fields, and not all of the first
-    rows have fields of another type. What a single row lacks is its own fault.
+    """Make sure that a file is of its source: its first readable row has the source's fields, and not all of its first
+    rows have fields of another type. A single row that lacks a field is rejected later.
 
     Raises:
-        SourceError: the message names the field, and what was found.
+        SourceError: The message names the field, and what was found.
     """
     where, problem = f"{root / spans[0].file}", ""
     for place, row in islice(read(root, spans[0]), _FIRST_ROWS):
@@ -146,7 +146,7 @@ def check_fields(root: Path, spans: Sequence[Span], adapter: Adapter) -> None:
             if missing := [name for name in adapter.required if name not in row]:
                 raise SourceError(
                     f"{where}, {place}: no field {', '.join(map(repr, missing))}; found "
-                    f"{', '.join(map(repr, sorted(map(str, row))))}. This file is not what the script reads: see --help"
+                    f"{', '.join(map(repr, sorted(map(str, row))))}. This file is not what the source has: see --help"
                 )
             adapter.draft(row)
             return
@@ -425,7 +425,7 @@ def _numbered(rows: pa.RecordBatch | pa.Table, first: int) -> Iterator[Placed]:
 
 
 def _load(path: Path) -> Any:
-    import datasets  # seconds; only who has such a directory pays
+    import datasets  # takes seconds, and only such directories need it
 
     try:
         return datasets.load_from_disk(str(path))

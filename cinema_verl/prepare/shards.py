@@ -1,12 +1,12 @@
 """Source rows to a dataset directory, a shard at a time, so that a run can be killed anywhere and goes on from there.
 
-    NAME/.work/plan.json            what is run: input, settings, versions; and the spans of rows
+    NAME/.work/plan.json            the input, settings and versions of the run, and the spans of rows
     NAME/.work/shard-000012.jsonl   what became of each row of span 12: {"question": …, "place": …} or {"rejected": …}
-    NAME/.work/shard-000013.try-0   a worker is at it, or died over it; the row after its last line is where
-    NAME/.work/downloads            what was fetched of the URLs in rows (see `paths`)
+    NAME/.work/shard-000013.try-0   a worker is writing it, or died doing so: on the row after its last line
+    NAME/.work/downloads            files that were fetched for URLs in rows (see `media.paths`)
 
-A shard's file is there whole or not at all, whichever worker wrote it; it is all that a finished shard is. When every
-shard is there they are joined in the order of the input, which makes the result independent of who did what when.
+A shard's file exists whole or not at all. When all shards exist they are joined in the order of the input, so that the
+result does not depend on which worker did what.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from cinema_verl.utils.stable_random import stable_hash
 
 PLAN: Final = "plan.json"
 ROWS_PER_SHARD: Final = 50
-"""Our choice: some seconds of a worker's time, which is what a kill costs. Not an option: shards must be the same
-whatever the machine."""
+"""Our choice: some seconds of a worker's time, which is what a kill costs. It is a constant, so that shards are the
+same on every machine."""
 _TRIES: Final = 3
-"""Workers that may die over one shard. Our choice: one may be bad luck (a machine that goes, memory that others took);
-the third is the row's doing, or the machine's as a whole."""
+"""Workers that may die on one shard. Our choice: one or two may be chance (a machine that was lost, memory that others
+took); the third time it is a row, or the machine as a whole."""
 _MAX_DETAIL: Final = 500  # characters of a rejection's detail: rows are untrusted; our choice
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that a worker needs to know.
+    """What a worker needs to know of the run.
 
     Attributes:
         root: The input's root, which spans name files below.
@@ -67,7 +67,7 @@ def make_shard(item: dict[str, Any], *, job: Job) -> dict[str, Any]:
         item: ``number`` of the shard, and its ``span``.
 
     Returns:
-        ``rows`` and ``rejected`` (counts), ``worker`` (who did it), and ``error``: why the run must stop, or "".
+        ``rows`` and ``rejected`` (counts), ``worker`` (``node:pid``), and ``error``: why the run must stop, or "".
 
     Raises:
         RuntimeError: a defect of this package; the message names the row.
@@ -89,18 +89,18 @@ def make_shard(item: dict[str, Any], *, job: Job) -> dict[str, Any]:
         result["error"] = str(error)
     except OSError as error:
         result["error"] = f"{error.strerror or error}: {error.filename or job.output}"
-    except Exception as error:  # a defect of ours; of a million rows, which?
+    except Exception as error:  # a defect of this package: name the row
         raise RuntimeError(f"{job.root / span.file}, {place}: {error!r}") from error
     return result
 
 
 @contextmanager
 def _try(job: Job, number: int, span: Span) -> Iterator[IO[bytes]]:
-    """A file that becomes the shard's when the block ends well, and vanishes when it does not; only a process that dies
-    leaves it, as a trace.
+    """A file that becomes the shard's when the block ends without an error, and is removed otherwise. Only a process
+    that dies leaves it.
 
     Raises:
-        SourceError: workers have died over this shard before, and there are no tries left.
+        SourceError: Too many workers have died on this shard.
     """
     shard = job.shard(number)
     names = [shard.with_suffix(f".try-{count}") for count in range(_TRIES)]
@@ -126,7 +126,7 @@ _REJECTED: Final = b'{"rejected"'
 
 
 def _outcome(converter: Converter, row: Row | Rejected, place: str, job: Job) -> bytes:
-    """A shard's line. `place` is where a person finds the row, and stands for its uid where it has none."""
+    """A shard's line. `place` is where a person finds the row, and takes the place of its uid where it has none."""
     uid = f"{job.adapter.name}/{place}"
     try:
         if isinstance(row, Rejected):
@@ -146,7 +146,7 @@ def _outcome(converter: Converter, row: Row | Rejected, place: str, job: Job) ->
 
 
 def _node() -> str:
-    ray = sys.modules.get("ray")  # a worker of Ray's has it; nobody else needs to load it
+    ray = sys.modules.get("ray")  # loaded in Ray's workers; nobody else needs it
     return str(ray.get_runtime_context().get_node_id()) if ray and ray.is_initialized() else "here"
 
 
@@ -154,7 +154,7 @@ def _node() -> str:
 
 
 class Counts:
-    """What a dataset holds, counted while its questions pass by."""
+    """Counts of a dataset's questions, made while they are written."""
 
     def __init__(self) -> None:
         self.by: dict[str, Counter[str]] = {

@@ -74,7 +74,7 @@ def test_json_round_trip(root, tolerance, flags, video):
         ({"modality": "audio"}, "audio"),
         ({"answer_type": "essay"}, "essay"),
         ({"split": "dev"}, "split 'dev' is none of train, val, test"),
-        ({"pass_rate": 30}, "pass_rate 30 is no share"),
+        ({"pass_rate": 30}, "pass_rate 30 is not from 0 to 1"),
         ({"colour": "red"}, "colour"),
         ({"images": [{"path": "a.png"}]}, "own/1"),
     ],

@@ -91,6 +91,15 @@ def test_a_source_that_cannot_be_used_is_named(install, code, entries, says):
     assert says in str(caught.value)
 
 
+def test_the_commands_say_it_in_a_line(install, capsys):
+    install("harbour", "", ENTRY)
+    for command in (main, decontaminate_command.main):
+        assert command(["--help"]) == 1
+        said = capsys.readouterr().err
+        assert "harbour 1.0" in said
+        assert said.count("\n") == 1
+
+
 def test_an_unknown_source_is_refused_with_those_there_are():
     with pytest.raises(KeyError, match=r"no source is called 'x'; there are m4_instruct, .*mathvision"):
         adapter("x")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from cinema_verl.data import sources
+from cinema_verl.prepare.commands import command
 from cinema_verl.prepare.contamination import Rules
 from cinema_verl.prepare.decontaminate import decontaminate
 from cinema_verl.prepare.decontamination_report import PAGE_NAME
-from cinema_verl.utils.files import Locked
 
 _DESCRIPTION: Final = """\
 Take benchmark questions and duplicates out of training questions.
@@ -40,9 +38,9 @@ _RULES: Final = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command("decontaminate")
+def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code, 1 for a failure."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="cinema-verl decontaminate",
         description=_DESCRIPTION,
@@ -75,12 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(dict(parsed.benchmark)) < len(parsed.benchmark):
         parser.error("two benchmarks have the same name")
     rules = Rules(**{name: getattr(parsed, name) for name in _RULES})
-    command = ["cinema-verl", "decontaminate", *arguments]
-    try:
-        summary = decontaminate(parsed.input, dict(parsed.benchmark), parsed.output, rules, command=command)
-    except (Locked, OSError, ValueError) as error:
-        print(f"decontaminate: {error}", file=sys.stderr)
-        return 1
+    shown = ["cinema-verl", "decontaminate", *arguments]
+    summary = decontaminate(parsed.input, dict(parsed.benchmark), parsed.output, rules, command=shown)
     output = parsed.output.absolute()
     print(f"{summary['read']:,} questions read, {summary['kept']:,} stay in {output}")
     for reason, count in summary["removed"].items():
@@ -94,7 +88,3 @@ def _named(text: str) -> tuple[str, Path]:
     if not (name and equals and path):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
     return name, Path(path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

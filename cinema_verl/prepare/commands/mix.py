@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from cinema_verl.prepare.commands import command
 from cinema_verl.prepare.mix import mix, table
-from cinema_verl.utils.files import Locked
 
 _DESCRIPTION: Final = """\
 Choose questions from dataset directories so that the mix has the size and the shares that a YAML file asks for.
@@ -38,9 +36,9 @@ Decontaminate first (`cinema-verl decontaminate`). Next: `cinema-verl cold-start
 whether the teacher solves them, or `cinema-verl to-parquet` for reinforcement learning alone."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command("mix")
+def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code, 1 for a failure."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="cinema-verl mix", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -51,21 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="the dataset directory to make")
     parser.add_argument("--dry-run", action="store_true", help="print the table and write nothing")
     parsed = parser.parse_args(arguments)
-    try:
-        done = mix(
-            parsed.input,
-            parsed.spec,
-            None if parsed.dry_run else parsed.output,
-            command=["cinema-verl", "mix", *arguments],
-        )
-    except (Locked, OSError, ValueError) as error:
-        print(f"mix: {error}", file=sys.stderr)
-        return 1
+    output = None if parsed.dry_run else parsed.output
+    done = mix(parsed.input, parsed.spec, output, command=["cinema-verl", "mix", *arguments])
     print(table(done.lines))
     print(f"{done.read:,} questions read = {done.taken:,} in the mix + {done.read - done.taken:,} left")
     print("nothing was written (--dry-run)" if parsed.dry_run else f"in {parsed.output.absolute()}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

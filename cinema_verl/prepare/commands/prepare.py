@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +12,7 @@ from typing import Any, Final
 from cinema_verl.data import sources
 from cinema_verl.data.canonical import SourceError
 from cinema_verl.data.tokens import MIN_SIDE
+from cinema_verl.prepare.commands import command
 from cinema_verl.prepare.convert import ConvertSettings, load_counter
 from cinema_verl.prepare.draft import Adapter
 from cinema_verl.prepare.pipeline import Stopped, prepare, processors, summary
@@ -22,16 +22,9 @@ from cinema_verl.prompts import modes
 _PROG: Final = "cinema-verl prepare"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: Without the program's name; None takes `sys.argv`.
-
-    Returns:
-        The exit code: 0 if all is well; 1 for a failure, or an input of which no row became a question.
-    """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+@command("prepare")
+def main(arguments: list[str]) -> int:
+    """Run the command; returns its exit code, 1 for a failure, or an input of which no row became a question."""
     chosen = _chooser().parse_args(arguments)
     adapter = adapter_of(chosen.source)
     parser = _parser(adapter)
@@ -112,7 +105,7 @@ def _folder(source: Path) -> Path:
 
 def _parser(adapter: Adapter) -> argparse.ArgumentParser:
     row = json.dumps(dict(adapter.example), ensure_ascii=False, default=repr, indent=2)
-    command = f"{_PROG} {adapter.name} --input downloads/{adapter.name}"
+    example = f"{_PROG} {adapter.name} --input downloads/{adapter.name}"
     parser = argparse.ArgumentParser(
         prog=f"{_PROG} {adapter.name}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -123,9 +116,9 @@ def _parser(adapter: Adapter) -> argparse.ArgumentParser:
         epilog=f"""\
 examples:
   a first look:
-    {command} --output outputs/first --limit 200
+    {example} --output outputs/first --limit 200
   all of it, with the prompt's tokens counted:
-    {command} --output outputs/{adapter.name} \\
+    {example} --output outputs/{adapter.name} \\
         --processor Qwen/Qwen2.5-VL-7B-Instruct --max-prompt-tokens 8192
   then, the parquet that verl reads:
     cinema-verl to-parquet --input outputs/{adapter.name} --output data/rl
@@ -238,7 +231,3 @@ def _rate(text: str) -> float:
     if not 0 < (value := float(text)) < 1000:
         raise argparse.ArgumentTypeError(f"{text} is not a rate: give a number over 0 and under 1000")
     return value
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from cinema_verl.prepare.commands import command
 from cinema_verl.prepare.export import Export, to_parquet
 from cinema_verl.prompts import modes
-from cinema_verl.utils.files import Locked
 
 _DESCRIPTION: Final = """\
 Turn dataset directories into the RL parquet that verl reads.
@@ -32,7 +30,8 @@ _NUMBERS: Final = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command("to-parquet")
+def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code, 1 for a failure."""
     default = Export()
     parser = argparse.ArgumentParser(
@@ -70,11 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not 0 < given["min_pixels"] <= given["max_pixels"] or given["rows_per_file"] < 1:
         parser.error("need 0 < --min-pixels <= --max-pixels, and --rows-per-file of at least 1")
     inputs, output = given.pop("input"), given.pop("output")
-    try:
-        written = to_parquet(inputs, output, Export(**given))
-    except (Locked, OSError, ValueError) as error:
-        print(f"to-parquet: {error}", file=sys.stderr)
-        return 1
+    written = to_parquet(inputs, output, Export(**given))
     for path, rows in written.items():
         print(f"{rows:>9,} rows  {path}")
     for split, key in (("train", "train_files"), ("val", "val_files"), ("test", "val_files")):
@@ -82,7 +77,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if files:
             print(f"data.{key}=[{','.join(files)}]")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

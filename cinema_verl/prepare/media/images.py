@@ -1,8 +1,8 @@
-"""Pictures from anywhere become files that every reader sees alike: upright, 8 bits, opaque, within the pixel cap.
+"""Pictures of any kind become files that every reader sees alike: upright, 8 bits, opaque, of a limited area.
 
-Each is decoded once, and whole, before it is stored: what cannot be decoded, or could not become vision tokens, is
-`Rejected` by name here and not by a trainer. A file is named by the SHA-256 of its bytes, so the same picture is stored
-once whoever stores it, however often, in whatever order.
+Each is decoded once, completely, before it is stored: a picture that cannot be decoded, or could not become vision
+tokens, is `Rejected` here by name, and not found by a trainer. A file is named by the SHA-256 of its bytes, so that the
+same picture is stored once.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ MAX_SOURCE_PIXELS: Final = 89_478_485
 QUALITY: Final = 92
 """JPEG quality of what has to be encoded again. Our choice: text in charts stays sharp."""
 FILTER: Final = Image.Resampling.BICUBIC
-"""What qwen_vl_utils shrinks with: the policy sees what it would have seen of the source. Lanczos takes longer by a
-third."""
+"""What qwen_vl_utils shrinks with, so that the policy sees what it would have seen of the source. Lanczos takes a third
+longer."""
 
-# Our choice: what datasets ship. Not formats that Pillow hands to other programs (EPS), nor rare ones.
+# Our choice: the formats that datasets have, without rare ones and those that Pillow gives to other programs (EPS).
 Image.init()
 _FORMATS: Final = tuple(
     name for name in ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "TIFF", "WEBP") if name in Image.OPEN
@@ -130,7 +130,7 @@ class ImageStore:
         os.sync()
 
     def _target(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) that a picture of this size is stored with, or `Rejected`: nothing is decoded yet."""
+        """(width, height) that a picture of this size is stored with. Nothing is decoded yet."""
         width, height = size
         if width * height > MAX_SOURCE_PIXELS:
             raise Rejected("image_too_large", f"{width}x{height} px are over {MAX_SOURCE_PIXELS} pixels")
@@ -188,7 +188,7 @@ def shrunk_size(width: int, height: int, max_pixels: int, factor: int = QWEN2_5_
 
 @contextmanager
 def _decoding(what: str) -> Iterator[None]:
-    """Whatever decoders raise on broken bytes is a rejection: they know no common error, and touch no disk here."""
+    """Turn whatever a decoder raises on broken bytes into a rejection; they share no error class, and read no disk."""
     try:
         yield
     except Rejected:
@@ -197,13 +197,13 @@ def _decoding(what: str) -> Iterator[None]:
         raise Rejected("image_format", f"{what} that are none of {', '.join(_FORMATS)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Rejected("image_too_large", str(error)) from error
-    # MemoryError is among them: a file within MAX_SOURCE_PIXELS that asks for more than there is lies about itself.
+    # Also MemoryError: a file within MAX_SOURCE_PIXELS that needs more memory than there is has a false header.
     except Exception as error:
         raise Rejected("image_broken", f"{what}: {type(error).__name__}: {error}") from error
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation; 1, upright, where there is none or it cannot be read, as viewers take it."""
+    """EXIF orientation; 1 (upright) where there is none or it cannot be read, as viewers do."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
@@ -234,7 +234,7 @@ def _upright(
     box: tuple[float, float, float, float] | None,
     turn: Image.Transpose | None,
 ) -> Image.Image:
-    """Shrunk to `size`, then turned. Boxed: the part of a drafted image that holds the picture."""
+    """Shrunk to `size`, then turned; `box` is the part of a drafted image that holds the picture."""
     if image.size != size:
         image = image.resize(size, FILTER, box=box, reducing_gap=_DECODE_GAP)
     return image if turn is None else image.transpose(turn)

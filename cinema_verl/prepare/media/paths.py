@@ -1,7 +1,7 @@
 """Where a row's media are: below the source's root and nowhere else, or behind a URL whose host was named.
 
-A dataset's paths and URLs are written by strangers. A path is followed only if it stays inside the root, links and all;
-a URL is fetched only from hosts that the user has named, and never from a private address that was not named itself.
+A dataset's paths and URLs are not to be trusted. A path is followed only if it stays inside the root, links included; a
+URL is fetched only from hosts that the user has named, and from a private address only if it was named itself.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from cinema_verl.data.canonical import Rejected
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|data:)")
 _TRIES: Final = 3
 _GONE: Final = 8
-"""Files in a row that nobody gave, however often asked, after which it is the network and not the rows. Our choice."""
+"""Failed files, one after the other, after which the network is at fault and not the rows. Our choice."""
 _REDIRECTS: Final = 5
-_DEADLINE: Final = 20  # time-outs that a whole file may take
+_DEADLINE: Final = 20  # a whole file may take so many time-outs
 _BLOCK: Final = 1 << 16
-_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})  # worth another try
+_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP statuses after which another try may help
 
 
 def is_url(name: str) -> bool:
@@ -88,7 +88,7 @@ def _real(root: str) -> Path:
 class Downloads:
     """Files behind URLs, each fetched once into a folder: ``ab/<sha256 of the URL>``.
 
-    A file is there whole or not at all. What a dropped connection or kill -9 leaves is continued where the server can
+    A file exists whole or not at all. What a dropped connection or kill -9 leaves is continued where the server can
     (a strong ``ETag`` and ranges). Any number of processes may share the folder. Connections are direct: proxies and
     ``.netrc`` of the environment are not used.
 
@@ -107,7 +107,7 @@ class Downloads:
         self.directory = Path(directory).absolute()
         self.max_bytes = max_bytes
         self.timeout = timeout
-        self._unanswered = 0  # files in a row
+        self._unanswered = 0  # failed files since the last that was given
 
     def fetch(self, url: str) -> Path:
         """The local file with the content of `url`.

@@ -1,8 +1,8 @@
 """A 64-bit perceptual hash: pictures that look alike have hashes that differ in few bits.
 
 The classic DCT hash: the picture as 32x32 grey, its 8x8 lowest frequencies, one bit each for being above their median.
-It survives resizing, re-encoding and mild changes of colour; it does not survive cropping, mirroring or rotation. It is
-computed in integers: the same pixels give the same hash on every machine.
+Resizing, re-encoding and mild changes of colour hardly change it; cropping, mirroring and rotation do. It is computed
+in integers, so that the same pixels give the same hash on every machine.
 """
 
 from typing import Final

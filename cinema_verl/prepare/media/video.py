@@ -1,8 +1,8 @@
 """A video becomes a few frames, each with the time at which it is shown.
 
-The file is read through once without decoding, which gives the true time of every frame, whatever the frame rate does,
-and where decoding can start; then only the stretches that lead to wanted frames are decoded. A folder of frames, cut at
-a known rate, is sampled by the same rule.
+The file is read once without decoding. That gives the true time of every frame, also with a variable frame rate, and
+the frames at which decoding can start; then only what leads to wanted frames is decoded. A folder of frames, cut at a
+known rate, is sampled by the same rule.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def sample_frames(
         return max(1, columns), max(1, rows)
 
     images = _decode(path, wanted, shown.keys, to_size)
-    if images is None:  # some demuxers seek to where they please: from the start, then
+    if images is None:  # some demuxers seek to another frame than the one asked for: decode from the start
         images = _decode(path, wanted, shown.keys[:1], to_size)
     if images is None:
         raise Rejected("video_broken", f"{path.name}: a frame that the file lists cannot be decoded")
@@ -199,13 +199,13 @@ def sample_times(
 
 @contextmanager
 def _open(path: Path) -> Iterator[InputContainer]:
-    """The opened file; what libav then finds wrong with it is a rejection."""
+    """The opened file; errors of libav become rejections."""
     try:
         import av
     except ImportError as error:
         raise ImportError("videos need PyAV: pip install 'cinema-verl[data]'") from error
     with open(path, "rb"):
-        pass  # a file that may not be read is no broken video
+        pass  # a file that may not be opened is no broken video
     try:
         container = av.open(str(path), options=_OPTIONS, metadata_errors="replace")  # tags of any encoding
     except av.FFmpegError as error:
@@ -297,7 +297,7 @@ def _index(container: InputContainer, stream: VideoStream) -> _Index:
 
 
 def _is_whole_gif(path: str) -> bool:
-    """A GIF states no length; it ends with a semicolon, behind which some writers pad."""
+    """A GIF does not state its length; it ends with a semicolon, which some writers pad with zeros."""
     with open(path, "rb") as file:
         file.seek(-min(64, file.seek(0, 2)), 2)
         return file.read().rstrip(b"\0").endswith(b";")
@@ -338,7 +338,7 @@ def _decode(path: Path, wanted: Sequence[int], keys: np.ndarray, to_size: _Size)
 
 
 def _to_image(frame: VideoFrame, to_size: _Size) -> Image.Image:
-    """RGB, upright as the file's display matrix has it, in the size that it shall have."""
+    """RGB, upright by the file's display matrix, in the size that `to_size` gives."""
     width, height = frame.width, frame.height
     if width * height > MAX_SOURCE_PIXELS:
         raise Rejected("image_too_large", f"a frame of {width}x{height} px is over {MAX_SOURCE_PIXELS} pixels")

@@ -1,4 +1,4 @@
-"""From a source's words to a draft: placeholders laid out, options cleaned, the gold read. What adapters call."""
+"""What adapters call: from a source's words to a draft, with placeholders laid out, options cleaned, the gold read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def build(
     flags: tuple[str, ...] = (),
     source: str = "",
 ) -> Draft:
-    """A row in our words.
+    """Make a draft of a row's fields.
 
     Args:
         question: In the source's dialect.

@@ -1,6 +1,6 @@
 """What a source's answer is: unwrapped, typed by stated rules, and read by the verifier that will score against it.
 
-A gold is never guessed and never a default: what no rule of `cinema_verl.verify` can check is rejected by name.
+A gold is never guessed and has no default: what no rule of `cinema_verl.verify` can check is rejected by name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cinema_verl.verify.reading import fold, peel
 
 MAX_WORDS: Final = 3
 """Of a gold that is compared word for word. Our choice: names and noun phrases; a sentence can be said in many ways,
-and a right answer in other words would be scored wrong."""
+and a correct answer in other words would be scored incorrect."""
 MAX_TEXT: Final = 40
 """Characters of such a gold. Our choice, for scripts without spaces."""
 _MAX_CHOICE: Final = 300  # characters of a gold that may be an option's text with its letter; our choice
@@ -102,8 +102,8 @@ def read(
 def one_of(golds: Sequence[str], **how: object) -> Gold:
     """The gold of a row that gives several: the first, if the others are of its type.
 
-    ``text`` and ``judge`` keep the others as aliases. For the other types each must be right by the rule itself when
-    measured against the first, because such a rule knows one gold.
+    ``text`` and ``judge`` keep the others as aliases. For the other types each must be a correct answer to the first by
+    the rule itself, because such a rule knows one gold.
 
     Raises:
         Rejected: ``no_answer``, ``several_golds``, and what `read` raises.
