@@ -328,8 +328,10 @@ def _exact(text: str, as_written: str, options: Options) -> str | None:
         return bare[1].upper() if bare[1].upper() in options.letters else None
     # What is marked as a label is one: "A: x = 3" is not the value of "A: x".
     letter = _labelled(text, options)
-    if letter or ((firm := _FIRM.match(text)) and (firm["bracketed"] or firm["letter"]).upper() in options.letters):
+    if letter or not options.has_values:
         return letter
+    if (firm := _FIRM.match(text)) and (firm["bracketed"] or firm["letter"]).upper() in options.letters:
+        return None
     return options.by_value(text, as_written)
 
 
@@ -372,7 +374,7 @@ def _labelled(text: str, options: Options) -> str | None:
 
 
 _WORD_OR_MORE = re.compile(r"[a-z]{2}")
-_LABEL_IN_LATEX = re.compile(r"\W*(?:\\[A-Za-z]+\s?\{)?\W*[A-Za-z]\W")
+_LABEL_IN_LATEX = re.compile(r"\W{0,8}(?:\\[A-Za-z]{1,12}\s?\{)?\W{0,8}[A-Za-z]\W")
 
 
 def _is_value(text: str) -> bool:

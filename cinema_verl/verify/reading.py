@@ -134,7 +134,7 @@ def peel_both(text: str) -> tuple[str, str]:
     return as_written, peel(as_written) if closed else as_written
 
 
-_MATH = re.compile(r"(?<!\\)\$\$?([^$]*[^$\\])\$\$?|\\\((.+?)\\\)")
+_MATH = re.compile(r"(?<!\\)\$\$?([^$]*[^$\\])\$\$?|\\\(((?:(?!\\[()]).)+)\\\)")
 
 
 def without_math_marks(text: str) -> str:

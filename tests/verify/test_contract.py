@@ -138,7 +138,24 @@ HOSTILE = [
     "the correct " * 800,
     "=>" * 5_000,
     "_" * MAX_CHARS,
+    r"\(" * (MAX_CHARS // 2),
+    "$" * MAX_CHARS,
+    "\\" * MAX_CHARS,
+    r",\!" * (MAX_CHARS // 3),
+    "5 m" + "·m" * 4_900,
+    "1" + " 111" * 2_400,
+    "=x" * 5_000,
+    "<image " * 1_400,
+    "a red car " * 1_000,
+    "order of the " * 700,
+    "一百" * 5_000,
 ]
+OPTIONS = (
+    ("a red car", "a blue car", "two dogs"),
+    ("1", "2", "2.2"),
+    (r"$\sqrt{2}$", r"$2\sqrt{2}$", "1:2"),
+    ("红色", "蓝色"),
+)
 
 
 @pytest.mark.parametrize("answer_type", ANSWER_TYPES)
@@ -150,3 +167,7 @@ def test_hostile_input_is_wrong_and_cheap(answer_type: str, monkeypatch: pytest.
     for text in HOSTILE:
         assert verify(text, GOLDS[answer_type], answer_type) is False, text[:40]
         assert verify(GOLDS[answer_type], text, answer_type) in (False, None), text[:40]
+    if answer_type.startswith("mcq"):
+        for text in HOSTILE:
+            for options in OPTIONS:
+                assert verify(text, "B", answer_type, options=options) is False, text[:40]
