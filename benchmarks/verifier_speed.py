@@ -238,7 +238,7 @@ def bombs(count: int) -> None:
     for name, times in {"ordinary": ordinary, "bombs": exploded}.items():
         p50, p99 = statistics.median(times), times[min(len(times) - 1, int(0.99 * len(times)))]
         print(f"  {name:10s} p50 {p50 * 1e3:7.1f} ms   p99 {p99 * 1e3:7.1f} ms   max {times[-1] * 1e3:7.1f} ms")
-    print(f"  bombs called right: {sum(right for _, bomb, right in results if bomb)}")
+    print(f"  bombs called correct: {sum(correct for _, bomb, correct in results if bomb)}")
 
 
 def main() -> None:

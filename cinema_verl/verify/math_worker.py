@@ -116,10 +116,11 @@ def equivalent(answer: str, gold: str) -> bool | None:
         if relations[0] and relations[1]:
             return multiples(read(relations[0][1]), read(relations[1][1]), relations[0][2])
         expected, found = read(gold), read(answer)
-        if expected is None or found is None or is_undefined(expected) or is_undefined(found):
+        if expected is None or found is None:
             return None
         # Their time-outs are signals with handlers, which a long multiplication does not let run; ours need none.
-        return bool(verify(expected, found, timeout_seconds=None)) and same_size(expected, found)
+        equal = bool(verify(expected, found, timeout_seconds=None))
+        return equal and same_size(expected, found) and not is_undefined(expected)
     except (RecursionError, ValueError, TypeError, ArithmeticError, AttributeError):
         return None
 
@@ -135,7 +136,7 @@ def multiples(found: Any, expected: Any, sign: str) -> bool | None:
     """Whether two expressions are zero, or less, together: their ratio is a number, for inequalities a positive one."""
     from sympy import simplify
 
-    if expected is None or found is None or is_undefined(expected) or is_undefined(found):
+    if expected is None or found is None or is_undefined(expected):
         return None
     ratio = simplify(found.doit() / expected.doit())
     if not ratio.is_number or not ratio.is_finite or not ratio.is_nonzero:

@@ -61,6 +61,22 @@ def test_verdicts(pool: MathPool) -> None:
     assert pool.ask(r"10^{-20}\pi", r"10^{-21}\pi") == DIFFERENT, "both are zero to fifteen places"
 
 
+def test_relations_to_zero_are_multiples_of_each_other(pool: MathPool) -> None:
+    assert pool.ask("2x-6=0", "x-3=0") == EQUIVALENT
+    assert pool.ask("6-2x=0", "x-3=0") == EQUIVALENT
+    assert pool.ask("2x-6<0", "x-3<0") == EQUIVALENT
+    assert pool.ask("6-2x<0", "x-3<0") == DIFFERENT, "the other direction"
+    assert pool.ask("(x-3)^2=0", "x-3=0") == DIFFERENT
+    assert pool.ask("x-x=0", "x-3=0") == DIFFERENT
+
+
+def test_a_letter_at_the_end_is_no_unit_and_a_division_by_zero_no_value(pool: MathPool) -> None:
+    assert pool.ask("2ab", "2ba") == EQUIVALENT
+    assert pool.ask("2m", "2") == DIFFERENT
+    verdict = pool.ask(r"\frac{1}{0}x", r"\frac{2}{0}x")
+    assert verdict is None or verdict == DIFFERENT
+
+
 @pytest.mark.parametrize("bomb", [BOMB, "{" * 5000 + "x" + "}" * 5000, r"\sqrt{" * 100 + "x" + "}" * 100])
 def test_a_bomb_costs_its_own_answer_only(pool: MathPool, bomb: str) -> None:
     start = time.monotonic()
