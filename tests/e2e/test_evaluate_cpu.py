@@ -105,8 +105,8 @@ def test_an_evaluation_killed_in_the_middle_ends_as_one_that_was_not(tmp_path):
             time.sleep(0.02)
         kill(process)
     assert not (killed / "evaluation" / "0.jsonl").exists()
-    assert "going on with" in evaluate(killed, *options)
-    assert "going on with" not in evaluate(undisturbed, *options)
+    assert "continuing an evaluation" in evaluate(killed, *options)
+    assert "continuing an evaluation" not in evaluate(undisturbed, *options)
     assert records_of(killed) == records_of(undisturbed)
     assert json.loads((killed / "evaluation" / "0.evaluation.json").read_text()) == json.loads(
         (undisturbed / "evaluation" / "0.evaluation.json").read_text()
