@@ -75,7 +75,7 @@ def test_an_evaluation_goes_on_with_what_was_answered(tmp_path, processor):
     before.close()
 
     said = evaluate(tmp_path, *options)
-    assert "going on with an evaluation that did not end: 3 answers" in said
+    assert "continuing an evaluation that did not end: 3 answers" in said
     records = records_of(tmp_path)
     assert len(records) == 12
     recalled = [record for record in records if record["output"] == words]
