@@ -29,8 +29,9 @@ from pathlib import Path
 from PIL import Image
 
 from cinema_verl.data.canonical import ImageRef
-from cinema_verl.endpoint.client import Client, Endpoint
 from cinema_verl.endpoint.ledger import Call, Ledger
+from cinema_verl.endpoint.paid import PaidClient
+from cinema_verl.endpoint.settings import Endpoint
 
 CONNECTIONS = 64
 LATENCY = 0.2
@@ -110,7 +111,7 @@ async def client_run(url: str, folder: Path, numbers: range, images: Sequence[Im
     )
     outcomes: Counter[str] = Counter()
     with Ledger(folder / "ledger.sqlite") as ledger:
-        async with Client(endpoint, ledger, budget=1e9) as client:
+        async with PaidClient(endpoint, ledger, budget=1e9) as client:
 
             async def ask(number: int) -> None:
                 first = number // DRAWS * 2 % max(1, len(images))
@@ -127,7 +128,7 @@ async def client_run(url: str, folder: Path, numbers: range, images: Sequence[Im
 async def bare_run(url: str, numbers: range, images: Sequence[ImageRef]) -> float:
     """Calls a second of 64 sockets that send one ready-made body of the same size."""
     host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
-    body = await Client(Endpoint(url, "stub"), Ledger(":memory:"))._body(call(0, images[:2]), images[:2])
+    body = await PaidClient(Endpoint(url, "stub"), Ledger(":memory:"))._body(call(0, images[:2]), images[:2])
     connections = [await asyncio.open_connection(host, int(port)) for _ in range(CONNECTIONS)]
 
     async def ask(number: int) -> None:
@@ -180,7 +181,7 @@ def memory(calls: int) -> None:
 
     async def run(url: str, path: Path) -> None:
         with Ledger(path) as ledger:
-            async with Client(Endpoint(url, "stub", concurrency=CONNECTIONS), ledger, budget=1e9) as client:
+            async with PaidClient(Endpoint(url, "stub", concurrency=CONNECTIONS), ledger, budget=1e9) as client:
 
                 async def ask(number: int) -> None:
                     await client.complete(call(number, ()))

@@ -29,7 +29,8 @@ import psutil
 
 from cinema_verl.cold_start import command, pipeline
 from cinema_verl.cold_start.journal import Journal
-from cinema_verl.endpoint.ledger import Call, Reply
+from cinema_verl.endpoint.ledger import Call
+from cinema_verl.endpoint.outcomes import Outcome, Reply
 
 QUESTIONS = 100_000
 TEXT = "the first image shows a red cube left of two smaller spheres and nothing else that would matter here"
@@ -58,7 +59,7 @@ class Endpointless:
             path = " ".join(name for name in ("focus", "hint", "think") if f"<{name}>…" in asked)
         words = " ".join(rng.choices(WORDS, k=60))
         text = "".join(f"<{name}>{words}</{name}>" for name in path.split()) + f"<answer>{rng.choice('BBBA')}</answer>"
-        reply = Reply(text, "stop", "ok", 500, 80, 0.001, "none")
+        reply = Reply(text, "stop", Outcome.OK, 500, 80, 0.001, "none")
         self.ledger.put(call, reply, self.ledger.begin(call, 0.01))
         return reply
 

@@ -17,7 +17,7 @@ import time
 import numpy as np
 
 from cinema_verl.cold_start.retrieval import PACKAGED_ENCODER, SIMILARITIES, Encoder, embed, walk
-from cinema_verl.cold_start.tree import Sample
+from cinema_verl.cold_start.tree import SampledTrajectory
 from cinema_verl.meta_action import parse
 
 PAPER = 57_000  # questions of the paper's cold start
@@ -31,7 +31,7 @@ VOCABULARY = (
 PATHS = ("focus hint think", "hint focus think", "global focus think", "think hint think")
 
 
-def trajectories(rng: random.Random) -> list[Sample]:
+def trajectories(rng: random.Random) -> list[SampledTrajectory]:
     """One question's: some wrong, some on the refined path, as a walk meets them."""
     samples = []
     for number in range(TRAJECTORIES):
@@ -39,7 +39,7 @@ def trajectories(rng: random.Random) -> list[Sample]:
         bodies = (" ".join(rng.choices(VOCABULARY.split(), k=WORDS)) for _ in range(3))
         actions = "".join(f"<{name}>{body}</{name}>" for name, body in zip(path.split(), bodies, strict=True))
         text = f"{actions}<answer>B</answer>"
-        samples.append(Sample(str(number), text, parse(text), (), number == 0 or rng.random() < 0.6))
+        samples.append(SampledTrajectory(str(number), text, parse(text), (), number == 0 or rng.random() < 0.6))
     return samples
 
 

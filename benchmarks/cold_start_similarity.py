@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from cinema_verl.cold_start.retrieval import PACKAGED_ENCODER, SIMILARITIES, Encoder, embed, walk
-from cinema_verl.cold_start.tree import Sample, pattern
+from cinema_verl.cold_start.tree import SampledTrajectory, pattern
 from cinema_verl.meta_action import parse
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--encoder", default=PACKAGED_ENCODER, help="as of cinema-verl cold-start; %(default)s")
     options = parser.parse_args()
     encoder = Encoder(options.encoder)
-    chosen: dict[str, list[Sample]] = {name: [] for name in SIMILARITIES}
+    chosen: dict[str, list[SampledTrajectory]] = {name: [] for name in SIMILARITIES}
     cosines: dict[str, list[float]] = {name: [] for name in SIMILARITIES}
     spread: dict[str, list[float]] = {name: [] for name in SIMILARITIES}
     before: dict[str, list[int]] = {name: [] for name in SIMILARITIES}
@@ -38,7 +38,7 @@ def main() -> None:
             if record["second"] is None:
                 continue
             samples = [
-                Sample(each["origin"], each["text"], parse(each["text"]), (), each["correct"])
+                SampledTrajectory(each["origin"], each["text"], parse(each["text"]), (), each["correct"])
                 for each in record["samples"]
                 if each["usable"]
             ]
@@ -78,7 +78,7 @@ def _deciles(values: list[float]) -> str:
     return " / ".join(f"{value:.2f}" for value in np.percentile(values, [10, 50, 90]))
 
 
-def _commonest(samples: list[Sample]) -> str:
+def _commonest(samples: list[SampledTrajectory]) -> str:
     path, count = Counter(sample.path for sample in samples).most_common(1)[0]
     return f"{pattern(path)} {count / len(samples):.0%}"
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
@@ -12,60 +12,56 @@ from typing import Any
 from cinema_verl.cold_start.estimate import estimate
 from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, write_outputs
 from cinema_verl.cold_start.pipeline import Results, WorkerFailed, work_all
-from cinema_verl.cold_start.plan import Plan
-from cinema_verl.cold_start.requests import MODES, Settings, path_line, policy_messages, teacher_messages
+from cinema_verl.cold_start.plan import SamplingPlan
+from cinema_verl.cold_start.requests import MODES, SamplingSettings, path_line, policy_messages, teacher_messages
 from cinema_verl.cold_start.retrieval import DEFAULT_ENCODER, PACKAGED_ENCODER, SIMILARITIES
 from cinema_verl.cold_start.trees_page import SAMPLED, Gallery
-from cinema_verl.endpoint.client import Endpoint, StopRun
 from cinema_verl.endpoint.ledger import Ledger, LedgerError
+from cinema_verl.endpoint.outcomes import Outcome
+from cinema_verl.endpoint.settings import Endpoint, StopRun
 from cinema_verl.endpoint.token_costs import VISION
 from cinema_verl.utils.arguments import Parser
 from cinema_verl.utils.ray_map import ClusterFailed
 
 DESCRIPTION = """\
-Two distinct, verified trajectories for each question (Retrieval-Based Tree Sampling, the cold start of CINEMA).
+Make two distinct, verified trajectories for each question (Retrieval-Based Tree Sampling, the cold start of CINEMA).
 
-  1. a student writes drafts with the meta-actions; they are kept, right or wrong
-  2. a teacher solves the question again along the path of the first well-formed draft
-       wrong: the question goes to the RL pool        right: it goes to the cold start
-  3. from the trajectory least like the teacher's upwards, the first right one on another path is the second;
-     where there is none, the teacher is asked along other paths
+  1. A student writes drafts with the meta-actions. They are kept, correct or incorrect.
+  2. A teacher solves the question again along the path of the first well-formed draft.
+     Incorrect: the question goes to the RL pool. Correct: it goes to the cold start.
+  3. The second trajectory is the correct one on another path that is least similar to the teacher's.
+     If none was sampled, the teacher is asked to follow other paths.
 
-Every reply is in a ledger before it is used. Interrupt it, kill it, let it run into its budget: the same command goes
-on, and pays for nothing twice."""
+Every reply is in a ledger before it is used. After an interruption, a kill or a reached budget, the same command
+continues the run and pays for nothing twice."""
 
 EXAMPLES = """\
 output:
   OUTPUT/sft.parquet         the cold start, two rows a question     torchrun … +recipe=cinema_cold_start
   OUTPUT/rl.parquet          the RL pool                             python -m verl.trainer.main_ppo +recipe=cinema
-  OUTPUT/provenance.jsonl    every sample, verdict and similarity, and why this second path
-  OUTPUT/left_out.jsonl      what went nowhere, and why
+  OUTPUT/provenance.jsonl    every sample, verdict and similarity, and the reason for the second path
+  OUTPUT/left_out.jsonl      questions that were left out, with reasons
   OUTPUT/summary.json        counts that add up, tokens, cost
-  OUTPUT/trees.html          a sample of the trees, to look at in a browser
-  OUTPUT/work/               ledger and results: keep them until you are done
+  OUTPUT/trees.html          a sample of the trees, for a browser
+  OUTPUT/work/               ledger and results; keep them until the run is done
 
 examples:
-  what would it cost? nothing is asked, no key is needed
+  What would it cost? Nothing is asked, and no key is needed.
     cinema-verl cold-start --questions data/train --output out/cold_start --dry-run \\
       --student-url http://localhost:8000/v1 --student-model Qwen/Qwen2.5-VL-7B-Instruct \\
       --teacher-url https://api.openai.com/v1 --teacher-model gpt-4o --teacher-price 2.5 10 --teacher-vision tiles
-  then, with a key in the environment and never on the command line
+  Then run it, with the key in the environment and never on the command line.
     export OPENAI_API_KEY=…
     cinema-verl cold-start … --teacher-key-env OPENAI_API_KEY --teacher-rpm 500 --teacher-tpm 800000 --budget 300
-  try it on the first 50 questions; later, without --limit, their calls are not paid again
+  Try it on the first 50 questions. Later, without --limit, their calls are not paid again.
     cinema-verl cold-start … --limit 50
-  the ablations of the paper, each into a directory of its own; one trajectory a question is made of what is paid
+  The ablations of the paper, each in its own directory. The one with one trajectory pays for nothing again.
     cinema-verl cold-start … --trajectories 1 --output out/one --work out/cold_start/work
     cinema-verl cold-start … --mode cot --output out/cot
-  a parquet of RL rows as questions: cinema-verl prepare rl_parquet; the whole of it offline: make cold-start
+  `cinema-verl prepare rl_parquet` turns a parquet of RL rows into questions; `make cold-start` is an offline demo.
 
-exit codes: 0 all questions are done; 1 it stopped before (the reason is printed, the same command goes on);
-2 a command line that is not understood"""
-
-
-def _usual(name: str) -> Any:
-    """The default of an endpoint's field."""
-    return next(field.default for field in fields(Endpoint) if field.name == name)
+exit codes: 0: all questions are done. 1: the run stopped before (the reason is printed; the same command continues it).
+2: the command line is not understood."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -78,137 +74,187 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    main.add_argument("--questions", type=Path, required=True, help="a dataset directory, or JSONL of questions")
-    main.add_argument("--output", type=Path, required=True, help="directory; go on with a run by naming its directory")
-    main.add_argument("--work", type=Path, help="its ledger and results; runs that name the same share it; OUTPUT/work")
-    main.add_argument("--limit", type=int, help="only the first so many questions")
-    main.add_argument("--dry-run", action="store_true", help="print what would be asked and cost; ask nothing")
-    main.add_argument("--budget", type=float, help="stop before all runs on this ledger together could cost more")
-    for who, vision in (("student", "qwen2.5"), ("teacher", "tiles")):
-        group = main.add_argument_group(who, "an OpenAI-compatible endpoint")
-        group.add_argument(f"--{who}-url", required=True, metavar="URL", help="its base URL, which ends in /v1")
-        group.add_argument(f"--{who}-model", required=True, metavar="NAME", help="the model's name there")
-        group.add_argument(
-            f"--{who}-key-env", default="", metavar="VARIABLE", help="environment variable that holds the key; none"
-        )
-        group.add_argument(
-            f"--{who}-price",
-            type=float,
-            nargs=2,
-            default=(0.0, 0.0),
-            metavar=("IN", "OUT"),
-            help="of a million tokens, read and written; 0 0",
-        )
-        group.add_argument(f"--{who}-rpm", type=float, default=0.0, help="most requests a minute; no limit")
-        group.add_argument(f"--{who}-tpm", type=float, default=0.0, help="most tokens a minute; no limit")
-        group.add_argument(f"--{who}-concurrency", type=int, default=64, help="requests at a time; %(default)s")
-        group.add_argument(f"--{who}-timeout", type=float, default=120.0, help="seconds for a request; %(default)s")
-        group.add_argument(
-            f"--{who}-vision",
-            choices=sorted(VISION),
-            default=vision,
-            help="how it counts images, for costs, budget and tokens a minute: tiles as GPT-4o and GPT-4.1; tiles-mini "
-            "as GPT-4o-mini; patches as GPT-4.1-mini and o4-mini; qwen2.5 and qwen3 as Qwen-VL, wherever it is served; "
-            "for others, one that counts no less; %(default)s",
-        )
-        group.add_argument(f"--{who}-retries", type=int, default=_usual("max_retries"), help="of a call; %(default)s")
-        for limit, what in (
-            ("image-pixels", "larger images are shrunk; 0: no limit"),
-            ("image-bytes", "larger files are shrunk; 0: no limit"),
-            ("request-bytes", "larger requests are not sent"),
-        ):
-            usual = _usual(f"max_{limit.replace('-', '_')}")
-            group.add_argument(f"--{who}-{limit}", type=int, default=usual, help=f"{what}; %(default)s")
-        group.add_argument(
-            f"--{who}-max-tokens-field",
-            choices=("max_tokens", "max_completion_tokens"),
-            default=_usual("max_tokens_field"),
-            help="OpenAI's reasoning models know the second only; %(default)s",
-        )
-        group.add_argument(f"--{who}-proxy", default="", metavar="URL", help="of an HTTP proxy; none")
-    default = Settings()
-    method = main.add_argument_group("the method", "what the paper leaves open; see docs/cold_start.md for the reasons")
-    method.add_argument(
-        "--mode",
-        choices=MODES,
-        default=default.mode,
-        help="words for student and SFT rows; cot: the ablation by plain chain of thought; none: no system prompt",
+    main.add_argument(
+        "--questions",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="A dataset directory, or a JSONL file of questions.",
     )
-    method.add_argument("--trajectories", type=int, choices=(1, 2), default=2, help="a question; paper: %(default)s")
-    method.add_argument("--drafts", type=int, default=default.drafts, help="of the student; %(default)s")
-    method.add_argument("--draft-temperature", type=float, default=default.draft_temperature, help="%(default)s")
-    method.add_argument("--draft-tokens", type=int, default=default.draft_tokens, help="most of a draft; %(default)s")
-    method.add_argument(
-        "--refinements",
-        type=int,
-        default=default.refinements,
-        help="tries of the teacher to follow the path; %(default)s",
+    main.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="Directory of the run. Naming it again continues the run.",
     )
-    method.add_argument(
-        "--explorations",
-        type=int,
-        default=default.explorations,
-        help="other paths asked along where no second one was sampled; %(default)s",
+    main.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="Directory of the ledger and the results. Runs that name the same one share what is paid. "
+        "(default: OUTPUT/work)",
     )
-    method.add_argument("--teacher-temperature", type=float, default=default.teacher_temperature, help="%(default)s")
-    method.add_argument(
-        "--teacher-tokens", type=int, default=default.teacher_tokens, help="most of a reply; %(default)s"
+    main.add_argument("--limit", type=int, metavar="N", help="Take only the first N questions. (default: all)")
+    main.add_argument("--dry-run", action="store_true", help="Print what would be asked and what it would cost.")
+    main.add_argument(
+        "--budget",
+        type=float,
+        metavar="COST",
+        help="Stop before all runs on this ledger together could cost more. (default: no limit)",
     )
-    method.add_argument(
-        "--similarity",
-        choices=SIMILARITIES,
-        default=default.similarity,
-        help="what retrieval compares: the words of all actions, or their names; %(default)s",
-    )
-    method.add_argument(
-        "--encoder",
-        default=DEFAULT_ENCODER,
-        help=f"a sentence-transformers model: a name, a directory, or {PACKAGED_ENCODER}; %(default)s",
-    )
-    method.add_argument("--no-seeds", action="store_true", help="for endpoints that do not know the field `seed`")
-    rows = main.add_argument_group("rows for verl")
-    rows.add_argument("--singles", action="store_true", help="keep questions without a second path, as one row")
-    rows.add_argument("--min-pixels", type=int, default=default.min_pixels, help="of an image's area; %(default)s")
-    rows.add_argument("--max-pixels", type=int, default=default.max_pixels, help="of an image's area; %(default)s")
-    rows.add_argument("--browse", type=int, default=SAMPLED, help="questions in trees.html; %(default)s")
-    scale = main.add_argument_group("scale")
-    scale.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        help="processes that divide questions, limits and budget; several run under Ray; %(default)s",
-    )
-    scale.add_argument(
-        "--ray-address",
-        default="",
-        metavar="HOST:PORT",
-        help="head of a running cluster that sees OUTPUT and has the keys in its environment (`auto` is no address); "
-        "without it, this machine",
-    )
+    _endpoint_options(main, "student", vision="qwen2.5")
+    _endpoint_options(main, "teacher", vision="tiles")
+    _method_options(main)
+    _row_options(main)
+    _scale_options(main)
     return main
 
 
-def plan_of(options: argparse.Namespace) -> Plan:
+def _endpoint_options(main: argparse.ArgumentParser, who: str, *, vision: str) -> None:
+    group = main.add_argument_group(who, "An OpenAI-compatible endpoint.")
+    default: dict[str, Any] = {field.name: field.default for field in fields(Endpoint)}
+
+    def add(name: str, text: str, shown: str = "%(default)s", **options: Any) -> None:
+        end = "" if options.get("required") else f" (default: {shown})"
+        group.add_argument(f"--{who}-{name}", help=text + end, **options)
+
+    add("url", "Base URL, which usually ends in /v1.", metavar="URL", required=True)
+    add("model", "Name of the model there.", metavar="NAME", required=True)
+    add("key-env", "Environment variable that holds the key.", "no key", metavar="VARIABLE", default="")
+    add(
+        "price",
+        "Price of a million tokens, read and written.",
+        "0 0",
+        type=float,
+        nargs=2,
+        default=(0.0, 0.0),
+        metavar=("IN", "OUT"),
+    )
+    add("rpm", "Most requests per minute.", "no limit", type=float, default=0.0, metavar="N")
+    add("tpm", "Most tokens per minute.", "no limit", type=float, default=0.0, metavar="N")
+    add("concurrency", "Most requests at the same time.", type=int, default=default["concurrency"], metavar="N")
+    add("timeout", "Seconds for a request with its answer.", type=float, default=default["timeout"], metavar="SECONDS")
+    add(
+        "vision",
+        "How the model counts images, for costs, budget and tokens per minute: tiles as GPT-4o and GPT-4.1; tiles-mini "
+        "as GPT-4o-mini; patches as GPT-4.1-mini and o4-mini; qwen2.5 and qwen3 as Qwen-VL, wherever it is served; for "
+        "other models, a rule that counts no less.",
+        choices=sorted(VISION),
+        default=vision,
+    )
+    add("retries", "Attempts after the first one of a call.", type=int, default=default["max_retries"], metavar="N")
+    for name, text in (
+        ("image-pixels", "Images with more pixels are shrunk; 0 for no limit."),
+        ("image-bytes", "Larger image files are shrunk; 0 for no limit."),
+        ("request-bytes", "Larger requests are not sent."),
+    ):
+        add(name, text, type=int, default=default[f"max_{name.replace('-', '_')}"], metavar="N")
+    add(
+        "max-tokens-field",
+        "Name of the field for the most tokens to write. OpenAI's reasoning models know max_completion_tokens only.",
+        choices=("max_tokens", "max_completion_tokens"),
+        default=default["max_tokens_field"],
+    )
+    add("proxy", "URL of an HTTP proxy.", "none", default="", metavar="URL")
+
+
+def _method_options(main: argparse.ArgumentParser) -> None:
+    group = main.add_argument_group("method", "What the paper leaves open. docs/cold_start.md gives the reasons.")
+    default = SamplingSettings()
+
+    def add(name: str, text: str, **options: Any) -> None:
+        value = getattr(default, name)
+        kind: Callable[[str], Any] = type(value)
+        option = f"--{name.replace('_', '-')}"
+        group.add_argument(option, default=value, help=f"{text} (default: %(default)s)", type=kind, **options)
+
+    add(
+        "mode",
+        "Prompt of the student and of the SFT rows. cot is the ablation with plain chain of thought; none sends no "
+        "system prompt.",
+        choices=MODES,
+    )
+    add("trajectories", "Trajectories per question. The paper has 2; 1 is its ablation.", choices=(1, 2))
+    add("drafts", "Drafts of the student per question.", metavar="N")
+    add("draft_temperature", "Temperature of the drafts.", metavar="T")
+    add("draft_tokens", "Most tokens of a draft.", metavar="N")
+    add("refinements", "Attempts of the teacher to follow the path.", metavar="N")
+    add("explorations", "Other paths that the teacher is asked to follow if no second one was sampled.", metavar="N")
+    add("teacher_temperature", "Temperature of the teacher.", metavar="T")
+    add("teacher_tokens", "Most tokens of a reply of the teacher.", metavar="N")
+    add("similarity", "What retrieval compares: the text of all actions, or their names.", choices=SIMILARITIES)
+    group.add_argument(
+        "--encoder",
+        default=DEFAULT_ENCODER,
+        metavar="NAME",
+        help=f"A sentence-transformers model: a name on the Hugging Face hub, a directory, or {PACKAGED_ENCODER}. "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--no-seeds", action="store_true", help="Do not send the field `seed`, which some endpoints lack."
+    )
+
+
+def _row_options(main: argparse.ArgumentParser) -> None:
+    group = main.add_argument_group("rows for verl")
+    default = SamplingSettings()
+    group.add_argument(
+        "--singles", action="store_true", help="Keep questions without a second path, as one SFT row each."
+    )
+    for most, value in (("min", default.min_pixels), ("max", default.max_pixels)):
+        group.add_argument(
+            f"--{most}-pixels",
+            type=int,
+            default=value,
+            metavar="N",
+            help=f"{most.capitalize()}imum area of an image, in pixels. (default: %(default)s)",
+        )
+    group.add_argument(
+        "--browse", type=int, default=SAMPLED, metavar="N", help="Questions shown in trees.html. (default: %(default)s)"
+    )
+
+
+def _scale_options(main: argparse.ArgumentParser) -> None:
+    group = main.add_argument_group("scale")
+    group.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="Processes that divide questions, rate limits and budget; more than one run under Ray. "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--ray-address",
+        default="",
+        metavar="HOST:PORT",
+        help="Head of a running Ray cluster that sees OUTPUT and has the keys in its environment; `auto` is not "
+        "accepted. (default: this machine)",
+    )
+
+
+def plan_of(options: argparse.Namespace) -> SamplingPlan:
     """The run that a command line describes.
 
     Raises:
         ValueError: values that do not fit together.
     """
     if options.budget is not None and not any((*options.student_price, *options.teacher_price)):
-        raise ValueError("--budget stops nothing where nothing has a price: give --teacher-price (or --student-price)")
+        raise ValueError("--budget needs a price to have an effect: give --teacher-price (or --student-price)")
     if options.budget is not None and not options.budget >= 0:
-        raise ValueError(f"--budget is a number from 0 upwards, not {options.budget}")
+        raise ValueError(f"--budget must be a number of at least 0, not {options.budget}")
     if options.workers < 1 or (options.limit is not None and options.limit < 1):
         raise ValueError("--workers and --limit must be at least 1")
     if options.browse < 0:
-        raise ValueError("--browse cannot be negative")
-    named = {field.name: getattr(options, field.name) for field in fields(Settings) if hasattr(options, field.name)}
-    return Plan(
+        raise ValueError("--browse must not be negative")
+    names = [field.name for field in fields(SamplingSettings) if field.name != "seeds"]
+    return SamplingPlan(
         questions=options.questions.absolute(),
         output=options.output.absolute(),
         student=_endpoint(options, "student"),
         teacher=_endpoint(options, "teacher"),
-        settings=Settings(**named, seeds=not options.no_seeds),
+        settings=SamplingSettings(**{name: getattr(options, name) for name in names}, seeds=not options.no_seeds),
         encoder=options.encoder,
         budget=options.budget,
         limit=options.limit,
@@ -247,7 +293,7 @@ def _endpoint(options: argparse.Namespace, who: str) -> Endpoint:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it; see `EXAMPLES` for the exit code."""
+    """Run the command; `EXAMPLES` explains the exit codes."""
     command = parser()
     options = command.parse_args(arguments)
     try:
@@ -266,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cinema-verl cold-start: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("cinema-verl cold-start: interrupted; the same command goes on", file=sys.stderr)
+        print("cinema-verl cold-start: interrupted; the same command continues the run", file=sys.stderr)
         return 1
     for reason in stopped:
         print(f"cinema-verl cold-start: stopped: {reason}", file=sys.stderr)
@@ -274,14 +320,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def waits(record: Mapping[str, Any]) -> bool:
-    """Whether the next run may find something else by asking again, all else being as it is."""
-    return any(name.endswith("/unavailable") for name in record["calls"]) or any(
+    """Whether the next run may get further by asking again."""
+    return any(name.endswith(f"/{Outcome.UNAVAILABLE}") for name in record["calls"]) or any(
         sample["correct"] is None for sample in record["samples"]
     )
 
 
-def finish(plan: Plan, *, singles: bool = False, browse: int = SAMPLED) -> bool:
-    """Write and print what the results come to; whether no question is left for another run."""
+def finish(plan: SamplingPlan, *, singles: bool = False, browse: int = SAMPLED) -> bool:
+    """Write the output files and print the summary.
+
+    Returns:
+        Whether no question is left for another run.
+    """
     gallery = Gallery(browse)
     unfinished = 0
 
@@ -292,21 +342,21 @@ def finish(plan: Plan, *, singles: bool = False, browse: int = SAMPLED) -> bool:
 
     with closing(Results(plan)) as results:
         if not results:
-            return False  # nothing could be asked: what a run with other settings has written stays
+            return False  # nothing could be asked: the files of a run with other settings stay
         summary = write_outputs(plan.output, plan.read(), results.get, plan.settings, singles=singles, look=look)
     gallery.write(plan.output, summary.to_json())
     print(summary.table())
     print(_spent(plan))
     if unfinished:
-        print(f"{unfinished:,} questions wait for an endpoint that could not be asked: run the same command again")
+        print(f"{unfinished:,} questions wait for an endpoint that did not answer: run the same command again")
     for name in (SFT, RL_POOL, PROVENANCE, LEFT, "trees.html"):
         if (plan.output / name).exists():
             print(f"  {plan.output / name}")
     return not unfinished and not summary.not_reached
 
 
-def _spent(plan: Plan) -> str:
-    """What the ledgers come to: calls whose questions are not done, and of other settings, are among it."""
+def _spent(plan: SamplingPlan) -> str:
+    """The sum of the ledgers, which includes calls of unfinished questions and of runs with other settings."""
     spent = []
     for path in (plan.shard(number).ledger for number in range(plan.workers)):
         if path.exists():
@@ -315,11 +365,11 @@ def _spent(plan: Plan) -> str:
     text = f"ledger: {sum(each.calls for each in spent):,} calls, cost {sum(each.cost for each in spent):,.2f}"
     if unknown := sum(each.maybe_paid for each in spent):
         most = sum(each.maybe_cost for each in spent)
-        text += f"; beside them {unknown:,} requests that broke off and may have been paid, at most {most:,.2f}"
+        text += f"; {unknown:,} more requests broke off and may have been paid, at most {most:,.2f}"
     return text
 
 
-def _shown(plan: Plan) -> Iterator[str]:
+def _shown(plan: SamplingPlan) -> Iterator[str]:
     """The first question as student and teacher would read it."""
     question = next(plan.read(), None)
     if question is None:

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from typing import Final
 
-from cinema_verl.cold_start.plan import Plan
-from cinema_verl.endpoint.client import Client
+from cinema_verl.cold_start.plan import SamplingPlan
 from cinema_verl.endpoint.ledger import Ledger
+from cinema_verl.endpoint.paid import PaidClient
 
 TYPICAL_TOKENS: Final = 300
 """Of a trajectory, where the least cost is wanted. Our choice: a paragraph for each of three actions."""
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """Bounds for a run from nothing.
 
     Attributes:
@@ -36,7 +36,7 @@ class Estimate:
         )
 
 
-def estimate(plan: Plan) -> Estimate:
+def estimate(plan: SamplingPlan) -> CostEstimate:
     """Read all questions once and add up.
 
     Raises:
@@ -49,7 +49,7 @@ def estimate(plan: Plan) -> Estimate:
     uids: set[str] = set()
     least = most = 0.0
     with Ledger(":memory:") as ledger:
-        student, teacher = Client(plan.student, ledger), Client(plan.teacher, ledger)
+        student, teacher = PaidClient(plan.student, ledger), PaidClient(plan.teacher, ledger)
         for question in plan.read():
             if question.uid in uids:
                 raise ValueError(f"{plan.questions}: two questions are called {question.uid!r}; make their uids differ")
@@ -64,4 +64,4 @@ def estimate(plan: Plan) -> Estimate:
                 most += drafts * student.estimate(draft, images)
     if not (count := len(uids)):
         raise ValueError(f"{plan.questions} has no questions")
-    return Estimate(count, drafts * count, (count, tries * count), (least, most))
+    return CostEstimate(count, drafts * count, (count, tries * count), (least, most))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from cinema_verl.cold_start.requests import Settings, policy_messages
+from cinema_verl.cold_start.requests import SamplingSettings, policy_messages
 from cinema_verl.cold_start.sampling import COLD_START, LEFT_OUT, REASONS, RL, ROUTES
 from cinema_verl.data.canonical import Question
 from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA, image_cell, parquet_writer, sft_rows
@@ -25,7 +25,7 @@ LEFT: Final = "left_out.jsonl"
 SUMMARY: Final = "summary.json"
 
 Record = Mapping[str, Any]
-"""A `sampling.Result.record`."""
+"""A `sampling.QuestionResult.record`."""
 
 
 @dataclass
@@ -132,7 +132,7 @@ def write_outputs(
     output: Path,
     questions: Iterable[Question],
     get: Callable[[str], Record | None],
-    settings: Settings,
+    settings: SamplingSettings,
     *,
     singles: bool = False,
     look: Callable[[Question, Record], Any] | None = None,
@@ -179,13 +179,13 @@ def write_outputs(
     return summary
 
 
-def rl_row(question: Question, index: int, settings: Settings) -> dict[str, Any]:
+def rl_row(question: Question, index: int, settings: SamplingSettings) -> dict[str, Any]:
     """The question's row for reinforcement learning, asked in the words of the settings."""
     row = question.rl_row(index, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
     return row | {"prompt": policy_messages(question, settings.mode)}
 
 
-def _sft_rows(question: Question, record: Record, settings: Settings) -> list[dict[str, Any]]:
+def _sft_rows(question: Question, record: Record, settings: SamplingSettings) -> list[dict[str, Any]]:
     chosen = [record["refined"]] if record["second"] is None else [record["refined"], record["second"]]
     return sft_rows(
         uid=question.uid,

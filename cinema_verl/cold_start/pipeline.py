@@ -21,13 +21,14 @@ import numpy as np
 from tqdm import tqdm
 
 from cinema_verl.cold_start.journal import Journal
-from cinema_verl.cold_start.plan import Plan, share
+from cinema_verl.cold_start.plan import SamplingPlan, share
 from cinema_verl.cold_start.retrieval import Encode, Encoder, EncoderError, embed
-from cinema_verl.cold_start.sampling import ROUTES, Result, Sampler
-from cinema_verl.cold_start.tree import Sample
+from cinema_verl.cold_start.sampling import ROUTES, QuestionResult, Sampler
+from cinema_verl.cold_start.tree import SampledTrajectory
 from cinema_verl.data.canonical import Question
-from cinema_verl.endpoint.client import Client, StopRun
 from cinema_verl.endpoint.ledger import Ledger, LedgerError
+from cinema_verl.endpoint.paid import PaidClient
+from cinema_verl.endpoint.settings import StopRun
 from cinema_verl.utils.ray_map import spread
 
 LIVES: Final = 3
@@ -35,7 +36,7 @@ LIVES: Final = 3
 that others took); the third is the questions' doing, or the machine's as a whole."""
 
 
-def work(plan: Plan, number: int = 0, encode: Encode | None = None) -> None:
+def work(plan: SamplingPlan, number: int = 0, encode: Encode | None = None) -> None:
     """One worker's questions, from where it stopped.
 
     Args:
@@ -58,19 +59,19 @@ def work(plan: Plan, number: int = 0, encode: Encode | None = None) -> None:
 
 
 async def _work(
-    plan: Plan, ledger: Ledger, journal: Journal, questions: Iterable[Question], encode: Encode | None
+    plan: SamplingPlan, ledger: Ledger, journal: Journal, questions: Iterable[Question], encode: Encode | None
 ) -> None:
     with ThreadPoolExecutor(1, thread_name_prefix="encoder") as encoder:
 
-        async def embedded(samples: Sequence[Sample]) -> np.ndarray:
+        async def embedded(samples: Sequence[SampledTrajectory]) -> np.ndarray:
             # A question at a time: its vectors do not depend on who else is waiting.
             assert encode is not None
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(encoder, embed, samples, encode, plan.settings.similarity)
 
         async with (
-            Client(plan.student, ledger, plan.budget) as student,
-            Client(plan.teacher, ledger, plan.budget) as teacher,
+            PaidClient(plan.student, ledger, plan.budget) as student,
+            PaidClient(plan.teacher, ledger, plan.budget) as teacher,
         ):
             if not plan.settings.is_cot:
                 await student.check()
@@ -83,14 +84,17 @@ async def _work(
 
 
 async def in_flight(
-    sampler: Callable[[Question], Any], questions: Iterable[Question], window: int, keep: Callable[[Result], None]
+    sampler: Callable[[Question], Any],
+    questions: Iterable[Question],
+    window: int,
+    keep: Callable[[QuestionResult], None],
 ) -> None:
     """Run `sampler` over the questions, at most `window` at a time, and hand each result to `keep` as it comes.
 
     After an error no question is begun; those in flight go on, for their calls are being paid, and are kept. Then the
     first error is raised.
     """
-    pending: set[asyncio.Task[Result]] = set()
+    pending: set[asyncio.Task[QuestionResult]] = set()
     error: BaseException | None = None
 
     async def collect(room: int) -> None:
@@ -121,7 +125,7 @@ async def in_flight(
 class Results:
     """What became of each question, over all workers."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: SamplingPlan) -> None:
         self._plan = plan
         self._journals = [Journal(plan.shard(number).results) for number in range(plan.workers)]
 
@@ -158,7 +162,7 @@ def _alive(lives: Path, number: int) -> Iterator[None]:
         lives.unlink(missing_ok=True)
 
 
-def _worker(item: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+def _worker(item: Mapping[str, Any], plan: SamplingPlan) -> dict[str, Any]:
     """A worker's whole life; why it ended early is a result, so that one does not take the others with it."""
     stopped = failed = ""
     try:
@@ -171,7 +175,7 @@ def _worker(item: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     return {"stopped": stopped, "failed": failed}
 
 
-def work_all(plan: Plan) -> list[str]:
+def work_all(plan: SamplingPlan) -> list[str]:
     """Every worker's questions: in this process for one worker, by Ray for several or where an address is given.
 
     Returns:
@@ -196,7 +200,7 @@ def work_all(plan: Plan) -> list[str]:
 
 
 @contextmanager
-def watching(plan: Plan) -> Iterator[None]:
+def watching(plan: SamplingPlan) -> Iterator[None]:
     """A progress bar over the workers' results, wherever they run."""
     paths = [plan.shard(number).results for number in range(plan.workers)]
     for path in paths:

@@ -17,17 +17,17 @@ from itertools import islice
 from pathlib import Path
 
 import cinema_verl
-from cinema_verl.cold_start.requests import Calls, Settings, policy_messages, teacher_messages
+from cinema_verl.cold_start.requests import Calls, SamplingSettings, policy_messages, teacher_messages
 from cinema_verl.cold_start.retrieval import DEFAULT_ENCODER
 from cinema_verl.data.canonical import Question
 from cinema_verl.data.directory import parts_of, read_questions
-from cinema_verl.endpoint.client import Endpoint
+from cinema_verl.endpoint.settings import Endpoint
 from cinema_verl.utils.files import atomic_write, sha256_of
 from cinema_verl.utils.stable_random import stable_hash
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplingPlan:
     """A run.
 
     Attributes:
@@ -47,7 +47,7 @@ class Plan:
     output: Path
     student: Endpoint
     teacher: Endpoint
-    settings: Settings
+    settings: SamplingSettings
     encoder: str = DEFAULT_ENCODER
     budget: float | None = None
     limit: int | None = None
@@ -116,7 +116,7 @@ class Shard:
     lives: Path
 
 
-def share(plan: Plan) -> Plan:
+def share(plan: SamplingPlan) -> SamplingPlan:
     """The plan as one of its workers follows it: an equal part of the limits and of the budget."""
 
     def part(endpoint: Endpoint) -> Endpoint:

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 from cinema_verl.cold_start.retrieval import SIMILARITIES
-from cinema_verl.cold_start.tree import Path, Sample
+from cinema_verl.cold_start.tree import Path, SampledTrajectory
 from cinema_verl.data.canonical import IMAGE, ImageRef, Question
 from cinema_verl.endpoint.ledger import Call
 from cinema_verl.meta_action import ANSWER, GLOBAL, TAGS
@@ -40,7 +40,7 @@ _STANDARD_PATHS: Final[tuple[Path, ...]] = tuple(
 
 
 @dataclass(frozen=True)
-class Settings:
+class SamplingSettings:
     """What is asked, and how often. Part of a result's identity: other settings, other results.
 
     Attributes:
@@ -152,7 +152,7 @@ def with_images(chat: Sequence[dict[str, str]], images: Sequence[ImageRef]) -> l
 class Calls:
     """The requests of a run: who is asked what."""
 
-    settings: Settings
+    settings: SamplingSettings
     student: str
     teacher: str
 
@@ -179,7 +179,7 @@ class Calls:
         return {"temperature": temperature, "max_tokens": tokens, **seed}
 
 
-def other_paths(samples: Sequence[Sample], refined: Path, num_images: int, uid: str) -> list[Path]:
+def other_paths(samples: Sequence[SampledTrajectory], refined: Path, num_images: int, uid: str) -> list[Path]:
     """Paths to explore, best first: those that the student took by itself, then the standard ones.
 
     None over a single image has Global. The standard ones start at a place that the uid decides.

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from cinema_verl.cold_start.tree import Sample
+from cinema_verl.cold_start.tree import SampledTrajectory
 
 SIMILARITIES: Final = ("text", "actions")
 """``text``: over the words of all actions. ``actions``: over their names alone."""
@@ -108,7 +108,7 @@ def pool(vectors: np.ndarray, pieces: Sequence[Sequence[str]]) -> np.ndarray:
     return pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
-def embed(samples: Sequence[Sample], encode: Encode, similarity: str = "text") -> np.ndarray:
+def embed(samples: Sequence[SampledTrajectory], encode: Encode, similarity: str = "text") -> np.ndarray:
     """A unit vector for each usable sample: (N, D).
 
     Raises:
@@ -131,7 +131,7 @@ class Visit:
     verdict: str  # "chosen", "wrong", "not judged" or "same path"
 
 
-def walk(samples: Sequence[Sample], refined: int, vectors: np.ndarray) -> list[Visit]:
+def walk(samples: Sequence[SampledTrajectory], refined: int, vectors: np.ndarray) -> list[Visit]:
     """The paper's search: from the lowest cosine to the refined trajectory to the first right one on another path.
 
     Args:

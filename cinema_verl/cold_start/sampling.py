@@ -1,9 +1,9 @@
 """One question through the cold start: drafts, a refinement along the student's path, a second path (paper).
 
-    student drafts -> teacher along the path of the first well-formed draft -> wrong: RL pool
-                                                                            -> right: retrieve or ask for a second
+    student drafts -> teacher along the path of the first well-formed draft -> incorrect: RL pool
+                                                                            -> correct: retrieve or ask for a second
 
-Nothing here knows of files, HTTP or money: two models are asked for replies, and a `Result` comes out.
+This module knows nothing of files, HTTP or cost: it asks two models for replies and returns a `QuestionResult`.
 """
 
 import asyncio
@@ -14,15 +14,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from cinema_verl.cold_start.requests import COT_PATH, Calls, Settings, other_paths
+from cinema_verl.cold_start.requests import COT_PATH, Calls, SamplingSettings, other_paths
 from cinema_verl.cold_start.retrieval import Visit, explain, walk
-from cinema_verl.cold_start.tree import Path, Sample, pattern, read, verdict
+from cinema_verl.cold_start.tree import Path, SampledTrajectory, pattern, read, verdict
 from cinema_verl.data.canonical import ImageRef, Question
 from cinema_verl.data.schema import RowError
-from cinema_verl.endpoint.ledger import LEDGERED, Call, Reply
+from cinema_verl.endpoint.ledger import Call
+from cinema_verl.endpoint.outcomes import Outcome, Reply
 
 Complete = Callable[[Call, Sequence[ImageRef]], Awaitable[Reply]]
-Embed = Callable[[Sequence[Sample]], Awaitable[np.ndarray]]
+Embed = Callable[[Sequence[SampledTrajectory]], Awaitable[np.ndarray]]
 
 COLD_START: Final = "cold_start"
 RL: Final = "rl"
@@ -31,74 +32,67 @@ ROUTES: Final = (COLD_START, RL, LEFT_OUT)
 
 REASONS: Final[dict[str, str]] = {
     # cold start
-    "two_paths": "two right trajectories on different paths",
-    "single": "one right trajectory: no second right path was found, nor written when asked for",
-    "one_wanted": "one right trajectory, and no more were asked for",
+    "two_paths": "two correct trajectories on different paths",
+    "single": "one correct trajectory: no second correct path was sampled, nor written when asked for",
+    "one_wanted": "one correct trajectory, and no more were asked for",
     # RL pool
-    "teacher_wrong": "the teacher followed the path to a wrong answer",
+    "teacher_wrong": "the teacher followed the path to an incorrect answer",
     # left out, before anything is asked
     "gold_unreadable": "the verifier cannot read the gold answer",
     "bad_row": "the question breaks verl's data contract",
     # left out, after asking
     "student_off_format": "no draft is well formed, so there is no path to follow",
     "teacher_off_path": "no refinement is well formed and follows the path",
-    "verifier_abstained": "the judge could not be asked; asked again by the next run",
+    "verifier_abstained": "the judge did not answer; asked again by the next run",
 } | {
-    f"{who}_{outcome}": f"the {who}'s last reply: {meaning}"
+    f"{who}_{outcome}": f"the {who}'s last reply: {outcome.meaning}"
     for who in ("student", "teacher")
-    for outcome, meaning in {
-        "truncated": "cut off at max_tokens",
-        "refused": "a refusal",
-        "filtered": "stopped by the endpoint's content filter",
-        "empty": "no text",
-        "image_too_large": "none: an image is over the endpoint's limit",
-        "bad_image": "none: an image cannot be read",
-        "bad_request": "none: the endpoint will not take the request",
-        "unavailable": "none: every attempt failed; asked again by the next run",
-    }.items()
+    for outcome in Outcome
+    if outcome is not Outcome.OK
 }
-"""Why a question went where it went."""
+"""Why a question is on its route."""
 
 
 @dataclass
-class Result:
-    """What became of a question.
+class QuestionResult:
+    """The result for one question.
 
     Attributes:
-        route, reason, detail: Where it goes and why: `ROUTES`, `REASONS`, words for a person.
-        samples: Every reply with text, in the order of asking: the trajectory database.
-        draft: Index of the draft whose path the teacher followed; None without one.
-        path: What the teacher was asked to follow.
+        route, reason: Where the question goes and why: one of `ROUTES`, a key of `REASONS`.
+        detail: The reason in words.
+        samples: Every whole reply, in the order of asking: the paper's trajectory database.
+        draft: Index of the draft whose path the teacher was asked to follow, or None.
+        path: The path that the teacher was asked to follow.
         refined, second: Indices of the trajectories chosen for SFT.
-        visits: The walk of retrieval; indices into `samples`.
-        calls: (purpose, outcome) -> number.
-        prompt_tokens, completion_tokens, cost: Sums over the calls, as paid whenever they were paid.
-        final: Whether another run would find the same: False where an endpoint or the judge could not be asked.
+        visits: The steps of retrieval, with indices into `samples`.
+        calls: (purpose, outcome) -> number of calls.
+        prompt_tokens, completion_tokens, cost: Sums over the calls, those of earlier runs included.
+        final: Whether another run would find the same. False if an endpoint or the judge did not answer.
     """
 
     uid: str
     route: str = LEFT_OUT
     reason: str = ""
     detail: str = ""
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[SampledTrajectory] = field(default_factory=list)
     draft: int | None = None
     path: Path = ()
     refined: int | None = None
     second: int | None = None
     visits: list[Visit] = field(default_factory=list)
-    calls: Counter[tuple[str, str]] = field(default_factory=Counter)
+    calls: Counter[tuple[str, Outcome]] = field(default_factory=Counter)
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
     final: bool = True
 
-    def end(self, route: str, reason: str, detail: str = "") -> "Result":
+    def end(self, route: str, reason: str, detail: str = "") -> "QuestionResult":
         REASONS[reason]
         self.route, self.reason, self.detail = route, reason, detail or REASONS[reason]
         return self
 
     def record(self) -> dict[str, Any]:
-        """As JSON: a line of the provenance file, and of the journal."""
+        """The result as JSON: a line of the provenance file and of the journal."""
         return {
             "uid": self.uid,
             "route": self.route,
@@ -132,8 +126,8 @@ class Result:
         }
 
 
-def unusable(question: Question, settings: Settings) -> tuple[str, str] | None:
-    """(reason, detail) when the question could not be used whatever the models say: known before anything is paid."""
+def unusable(question: Question, settings: SamplingSettings) -> tuple[str, str] | None:
+    """(reason, detail) if the question cannot be used whatever the models reply; known before anything is paid."""
     if verdict(None, question) is None:
         return "gold_unreadable", f"the rule of {question.answer_type!r} cannot read the gold {question.answer[:200]!r}"
     try:
@@ -158,9 +152,9 @@ class Sampler:
     teacher: Complete
     embed: Embed
 
-    async def __call__(self, question: Question) -> Result:
-        """Never fails for what a model or a question is like: that is a result. What stops the run passes through."""
-        settings, result = self.calls.settings, Result(question.uid)
+    async def __call__(self, question: Question) -> QuestionResult:
+        """Take one question through the procedure. A bad question or reply is a result; only `StopRun` is raised."""
+        settings, result = self.calls.settings, QuestionResult(question.uid)
         if problem := await asyncio.to_thread(unusable, question, settings):
             return result.end(LEFT_OUT, *problem)
         if settings.is_cot:
@@ -179,10 +173,10 @@ class Sampler:
             return result.end(COLD_START, "one_wanted")
         return await self._second(question, result)
 
-    async def _draft(self, question: Question, result: Result) -> tuple[str, str] | None:
-        """Ask the student; returns reason and detail when no draft shows a path."""
+    async def _draft(self, question: Question, result: QuestionResult) -> tuple[str, str] | None:
+        """Ask the student. Returns reason and detail if no draft shows a path."""
         calls = [self.calls.draft(question, draw) for draw in range(self.calls.settings.drafts)]
-        # One that stops the run does not take the others with it: they are on their way, and will be paid.
+        # A call that stops the run does not cancel the others, which are sent already and will be paid.
         ended = await asyncio.gather(*(self.student(call, question.images) for call in calls), return_exceptions=True)
         replies = [_reply(each) for each in ended]
         for call, reply in zip(calls, replies, strict=True):
@@ -193,8 +187,8 @@ class Sampler:
         result.path = result.samples[result.draft].path
         return None
 
-    async def _refine(self, question: Question, result: Result) -> tuple[str, str] | None:
-        """Ask the teacher along the path until it follows; returns reason and detail when it never does."""
+    async def _refine(self, question: Question, result: QuestionResult) -> tuple[str, str] | None:
+        """Ask the teacher until it follows the path. Returns reason and detail if it never does."""
         written = False
         for draw in range(self.calls.settings.refinements):
             call = self.calls.refine(question, result.path, draw)
@@ -204,12 +198,12 @@ class Sampler:
             if sample is not None and sample.usable and sample.path == result.path:
                 result.refined = len(result.samples) - 1
                 return None
-            if reply.outcome not in LEDGERED:
-                break  # the endpoint will say the same again
+            if not reply.outcome.ledgered:
+                break  # the endpoint would answer the same again
         return ("teacher_off_path", "") if written else _missing("teacher", reply)
 
-    async def _second(self, question: Question, result: Result) -> Result:
-        """Retrieve a second path; where none was sampled, ask along others, one at a time."""
+    async def _second(self, question: Question, result: QuestionResult) -> QuestionResult:
+        """Retrieve a second path. If none was sampled, ask the teacher to follow others, one at a time."""
         assert result.refined is not None
         paths = other_paths(result.samples, result.path, len(question.images), question.uid)
         for path in [*paths[: self.calls.settings.explorations], None]:
@@ -221,8 +215,8 @@ class Sampler:
                 await self._take(question, result, call, reply, f"explore/{pattern(path)}")
         return result.end(COLD_START, "single")
 
-    async def _retrieve(self, result: Result) -> bool:
-        """Walk from the least similar sample up; whether a second path was found."""
+    async def _retrieve(self, result: QuestionResult) -> bool:
+        """Look for a second path, from the least similar sample upwards. Returns whether there is one."""
         assert result.refined is not None
         usable = [i for i, sample in enumerate(result.samples) if sample.usable]
         database = [result.samples[i] for i in usable]
@@ -233,25 +227,27 @@ class Sampler:
         result.second = result.visits[-1].index
         return True
 
-    async def _take(self, question: Question, result: Result, call: Call, reply: Reply, origin: str) -> Sample | None:
-        """Count a reply; read it where it is a whole text."""
+    async def _take(
+        self, question: Question, result: QuestionResult, call: Call, reply: Reply, origin: str
+    ) -> SampledTrajectory | None:
+        """Count a reply, and read it if it is whole."""
         result.calls[call.purpose, reply.outcome] += 1
         result.prompt_tokens += reply.prompt_tokens
         result.completion_tokens += reply.completion_tokens
         result.cost += reply.cost
-        result.final &= reply.outcome in LEDGERED
-        if reply.outcome != "ok":
+        result.final &= reply.outcome.ledgered
+        if reply.outcome is not Outcome.OK:
             return None
-        # In a thread: mathematics is compared in another process, a judge answers over the network.
+        # In a thread, because mathematics is compared in another process, and a judge is asked over the network.
         sample = await asyncio.to_thread(read, origin, reply.text, question)
-        result.final &= sample.correct is not None  # the gold can be read: it is the judge that could not be asked
+        result.final &= sample.correct is not None  # the gold can be read, so it is the judge that did not answer
         result.samples.append(sample)
         return sample
 
 
 def _missing(who: str, reply: Reply) -> tuple[str, str]:
-    """(reason, detail) of a last reply without a trajectory: where nothing was answered, its text says why."""
-    return f"{who}_{reply.outcome}", "" if reply.outcome in LEDGERED else reply.text
+    """(reason, detail) if the last reply has no trajectory. If there was no answer, its text says why."""
+    return f"{who}_{reply.outcome}", "" if reply.outcome.ledgered else reply.text
 
 
 def _reply(ended: Reply | BaseException) -> Reply:

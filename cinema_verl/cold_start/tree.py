@@ -27,7 +27,7 @@ def pattern(path: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampledTrajectory:
     """One sampled trajectory, read and judged.
 
     Attributes:
@@ -71,19 +71,19 @@ def verdict(answer: str | None, question: Question) -> bool | None:
     )
 
 
-def read(origin: str, text: str, question: Question) -> Sample:
+def read(origin: str, text: str, question: Question) -> SampledTrajectory:
     """Parse, check and verify one text. The answer is judged whatever else is wrong, as in the reward."""
     text = text.strip()
     trajectory = parse(text)
     violations = trajectory.violations_for(len(question.images))
-    return Sample(origin, text, trajectory, violations, verdict(trajectory.answer, question))
+    return SampledTrajectory(origin, text, trajectory, violations, verdict(trajectory.answer, question))
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """What one sample says at a node."""
 
-    sample: Sample
+    sample: SampledTrajectory
     body: str
 
 
@@ -107,7 +107,7 @@ class Node:
         return sum(step.sample.correct is True for step in self.steps)
 
 
-def grow(samples: Sequence[Sample]) -> tuple[Node, ...]:
+def grow(samples: Sequence[SampledTrajectory]) -> tuple[Node, ...]:
     """The trees of a question: one for each first action, in the order of their first sample.
 
     Samples that are not usable do not grow; count them apart.
@@ -115,8 +115,8 @@ def grow(samples: Sequence[Sample]) -> tuple[Node, ...]:
     return _branches([sample for sample in samples if sample.usable], 0)
 
 
-def _branches(samples: Sequence[Sample], depth: int) -> tuple[Node, ...]:
-    by_action: dict[str, list[Sample]] = {}
+def _branches(samples: Sequence[SampledTrajectory], depth: int) -> tuple[Node, ...]:
+    by_action: dict[str, list[SampledTrajectory]] = {}
     for sample in samples:
         if depth < len(sample.path):  # at an answer nothing follows
             by_action.setdefault(sample.path[depth], []).append(sample)

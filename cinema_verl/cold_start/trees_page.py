@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cinema_verl.cold_start.sampling import REASONS
-from cinema_verl.cold_start.tree import Node, Sample, grow
+from cinema_verl.cold_start.tree import Node, SampledTrajectory, grow
 from cinema_verl.data.canonical import Question
 from cinema_verl.meta_action import parse
 from cinema_verl.utils.files import atomic_write
@@ -30,10 +30,12 @@ class Entry:
     record: Mapping[str, Any]
 
     @property
-    def samples(self) -> list[Sample]:
+    def samples(self) -> list[SampledTrajectory]:
         """The record's samples, parsed again; verdicts are the record's, for a judge is not asked twice."""
         return [
-            Sample(each["origin"], each["text"], parse(each["text"]), tuple(each["violations"]), each["correct"])
+            SampledTrajectory(
+                each["origin"], each["text"], parse(each["text"]), tuple(each["violations"]), each["correct"]
+            )
             for each in self.record["samples"]
         ]
 
@@ -42,7 +44,7 @@ class Entry:
         return grow(self.samples)
 
     @property
-    def outside(self) -> list[Sample]:
+    def outside(self) -> list[SampledTrajectory]:
         """Samples that are on no tree."""
         return [sample for sample in self.samples if not sample.usable]
 

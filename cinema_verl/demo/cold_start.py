@@ -29,7 +29,7 @@ from PIL import Image
 
 from cinema_verl.cold_start import command
 from cinema_verl.cold_start.outputs import SFT, rl_row
-from cinema_verl.cold_start.requests import NO_SYSTEM, Settings
+from cinema_verl.cold_start.requests import NO_SYSTEM, SamplingSettings
 from cinema_verl.data.canonical import IMAGE, Question
 from cinema_verl.data.directory import IMAGES, write_dataset
 from cinema_verl.demo import digits
@@ -54,7 +54,7 @@ FAULTS: Final = {  # shares of the teacher's replies; all our choice, each often
 STEPS: Final = 50  # of SFT. Our choice: with 16 rows each, twice over some 400 rows (paper: 2 epochs)
 LEARNING_RATE: Final = 1e-4  # our choice: the recipe's 2e-3 is for random weights, and this student has learned
 
-SETTINGS: Final = Settings(mode=NO_SYSTEM, min_pixels=digits.IMAGE_SIZE**2, max_pixels=digits.IMAGE_SIZE**2)
+SETTINGS: Final = SamplingSettings(mode=NO_SYSTEM, min_pixels=digits.IMAGE_SIZE**2, max_pixels=digits.IMAGE_SIZE**2)
 """How the digits are asked: as the shipped policy was taught."""
 
 _TAG = re.compile(r"<([a-z]+)>…")

@@ -1,6 +1,6 @@
-"""Stored images as data URLs that an endpoint accepts: read, checked against their digest, shrunk where it must be.
+"""Stored images as data URLs that an endpoint accepts: read, checked against their digest, and shrunk if necessary.
 
-Encoded images are kept, the latest used, within a bound: all draws of a question send the same ones.
+The encoded images used last are kept, up to a number of bytes, because all draws of a question send the same ones.
 """
 
 from __future__ import annotations
@@ -13,33 +13,46 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from PIL import Image
 
-from cinema_verl.data.canonical import ImageRef
+from cinema_verl.endpoint.outcomes import Outcome
 
 KEPT_BYTES: Final = 128 << 20
-"""Of data URLs. Our choice: the images of some hundred questions in flight."""
+"""Most bytes of data URLs to keep. Our choice: the images of some hundred questions in flight."""
 QUALITY: Final = 90
-"""JPEG quality of what must be shrunk. Our choice: as good as it gets before files grow quickly."""
+"""JPEG quality of shrunk images. Our choice: above it, files grow quickly."""
 TRIES: Final = 6
-"""Our choice: each halves the area, so an image that is 50 times too large gets through."""
+"""Attempts to shrink an image. Our choice: each halves the area, so an image may be 32 times too large."""
 TYPES: Final = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
-"""What OpenAI's endpoint and vLLM both read."""
+"""Formats that both OpenAI's endpoint and vLLM read."""
+
+
+class StoredImage(Protocol):
+    """An image file, its size in pixels, and the hex SHA-256 of its bytes. `data.canonical.StoredImage` is one."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
 
 
 class ImageProblem(Exception):
-    """An image that cannot be sent: `outcome` is ``bad_image`` or ``image_too_large``, the message says why."""
+    """An image that cannot be sent: `outcome` is ``BAD_IMAGE`` or ``IMAGE_TOO_LARGE``, the message says why."""
 
-    def __init__(self, outcome: str, detail: str) -> None:
+    def __init__(self, outcome: Outcome, detail: str) -> None:
         super().__init__(detail)
         self.outcome = outcome
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What an endpoint accepts of one image: pixels and bytes of the file; 0 for no limit."""
+    """The most pixels, and bytes of the file, that an endpoint accepts of one image; 0 for no limit."""
 
     max_pixels: int = 0
     max_bytes: int = 0
@@ -57,11 +70,11 @@ class DataURLs:
         self._bytes = 0
         self._making: dict[str, asyncio.Future[bytes]] = {}
 
-    async def get(self, image: ImageRef) -> bytes:
-        """The URL of one image; whoever asks meanwhile waits for the same reading.
+    async def get(self, image: StoredImage) -> bytes:
+        """The URL of one image. Callers that ask for it at the same time share one reading of the file.
 
         Raises:
-            ImageProblem: as `data_url` says.
+            ImageProblem: See `data_url`.
         """
         name = image.sha256
         if url := self._kept.get(name):
@@ -83,26 +96,29 @@ class DataURLs:
             self._bytes -= len(self._kept.popitem(last=False)[1])
 
 
-def data_url(image: ImageRef, limits: ImageLimits = ImageLimits()) -> bytes:
-    """``data:image/…;base64,…``, as bytes that JSON need not escape; the file itself where the limits allow.
+def data_url(image: StoredImage, limits: ImageLimits = ImageLimits()) -> bytes:
+    """``data:image/…;base64,…``, as bytes that JSON need not escape; the file itself if the limits allow.
 
     Raises:
-        ImageProblem: the file is absent, not an image, or not the one that the reference names; or it cannot be
+        ImageProblem: The file is absent, is not an image, does not have the digest of the reference, or cannot be
             brought under the limits.
     """
     try:
         content = Path(image.path).read_bytes()
     except OSError as error:
-        raise ImageProblem("bad_image", f"{image.path}: {error.strerror}") from error
+        raise ImageProblem(Outcome.BAD_IMAGE, f"{image.path}: {error.strerror}") from error
     if hashlib.sha256(content).hexdigest() != image.sha256:
-        raise ImageProblem("bad_image", f"{image.path} is not the image that was stored there: its digest differs")
+        raise ImageProblem(
+            Outcome.BAD_IMAGE,
+            f"{image.path} is not the image that was stored there: its digest differs; prepare the data again",
+        )
     try:
         with Image.open(io.BytesIO(content)) as opened:
             kind = TYPES.get(opened.format or "")
             if kind is None or not limits.admit(opened.width * opened.height, len(content)):
                 kind, content = _shrunk(opened, limits, image.path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageProblem("bad_image", f"{image.path} cannot be decoded: {error}") from error
+        raise ImageProblem(Outcome.BAD_IMAGE, f"{image.path} cannot be decoded: {error}") from error
     return b"data:%s;base64,%s" % (kind.encode(), base64.b64encode(content))
 
 
@@ -123,7 +139,7 @@ def _shrunk(image: Image.Image, limits: ImageLimits, path: str) -> tuple[str, by
             return TYPES["JPEG"], content
         area /= 2
     raise ImageProblem(
-        "image_too_large",
+        Outcome.IMAGE_TOO_LARGE,
         f"{path}: {len(content)} bytes at {size[0]} x {size[1]} pixels are still over the endpoint's limit of "
         f"{limits.max_bytes} bytes and {limits.max_pixels or 'any number of'} pixels",
     )

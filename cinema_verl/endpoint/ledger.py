@@ -1,8 +1,8 @@
-"""The ledger of paid calls: what was asked, by content, and what it brought, in one SQLite file.
+"""The ledger of paid calls: every call by its content, and its reply, in one SQLite file.
 
 A reply is in the ledger before anybody sees it, so a run that is killed at any moment asks for nothing that it already
-has. Every request is noted before it is sent and struck off when its fate is known: what is left after a kill or a
-broken connection may have been paid, and is counted at the most it can have cost.
+has. Every request is noted before it is sent, and the note is deleted when it is known whether the request was paid.
+Notes that are left after a kill or a broken connection may have been paid, and count at the most they can have cost.
 """
 
 from __future__ import annotations
@@ -18,27 +18,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from cinema_verl.endpoint.outcomes import Outcome, Reply
+
 APPLICATION_ID: Final = 0x43494E45  # "CINE" in SQLite's header: how the file says whose it is
 VERSION: Final = 1
-OUTCOMES: Final[dict[str, str]] = {
-    # outcome: what it means. The first five were answered by the endpoint and are in the ledger; the others cost
-    # nothing, are not, and are asked again by the next run.
-    "ok": "a whole reply",
-    "truncated": "the reply reached max_tokens",
-    "refused": "the model declined to answer",
-    "filtered": "the endpoint's content filter stopped the request or the reply",
-    "empty": "a whole reply without text",
-    "image_too_large": "an image, or the request with its images, is over the endpoint's limit",
-    "bad_image": "an image that cannot be read",
-    "bad_request": "the endpoint will not take this request",
-    "unavailable": "every attempt failed: time-outs, broken connections, rate limits, server errors",
-}
-"""How a call can end."""
-LEDGERED: Final = frozenset(("ok", "truncated", "refused", "filtered", "empty"))
 
 
 class LedgerError(RuntimeError):
-    """The ledger cannot be opened or written. The run stops: a reply that cannot be kept must not be paid for."""
+    """The ledger cannot be opened or written. The run stops, because a reply that cannot be kept must not be paid."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +33,13 @@ class Call:
     """One request for one sample, named by its content.
 
     Attributes:
-        purpose: "draft", "refine" or "explore"; costs are summed by it.
+        purpose: "draft", "refine" or "explore"; costs are summed by purpose.
         model: Name at the endpoint.
         messages: OpenAI chat messages, JSON values. An image is the part ``{"type": "image", "sha256": "…"}``: the
-            stored file's digest, so that the key is small and does not depend on how the image is sent.
-        sampling: ``max_tokens`` (required: without it a call has no greatest cost), ``temperature``, ``top_p``, …:
-            sent as they are.
-        draw: Which sample of the same request this is, from 0.
+            digest of the stored file, so that the key is small and does not depend on how the image is sent.
+        sampling: ``max_tokens`` (required: without it the cost of a call has no upper bound), ``temperature``,
+            ``top_p`` and so on, sent as they are.
+        draw: Number of this sample of the same request, from 0.
     """
 
     purpose: str
@@ -63,11 +50,11 @@ class Call:
 
     @cached_property
     def key(self) -> str:
-        """Hex SHA-256 of the canonical JSON of all fields. Not of the endpoint's address: a model that moves to
-        another server is not paid again.
+        """Hex SHA-256 of the canonical JSON of all fields. The endpoint's address is not among them: a model that moves
+        to another server is not paid again.
 
         Raises:
-            TypeError, ValueError: a value has no JSON form (NaN included).
+            TypeError, ValueError: A value has no JSON form (NaN included).
         """
         record = [self.purpose, self.model, self.messages, self.sampling, self.draw]
         text = json.dumps(record, sort_keys=True, allow_nan=False, separators=(",", ":"))
@@ -75,41 +62,15 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """How a call ended.
-
-    Attributes:
-        text: What the model wrote; for a refusal its words, for a call that failed the reason, keys blotted out.
-        finish_reason: As the endpoint names it; "" if it said none.
-        outcome: One of `OUTCOMES`.
-        prompt_tokens, completion_tokens: As the endpoint counts them; 0 if it does not.
-        cost: In the endpoint's currency, by its prices.
-        model: As the endpoint names it.
-    """
-
-    text: str
-    finish_reason: str
-    outcome: str
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float = 0.0
-    model: str = ""
-
-    def __post_init__(self) -> None:
-        if self.outcome not in OUTCOMES:
-            raise ValueError(f"outcome {self.outcome!r} is none of {', '.join(OUTCOMES)}")
-
-
-@dataclass(frozen=True, slots=True)
 class Spending:
-    """What a ledger adds up to.
+    """The sums of a ledger.
 
     Attributes:
-        calls: Finished and kept.
-        prompt_tokens, completion_tokens: Of these.
-        cost: Of these.
-        maybe_paid: Requests whose fate is not known: the connection broke, or the process died, after they were sent.
-        maybe_cost: The most that they can have cost.
+        calls: Number of finished calls.
+        prompt_tokens, completion_tokens, cost: Sums over the finished calls.
+        maybe_paid: Number of requests that may have been paid: the connection broke, or the process died, after they
+            were sent.
+        maybe_cost: The most that these can have cost.
     """
 
     calls: int = 0
@@ -132,15 +93,15 @@ _COLUMNS: Final = ", ".join(column.name for column in fields(Reply))
 
 
 class Ledger:
-    """The SQLite file at `path`, made if absent; ``:memory:`` for one that is forgotten.
+    """The SQLite file at `path`, made if absent; ``:memory:`` for one that is not kept.
 
-    One process at a time: the file is locked while it is open, and the lock goes with the process however it ends.
-    WAL with ``synchronous=NORMAL``: what `put` returned from survives kill -9. After a power cut the file is whole, but
-    calls since the last checkpoint (every 1000 pages, some 200 calls) may be missing and would be paid again; to wait
-    for the disk more often (at each call, with ``FULL``) would hold up all the other calls for milliseconds.
+    One process at a time: the file is locked while it is open, and the lock ends with the process. The journal is WAL
+    with ``synchronous=NORMAL``: what `put` has written survives kill -9. After a power cut the file is valid, but
+    calls since the last checkpoint (every 1000 pages, some 200 calls) may be missing and would be paid again. Waiting
+    for the disk at each call (``FULL``) would delay all other calls by milliseconds.
 
     Raises:
-        LedgerError: another process has it open; not a ledger, or of another version; damaged; cannot be written.
+        LedgerError: Another process has it open, it is not a ledger, of another version, damaged, or not writable.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -162,16 +123,16 @@ class Ledger:
 
     def _open(self) -> None:
         db = self._db
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")  # before the first read: then the lock is held from there on
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")  # before the first read, so that the lock is held from then on
         owner = db.execute("PRAGMA application_id").fetchone()[0]
         version = db.execute("PRAGMA user_version").fetchone()[0]
         tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if owner != APPLICATION_ID and tables:
-            raise LedgerError(f"{self.path} is an SQLite file of something else; give the ledger a path of its own")
+            raise LedgerError(f"{self.path} is an SQLite file of another program; give the ledger a path of its own")
         if tables and version != VERSION:
             raise LedgerError(
-                f"{self.path} is a ledger of version {version}, and this is version {VERSION}: open it with the "
-                "release that wrote it, or start a new one"
+                f"{self.path} is a ledger of version {version}, and this release reads version {VERSION}: open it with "
+                "the release that wrote it, or start a new one"
             )
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
@@ -201,12 +162,15 @@ class Ledger:
             raise self._explained(error) from error
 
     def get(self, call: Call) -> Reply | None:
-        """What this call brought, or None if it has not been finished."""
+        """The reply to this call, or None if it has not been finished."""
         row = self._execute(f"SELECT {_COLUMNS} FROM replies WHERE key = ?", (call.key,)).fetchone()
-        return row and Reply(*row)
+        if row is None:
+            return None
+        text, reason, outcome, read, written, cost, model = row
+        return Reply(text, reason, Outcome(outcome), read, written, cost, model)
 
     def begin(self, call: Call, most: float) -> int:
-        """Note that a request is about to be sent that can cost at most `most`; returns its number."""
+        """Note a request that is about to be sent and can cost at most `most`; returns its number."""
         cursor = self._execute(
             "INSERT INTO requests (key, purpose, most) VALUES (?, ?, ?)", (call.key, call.purpose, most)
         )
@@ -216,38 +180,39 @@ class Ledger:
         return cursor.lastrowid
 
     def strike(self, request: int) -> None:
-        """The request was certainly not paid for: it did not arrive, or the endpoint turned it down."""
+        """Delete the note of a request that was certainly not paid: it did not arrive, or was turned down."""
         self._execute("DELETE FROM requests WHERE id = ?", (request,))
         self._committed -= self._flying.pop(request)
 
     def leave(self, request: int) -> None:
-        """Nothing more will be known of the request; without effect if it has been struck off or answered."""
+        """The request has ended. Unless it was struck or answered, its note stays: it may have been paid."""
         self._flying.pop(request, None)
 
     @property
     def committed(self) -> float:
-        """What is spent and the most that may have been, requests in flight included; without reading the file."""
+        """What is spent and the most that may have been, requests in flight included. Does not read the file."""
         return self._committed
 
     @property
     def in_flight(self) -> int:
-        """Requests begun here of which nothing is known yet."""
+        """Number of requests that have begun and not ended."""
         return len(self._flying)
 
     def put(self, call: Call, reply: Reply, request: int | None = None) -> None:
-        """Keep what a call brought, and strike off its request, in one transaction.
+        """Keep the reply to a call, and delete the note of its request, in one transaction.
 
         Raises:
-            ValueError: the outcome is not the endpoint's answer (`LEDGERED`).
-            LedgerError: the call is there already, or the file cannot be written; then nothing has changed.
+            ValueError: The outcome is not an answer of the endpoint (`Outcome.ledgered`).
+            LedgerError: The call is there already, or the file cannot be written. Then nothing has changed.
         """
-        if reply.outcome not in LEDGERED:
-            raise ValueError(f"outcome {reply.outcome!r} is no answer of the endpoint and may be asked again")
+        if not reply.outcome.ledgered:
+            raise ValueError(f"the outcome {reply.outcome} is not an answer of the endpoint, and may be asked again")
+        values = [str(value) if isinstance(value, Outcome) else value for value in astuple(reply)]
         self._execute("BEGIN IMMEDIATE")
         try:
             self._execute(
                 f"INSERT INTO replies (key, purpose, {_COLUMNS}, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (call.key, call.purpose, *astuple(reply), time.time()),
+                (call.key, call.purpose, *values, time.time()),
             )
             if request is not None:
                 self._execute("DELETE FROM requests WHERE id = ?", (request,))
@@ -259,7 +224,7 @@ class Ledger:
         self._committed += reply.cost - (0.0 if request is None else self._flying.pop(request))
 
     def spent(self, purpose: str | None = None) -> Spending:
-        """What is finished, and what may have been paid beside it; of one purpose or of all."""
+        """What is spent, and what may have been paid besides, for one purpose or for all."""
         where, values = ("WHERE purpose = ?", (purpose,)) if purpose else ("", ())
         finished = self._execute(
             "SELECT count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),"

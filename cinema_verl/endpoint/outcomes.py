@@ -1,7 +1,8 @@
-"""What an endpoint's answer means: a reply, a reason to ask again, or a reason to stop the run.
+"""How a call can end, and how an endpoint's answer is read: a reply, a reason to try again, or a reason to stop.
 
-One table of status codes and one reader of completions, both pure; whatever a server sends, the result is one of three
-and never an exception. Words from the server pass through `redact`, for servers repeat what they were sent.
+One table of outcomes, one of status codes, and one reader of completions. All are pure: whatever a server sends,
+reading it raises no exception. Text from the server passes through `redact`, because servers repeat what they
+were sent.
 """
 
 from __future__ import annotations
@@ -12,25 +13,88 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from enum import Enum
 from typing import Any, Final
 
-from cinema_verl.endpoint.ledger import Reply
-
 LONGEST_DETAIL: Final = 300
-"""Characters that are kept of an error's text. Our choice."""
+"""Characters kept of an error's text. Our choice."""
 SECRET: Final = 16
-"""Characters from which on a key is blotted out of replies, too. Our choice: "EMPTY" and other words that people give
-to their own servers are no secret, and a trajectory may hold them."""
+"""Shortest key that is also removed from replies. Our choice: "EMPTY" and other words that people give to their own
+servers are not secret, and a trajectory may contain them."""
+
+
+class Outcome(str, Enum):
+    """How a call ended. The values are what ledger and result files store.
+
+    Attributes:
+        meaning: For people; it completes "the last reply: …".
+        ledgered: The endpoint answered. The reply is kept in the ledger at its cost and never asked for again; calls
+            with any other outcome are made again by the next run.
+        turned_down: The endpoint (or our own check before it) does not take the request, which costs nothing. One such
+            call is the fault of its question; many in a row are the fault of the run.
+    """
+
+    OK = "ok", "a whole reply", True, False
+    TRUNCATED = "truncated", "cut off at max_tokens", True, False
+    REFUSED = "refused", "the model declined to answer", True, False
+    FILTERED = "filtered", "the endpoint's content filter stopped the request or the reply", True, False
+    EMPTY = "empty", "a whole reply without text", True, False
+    IMAGE_TOO_LARGE = "image_too_large", "an image, or the request with it, is over the endpoint's limit", False, True
+    BAD_IMAGE = "bad_image", "an image cannot be read", False, True
+    BAD_REQUEST = "bad_request", "the endpoint does not take the request", False, True
+    # Attempts whose end is not known may have been paid; the ledger counts each of them at its greatest cost.
+    UNAVAILABLE = (
+        "unavailable",
+        "every attempt failed (no connection, time-out, rate limit, server error)",
+        False,
+        False,
+    )
+
+    meaning: str
+    ledgered: bool
+    turned_down: bool
+
+    def __new__(cls, value: str, meaning: str = "", ledgered: bool = False, turned_down: bool = False) -> Outcome:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning, member.ledgered, member.turned_down = meaning, ledgered, turned_down
+        return member
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """How a call ended, and with what.
+
+    Attributes:
+        text: What the model wrote; its words for a refusal, and the reason for a call that failed. It never contains
+            the key.
+        finish_reason: As the endpoint names it; "" if it gives none.
+        outcome: How the call ended.
+        prompt_tokens, completion_tokens: As the endpoint counts them; 0 (-1 before the ledger) if it does not.
+        cost: In the currency of the endpoint's prices.
+        model: As the endpoint names it.
+    """
+
+    text: str
+    finish_reason: str
+    outcome: Outcome
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Try again.
+    """Another attempt may help.
 
     Attributes:
-        why: For the log, one kind of trouble one text.
-        wait: Seconds that the endpoint asks to be left alone; None if it says nothing.
-        maybe_paid: Whether the model may have answered all the same.
+        why: For the log; the same text for the same kind of trouble.
+        wait: Seconds for which the endpoint asks not to be called; None if it says nothing.
+        maybe_paid: Whether the model may have answered nevertheless.
     """
 
     why: str
@@ -40,7 +104,7 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """No call can go well: a key, a model, an address or an account is wrong; `why` says what to do."""
+    """No call can succeed: the key, the model, the address or the account is wrong. `why` says which."""
 
     why: str
 
@@ -51,33 +115,34 @@ def redact(text: str, key: str) -> str:
 
 
 def read(status: int, headers: Mapping[str, str], body: bytes, key: str = "") -> Reply | Again | Stop:
-    """What came back for a chat completion.
-
-    A reply's cost is left to the caller. Its token counts are -1 where the endpoint gives none.
+    """Read the answer to a chat completion.
 
     Args:
-        headers: Looked up case-insensitively by their lower-case names.
-        key: To be blotted out.
+        headers: Looked up by lower-case names.
+        key: Removed from every text.
+
+    Returns:
+        A reply has no cost yet, and token counts of -1 where the endpoint gives none.
     """
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
         answer = None
     if isinstance(answer, Mapping) and isinstance(answer.get("error"), Mapping) and status < 400:
-        # Gateways report what went wrong behind them with status 200 and the true code inside.
+        # Gateways report an error behind them with status 200 and the true code inside.
         code = answer["error"].get("code")
         status = code if isinstance(code, int) and 400 <= code < 600 else 502
     if 300 <= status < 400:
-        return Stop(f"it redirects to {redact(str(headers.get('location')), key)}: name that address if it is right")
+        return Stop(f"it redirects to {redact(str(headers.get('location')), key)}: give that address if it is correct")
     if status < 400:
         return _completion(answer, key if len(key) >= SECRET else "")
     code, words = _error(answer, body)
-    detail = _storable(redact(f"HTTP {status}: {words}", key))[:LONGEST_DETAIL]  # cut last: half a key is one, too
+    detail = _storable(redact(f"HTTP {status}: {words}", key))[:LONGEST_DETAIL]  # cut last: half a key is a secret, too
     return _status(status, headers, code, detail)
 
 
 def models(status: int, headers: Mapping[str, str], body: bytes, key: str = "") -> list[str] | Again | Stop:
-    """What came back for the list of models: their names."""
+    """Read the answer to a request for the list of models: their names."""
     if status >= 300 and status not in (404, 405):
         trouble = read(status, headers, body, key)
         return Stop(trouble.text) if isinstance(trouble, Reply) else trouble
@@ -86,34 +151,34 @@ def models(status: int, headers: Mapping[str, str], body: bytes, key: str = "") 
     except (ValueError, LookupError, TypeError, RecursionError):
         return Stop(
             f"it gives no list of models (HTTP {status} at /models): it is not an OpenAI-compatible endpoint, or its "
-            "base URL is another; most end in /v1"
+            "base URL is a different one; most end in /v1"
         )
 
 
 def _status(status: int, headers: Mapping[str, str], code: str, detail: str) -> Reply | Again | Stop:
-    """An answer that is an error. `code` is the error's own, in lower case, with its type."""
+    """Read an error. `code` is the error's own code and type, in lower case."""
     if re.search(r"insufficient_quota|billing|credit", code) or status == 402:
         return Stop(f"the account cannot pay for more ({detail})")
     if status == 401:
         return Stop(f"the key is refused ({detail})")
     if re.search(r"content_filter|content_policy|moderation|flagged", code):
-        return Reply(detail, "", "filtered", 0, 0)
+        return Reply(detail, "", Outcome.FILTERED)
     if status == 403:
         return Stop(f"the key has no access ({detail})")
     if status in (404, 405) or "model_not_found" in code:
-        return Stop(f"the endpoint has no such model or is not one ({detail})")
+        return Stop(f"there is no such model, or no endpoint at this address ({detail})")
     if status in (408, 409, 425, 429) or status >= 500:
         # A gateway that gave up waiting does not say whether the model went on.
         return Again(f"HTTP {status}", retry_after(headers), maybe_paid=status in (408, 502, 504, 524))
     if status == 413 or ("image" in code and re.search("large|size|exceed", code)):
-        return Reply(detail, "", "image_too_large")
+        return Reply(detail, "", Outcome.IMAGE_TOO_LARGE)
     if "image" in code:
-        return Reply(detail, "", "bad_image")
-    return Reply(detail, "", "bad_request")
+        return Reply(detail, "", Outcome.BAD_IMAGE)
+    return Reply(detail, "", Outcome.BAD_REQUEST)
 
 
 def _error(answer: Any, body: bytes) -> tuple[str, str]:
-    """(code and type in lower case, message) of an error's body, whatever its form."""
+    """(code and type in lower case, message) of an error's body, in whatever form."""
     error = answer.get("error", answer) if isinstance(answer, Mapping) else None
     if not isinstance(error, Mapping):
         text = error if isinstance(error, str) else body.decode("utf-8", "replace")
@@ -123,9 +188,9 @@ def _error(answer: Any, body: bytes) -> tuple[str, str]:
 
 
 def _completion(answer: Any, key: str) -> Reply | Again:
-    """An answer that says that it is a completion. The model may have been paid for one that cannot be read."""
+    """Read a completion. One that cannot be read may have been paid nevertheless."""
     if not isinstance(answer, Mapping):
-        return Again("an answer that is not JSON, or half of it", maybe_paid=True)
+        return Again("an answer that is not JSON, or only part of it", maybe_paid=True)
     choices = answer.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, Mapping) else None
@@ -140,13 +205,13 @@ def _completion(answer: Any, key: str) -> Reply | Again:
     if reason == "error":
         return Again("a completion that broke off with an error", maybe_paid=True)
     if reason == "content_filter":
-        outcome = "filtered"
+        outcome = Outcome.FILTERED
     elif refusal or reason == "refusal":
-        outcome = "refused"
+        outcome = Outcome.REFUSED
     elif reason == "length":
-        outcome = "truncated"
+        outcome = Outcome.TRUNCATED
     else:
-        outcome = "ok" if content and content.strip() else "empty"
+        outcome = Outcome.OK if content and content.strip() else Outcome.EMPTY
     usage = answer.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
     return Reply(
@@ -160,7 +225,7 @@ def _completion(answer: Any, key: str) -> Reply | Again:
 
 
 def _storable(text: str) -> str:
-    """Without halves of surrogate pairs, which JSON may escape and neither UTF-8 nor SQLite can hold."""
+    """The text without lone surrogates, which JSON can escape and neither UTF-8 nor SQLite can hold."""
     return text.encode("utf-8", "replace").decode()
 
 

@@ -42,7 +42,7 @@ class Window:
     def wait(self, now: float, amount: float) -> float:
         """Seconds until there may be room for `amount`: 0 if there is now. An amount over the limit has room when
         nothing else was sent within the window: the endpoint decides about it."""
-        while self._sent and self._sent[0].at < now - self.seconds:
+        while self._sent and self._sent[0].at + self.seconds < now:
             self._sum -= self._sent.popleft().amount
         if not self._sent:
             self._sum = 0.0  # drops what rounding has left

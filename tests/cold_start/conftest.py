@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from cinema_verl.cold_start import command, pipeline
-from cinema_verl.cold_start.sampling import Result
+from cinema_verl.cold_start.sampling import QuestionResult
 from cinema_verl.cold_start.tree import read
 from cinema_verl.data.canonical import ImageRef, Question
 from cinema_verl.demo.stub_server import StubServer
@@ -85,11 +85,13 @@ def text() -> Callable[..., str]:
 
 
 @pytest.fixture
-def make_result() -> Callable[..., Result]:
+def make_result() -> Callable[..., QuestionResult]:
     """`make_result(question, COLD_START, "two_paths", {"student/0": "…", "teacher/0": "…"}, refined=1, second=0)`."""
 
-    def make(question: Question, route: str, reason: str, samples: dict[str, str], **values: object) -> Result:
-        result = Result(question.uid, samples=[read(origin, each, question) for origin, each in samples.items()])
+    def make(question: Question, route: str, reason: str, samples: dict[str, str], **values: object) -> QuestionResult:
+        result = QuestionResult(
+            question.uid, samples=[read(origin, each, question) for origin, each in samples.items()]
+        )
         for name, value in values.items():
             setattr(result, name, value)
         return result.end(route, reason)

@@ -5,16 +5,16 @@ from dataclasses import replace
 import pytest
 
 from cinema_verl.cold_start.estimate import estimate
-from cinema_verl.cold_start.plan import Plan
-from cinema_verl.cold_start.requests import Settings
-from cinema_verl.endpoint.client import Endpoint
+from cinema_verl.cold_start.plan import SamplingPlan
+from cinema_verl.cold_start.requests import SamplingSettings
+from cinema_verl.endpoint.settings import Endpoint
 
 ENDPOINT = Endpoint("http://localhost/v1", "m")
 
 
 @pytest.fixture
-def plan(write_questions, tmp_path) -> Plan:
-    return Plan(write_questions(6), tmp_path / "out", ENDPOINT, ENDPOINT, Settings())
+def plan(write_questions, tmp_path) -> SamplingPlan:
+    return SamplingPlan(write_questions(6), tmp_path / "out", ENDPOINT, ENDPOINT, SamplingSettings())
 
 
 def test_an_estimate_by_hand(plan):
@@ -26,9 +26,9 @@ def test_an_estimate_by_hand(plan):
     assert (found.questions, found.student_calls, found.teacher_calls) == (6, 24, (6, 30))
     assert found.cost[0] == pytest.approx((6 * 300 * 10 + 24 * 300 * 1) / 1e6)
     assert found.cost[1] == pytest.approx((30 * 2048 * 10 + 24 * 1024 * 1) / 1e6)
-    one = estimate(replace(priced, settings=Settings(trajectories=1)))
+    one = estimate(replace(priced, settings=SamplingSettings(trajectories=1)))
     assert one.teacher_calls == (6, 18)  # three refinements and no exploration
-    cot = estimate(replace(priced, settings=Settings(mode="cot")))
+    cot = estimate(replace(priced, settings=SamplingSettings(mode="cot")))
     assert (cot.student_calls, cot.teacher_calls) == (0, (6, 18))
     assert estimate(replace(priced, limit=2)).questions == 2
 

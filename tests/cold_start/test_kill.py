@@ -20,17 +20,20 @@ from cinema_verl.cold_start.trees_page import PAGE
 # Imports once, then forks a child for each run: what is killed is a process that works, not one that starts.
 NURSERY = """
 import importlib.util, os, sys
-import openai, pandas
+import pandas
+import cinema_verl.endpoint.paid
 spec = importlib.util.spec_from_file_location("scripted", sys.argv[1])
 scripted = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(scripted)
 scripted.pipeline.Encoder = lambda name: scripted.encode
-openai.AsyncOpenAI(api_key="none")
 for line in sys.stdin:
     child = os.fork()
     if not child:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os._exit(scripted.command.main(sys.argv[2:]))
+        try:
+            os._exit(scripted.command.main(sys.argv[2:]))
+        finally:
+            os._exit(70)
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
@@ -80,6 +83,7 @@ def test_killed_at_random_moments(endpoints, tmp_path, kills, questions, latency
         for moment in moments:
             child = start()
             while run.paid[1] < moment:
+                os.kill(child, 0)  # raises when the run has ended
                 time.sleep(0.002)
             time.sleep(rng.uniform(0, 0.05))
             os.kill(child, signal.SIGKILL)
@@ -104,6 +108,7 @@ def test_interrupted_from_the_keyboard_it_ends_in_order_and_goes_on(endpoints, t
     with nursery(run, tmp_path / "b") as (start, ended):
         child = start()
         while run.student.stats()["paid"] < 80:  # of 160 drafts
+            os.kill(child, 0)
             time.sleep(0.002)
         os.kill(child, signal.SIGINT)
         assert ended() == 1

@@ -9,11 +9,11 @@ import pytest
 
 from cinema_verl.cold_start import outputs
 from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, SUMMARY, write_outputs
-from cinema_verl.cold_start.requests import Settings
+from cinema_verl.cold_start.requests import SamplingSettings
 from cinema_verl.cold_start.sampling import COLD_START, LEFT_OUT, RL
 from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA, parquet_writer
 
-SETTINGS = Settings(min_pixels=784, max_pixels=784)
+SETTINGS = SamplingSettings(min_pixels=784, max_pixels=784)
 
 
 @pytest.fixture

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinema_verl.cold_start.plan import Plan, share
-from cinema_verl.cold_start.requests import Settings
-from cinema_verl.endpoint.client import Endpoint
+from cinema_verl.cold_start.plan import SamplingPlan, share
+from cinema_verl.cold_start.requests import SamplingSettings
+from cinema_verl.endpoint.settings import Endpoint
 
 ENDPOINT = Endpoint("http://localhost/v1", "m", requests_per_minute=100, tokens_per_minute=9000, concurrency=10)
 
 
 @pytest.fixture
-def plan(write_questions, tmp_path) -> Plan:
-    return Plan(write_questions(6), tmp_path / "out", ENDPOINT, ENDPOINT, Settings())
+def plan(write_questions, tmp_path) -> SamplingPlan:
+    return SamplingPlan(write_questions(6), tmp_path / "out", ENDPOINT, ENDPOINT, SamplingSettings())
 
 
 def test_results_depend_on_what_is_asked_and_of_whom_and_on_nothing_else(plan, write_questions, tmp_path):
@@ -29,9 +29,9 @@ def test_results_depend_on_what_is_asked_and_of_whom_and_on_nothing_else(plan, w
         replace(plan, teacher=replace(ENDPOINT, base_url="http://elsewhere/v1", concurrency=2, timeout=5)),
     ]
     other = [
-        replace(plan, settings=Settings(similarity="actions")),
-        replace(plan, settings=Settings(drafts=5)),
-        replace(plan, settings=Settings(mode="compact")),
+        replace(plan, settings=SamplingSettings(similarity="actions")),
+        replace(plan, settings=SamplingSettings(drafts=5)),
+        replace(plan, settings=SamplingSettings(mode="compact")),
         replace(plan, teacher=replace(ENDPOINT, model="n")),
         replace(plan, encoder="packaged"),
         replace(plan, questions=write_questions(7, "seven.jsonl")),
@@ -42,7 +42,7 @@ def test_results_depend_on_what_is_asked_and_of_whom_and_on_nothing_else(plan, w
 
 @given(st.lists(st.text(max_size=8), unique=True, max_size=30), st.integers(1, 5))
 def test_every_question_has_one_owner(uids, workers):
-    plan = Plan(Path("q"), Path("o"), ENDPOINT, ENDPOINT, Settings(), workers=workers)
+    plan = SamplingPlan(Path("q"), Path("o"), ENDPOINT, ENDPOINT, SamplingSettings(), workers=workers)
     assert all(0 <= plan.owner(uid) < workers for uid in uids)
     assert [plan.owner(uid) for uid in uids] == [plan.owner(uid) for uid in uids]
 

@@ -8,7 +8,7 @@ from cinema_verl.cold_start.requests import (
     COT_PATH,
     MODES,
     Calls,
-    Settings,
+    SamplingSettings,
     other_paths,
     path_line,
     policy_messages,
@@ -66,7 +66,7 @@ def test_questions_start_at_different_standard_paths():
 
 
 def test_calls_differ_where_they_must_and_only_there(make_question):
-    calls = Calls(Settings(), "student", "teacher")
+    calls = Calls(SamplingSettings(), "student", "teacher")
     a, b = make_question(0), make_question(1)
     path = ("focus", "answer")
     keys = [
@@ -76,16 +76,18 @@ def test_calls_differ_where_they_must_and_only_there(make_question):
     assert len(set(keys)) == len(keys)
     assert calls.draft(make_question(0), 0).key == keys[0]
     # What is done with a call's result is no part of it: ablations share the ledger.
-    assert Calls(Settings(trajectories=1, similarity="actions"), "student", "teacher").draft(a, 0).key == keys[0]
-    assert Calls(Settings(), "other", "teacher").draft(a, 0).key != keys[0]
+    assert (
+        Calls(SamplingSettings(trajectories=1, similarity="actions"), "student", "teacher").draft(a, 0).key == keys[0]
+    )
+    assert Calls(SamplingSettings(), "other", "teacher").draft(a, 0).key != keys[0]
 
 
 def test_seeds_differ_between_questions_and_can_be_left_out(make_question):
-    calls = Calls(Settings(), "s", "t")
+    calls = Calls(SamplingSettings(), "s", "t")
     seeds = {calls.draft(make_question(number), draw).sampling["seed"] for number in range(5) for draw in range(4)}
     assert len(seeds) == 20
     assert all(0 <= seed < 2**31 for seed in seeds)
-    assert "seed" not in Calls(Settings(seeds=False), "s", "t").draft(make_question(0), 0).sampling
+    assert "seed" not in Calls(SamplingSettings(seeds=False), "s", "t").draft(make_question(0), 0).sampling
 
 
 @pytest.mark.parametrize(
@@ -105,11 +107,11 @@ def test_seeds_differ_between_questions_and_can_be_left_out(make_question):
 )
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError):
-        Settings(**wrong)
+        SamplingSettings(**wrong)
 
 
 def test_plain_chain_of_thought_wants_one_trajectory():
-    assert [Settings(mode=mode).wanted for mode in MODES] == [2, 2, 1, 2]
+    assert [SamplingSettings(mode=mode).wanted for mode in MODES] == [2, 2, 1, 2]
 
 
 @given(st.lists(st.sampled_from(list(TAGS)), max_size=6))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cinema_verl.cold_start.retrieval import PACKAGED_ENCODER, Encoder, EncoderError, embed, explain, pool, walk
-from cinema_verl.cold_start.tree import Sample, read
+from cinema_verl.cold_start.tree import SampledTrajectory, read
 from cinema_verl.data.canonical import ImageRef, Question
 from cinema_verl.meta_action import parse
 
@@ -22,10 +22,10 @@ QUESTION = Question(
 )  # fmt: skip
 
 
-def sample(path: str, answer: str = "B", correct: bool | None = None) -> Sample:
+def sample(path: str, answer: str = "B", correct: bool | None = None) -> SampledTrajectory:
     text = "".join(f"<{name}>{name} words</{name}>" for name in path.split()) + f"<answer>{answer}</answer>"
     found = read(path, text, QUESTION)
-    return found if correct is None and answer != "?" else Sample(path, text, parse(text), (), None)
+    return found if correct is None and answer != "?" else SampledTrajectory(path, text, parse(text), (), None)
 
 
 def at(*degrees: float) -> np.ndarray:

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from cinema_verl.cold_start.command import waits
-from cinema_verl.cold_start.requests import Calls, Settings
-from cinema_verl.cold_start.sampling import COLD_START, LEFT_OUT, REASONS, RL, Result, Sampler
-from cinema_verl.endpoint.client import BudgetReached
-from cinema_verl.endpoint.ledger import Call, Reply
+from cinema_verl.cold_start.requests import Calls, SamplingSettings
+from cinema_verl.cold_start.sampling import COLD_START, LEFT_OUT, REASONS, RL, QuestionResult, Sampler
+from cinema_verl.endpoint.ledger import Call
+from cinema_verl.endpoint.outcomes import Outcome, Reply
+from cinema_verl.endpoint.paid import BudgetReached
 
 
 def ok(text: str) -> Reply:
-    return Reply(text, "stop", "ok", 10, 5, 0.25)
+    return Reply(text, "stop", Outcome.OK, 10, 5, 0.25)
 
 
 class Models:
@@ -44,8 +45,8 @@ async def by_order(samples):
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def sample(question, models: Models, **settings) -> Result:
-    calls = Calls(replace(Settings(drafts=2, explorations=2), **settings), "s", "t")
+def sample(question, models: Models, **settings) -> QuestionResult:
+    calls = Calls(replace(SamplingSettings(drafts=2, explorations=2), **settings), "s", "t")
     return asyncio.run(Sampler(calls, models.student, models.teacher, by_order)(question))
 
 
@@ -105,7 +106,7 @@ def test_a_student_that_never_follows_the_format_costs_no_teacher(make_question)
 
 @pytest.mark.parametrize("outcome", ["truncated", "refused", "filtered", "empty", "bad_image", "unavailable"])
 def test_replies_that_are_no_text_have_reasons_of_their_own(make_question, text, outcome):
-    none = Reply("cut <think>", "length", outcome)
+    none = Reply("cut <think>", "length", Outcome(outcome))
     result = sample(make_question(), Models([none, none]))
     assert (result.route, result.reason, result.samples) == (LEFT_OUT, f"student_{outcome}", [])
     result = sample(make_question(), Models([text("focus")] * 2, [none, none, none]))
@@ -117,7 +118,7 @@ def test_replies_that_are_no_text_have_reasons_of_their_own(make_question, text,
 
 @pytest.mark.parametrize("outcome", ["bad_image", "bad_request", "unavailable"])
 def test_what_was_not_answered_says_why(make_question, text, outcome):
-    none = Reply("no such parameter: seed", "", outcome)
+    none = Reply("no such parameter: seed", "", Outcome(outcome))
     assert sample(make_question(), Models([none, none])).detail == none.text
     assert sample(make_question(), Models([text("focus")] * 2, [none])).detail == none.text
 
@@ -238,5 +239,5 @@ def test_a_record_says_it_all_in_json(make_question, text):
 
 def test_a_reason_that_is_not_explained_cannot_be_given():
     with pytest.raises(KeyError):
-        Result("q").end(LEFT_OUT, "just_because")
+        QuestionResult("q").end(LEFT_OUT, "just_because")
     assert all(REASONS.values())

@@ -3,7 +3,7 @@
 import pytest
 
 from cinema_verl.cold_start.outputs import write_outputs
-from cinema_verl.cold_start.requests import Settings
+from cinema_verl.cold_start.requests import SamplingSettings
 from cinema_verl.cold_start.retrieval import Visit
 from cinema_verl.cold_start.sampling import COLD_START, LEFT_OUT, RL
 from cinema_verl.cold_start.trees_page import Gallery
@@ -43,7 +43,7 @@ def page_path(make_question, make_result, text, tmp_path):
     (tmp_path / "images" / "30.png").write_bytes(b"no picture any more")
     gallery, questions = Gallery(), [two, wrong, off, gold]
     records = {result.uid: result.record() for result in results}
-    summary = write_outputs(tmp_path, questions, records.get, Settings(), look=gallery.look)
+    summary = write_outputs(tmp_path, questions, records.get, SamplingSettings(), look=gallery.look)
     return gallery.write(tmp_path, summary.to_json())
 
 

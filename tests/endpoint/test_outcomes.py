@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinema_verl.endpoint.ledger import Call, Ledger, Reply
-from cinema_verl.endpoint.outcomes import Again, Stop, models, read, retry_after
+from cinema_verl.endpoint.ledger import Call, Ledger
+from cinema_verl.endpoint.outcomes import Again, Outcome, Reply, Stop, models, read, retry_after
 
 KEY = "sk-proj-0123456789abcdefghij"
 
@@ -87,7 +87,7 @@ def test_errors_that_may_pass(status, body, maybe_paid):
         (403, error("not yours"), "no access"),
         (404, error("no such model", "model_not_found"), "no such model"),
         (400, error("no such model", "model_not_found"), "no such model"),
-        (405, b"", "is not one"),
+        (405, b"", "no endpoint at this address"),
         (429, error("quota", "insufficient_quota"), "cannot pay"),
         (402, b"", "cannot pay"),
         (307, b"", "redirects to https://elsewhere/"),
@@ -116,7 +116,7 @@ def test_whatever_comes_is_read_and_can_be_kept(status, body):
     assert isinstance(models(status, {}, body, KEY), list | Again | Stop)
     if isinstance(result, Reply):
         with Ledger(":memory:") as ledger:
-            ledger.put(Call("draft", "m", []), Reply(result.text, result.finish_reason, "ok", model=result.model))
+            ledger.put(Call("draft", "m", []), Reply(result.text, result.finish_reason, Outcome.OK, model=result.model))
 
 
 def test_halves_of_characters_can_be_kept():

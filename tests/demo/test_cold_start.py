@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cinema_verl.cold_start.requests import Calls, Settings
+from cinema_verl.cold_start.requests import Calls, SamplingSettings
 from cinema_verl.cold_start.sampling import unusable
 from cinema_verl.cold_start.tree import read
 from cinema_verl.demo.cold_start import (
@@ -34,7 +34,7 @@ def pairs(tmp_path_factory):
 def request(question, path) -> dict:
     """A call as it goes over the wire."""
     images = {image.sha256: Path(image.path).read_bytes() for image in question.images}
-    messages = [dict(message) for message in Calls(Settings(), "s", "t").refine(question, path, 0).messages]
+    messages = [dict(message) for message in Calls(SamplingSettings(), "s", "t").refine(question, path, 0).messages]
     messages[-1]["content"] = [
         part
         if part["type"] == "text"
@@ -51,7 +51,7 @@ def request(question, path) -> dict:
 def test_the_teacher_follows_the_path_and_is_right(pairs, path):
     teacher = ScriptedTeacher(pairs, wrong=0, off_path=0)
     for question, _ in pairs:
-        assert unusable(question, Settings()) is None
+        assert unusable(question, SamplingSettings()) is None
         sample = read("t", teacher(request(question, path), random.Random(0)), question)
         assert (sample.usable, sample.path, sample.correct) == (True, path, True)
 

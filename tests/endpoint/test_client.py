@@ -21,18 +21,11 @@ from PIL import Image
 from cinema_verl.data.canonical import ImageRef
 from cinema_verl.demo.stub_server import FAULTS, StubServer
 from cinema_verl.endpoint import client as client_module
-from cinema_verl.endpoint.client import (
-    DOUBTFUL,
-    GIVE_UP,
-    LONGEST_RETRY_AFTER,
-    LONGEST_WAIT,
-    BudgetReached,
-    Client,
-    Endpoint,
-    EndpointError,
-    StopRun,
-)
-from cinema_verl.endpoint.ledger import LEDGERED, Call, Ledger, Reply
+from cinema_verl.endpoint.client import DOUBTFUL, GIVE_UP, LONGEST_RETRY_AFTER, LONGEST_WAIT
+from cinema_verl.endpoint.ledger import Call, Ledger
+from cinema_verl.endpoint.outcomes import Reply
+from cinema_verl.endpoint.paid import BudgetReached, PaidClient
+from cinema_verl.endpoint.settings import Endpoint, EndpointError, StopRun
 
 KEY = "sk-proj-0123456789abcdefghij"
 
@@ -65,11 +58,13 @@ def call(number: int = 0, **changes: Any) -> Call:
     return Call(**(values | {"sampling": {"temperature": 1.0, "max_tokens": 64}} | changes))
 
 
-def client(server: StubServer, ledger: Ledger, budget: float | None = None, **endpoint: Any) -> Client:
+def client(server: StubServer, ledger: Ledger, budget: float | None = None, **endpoint: Any) -> PaidClient:
     time = endpoint.pop("time", None) or Time()
     rng = endpoint.pop("rng", None) or random.Random(0)
     values = {"timeout": 30.0, "prompt_price": 2.5, "completion_price": 10.0} | endpoint
-    return Client(Endpoint(server.url, "stub", **values), ledger, budget, clock=time.clock, sleep=time.sleep, rng=rng)
+    return PaidClient(
+        Endpoint(server.url, "stub", **values), ledger, budget, clock=time.clock, sleep=time.sleep, rng=rng
+    )
 
 
 def ask(server: StubServer, ledger: Ledger, *calls: Call, images: Any = (), **endpoint: Any) -> list[Reply]:
@@ -215,9 +210,9 @@ def test_an_answer_is_an_outcome(ledger, fault):
         (reply,) = ask(server, ledger, call())
         assert reply.outcome == ANSWERS[fault]
         assert ledger.spent().maybe_paid == 0
-        assert ledger.get(call()) == (reply if reply.outcome in LEDGERED else None)
+        assert ledger.get(call()) == (reply if reply.outcome.ledgered else None)
         (later,) = ask(server, ledger, call())
-    assert later.outcome == (reply.outcome if reply.outcome in LEDGERED else "ok")
+    assert later.outcome == (reply.outcome if reply.outcome.ledgered else "ok")
 
 
 @pytest.mark.parametrize("fault", STOPS)
@@ -392,7 +387,7 @@ def test_why_requests_are_turned_down_is_said_once(ledger, caplog):
 
 @pytest.mark.parametrize("given", [KEY, "gsk_0123456789abcdef", "$OPENAI_API_KEY", "TWO WORDS"])
 def test_a_key_in_place_of_its_variable_s_name_is_not_repeated(given):
-    with pytest.raises(ValueError, match="no name of an environment variable") as error:
+    with pytest.raises(ValueError, match="name of an environment variable") as error:
         Endpoint("http://localhost/v1", "stub", api_key_env=given)
     assert given not in str(error.value)
 
@@ -554,7 +549,7 @@ def test_a_budget_counts_what_earlier_runs_may_have_paid(ledger):
 
 
 def test_an_estimate_by_hand(ledger, picture):
-    asking = Client(Endpoint("http://localhost:1/v1", "stub", "", 2.0, 10.0), ledger)
+    asking = PaidClient(Endpoint("http://localhost:1/v1", "stub", "", 2.0, 10.0), ledger)
     # 10 bytes: 3 tokens expected, 10 at most; 16 for the template; 56 x 28 pixels are 2 patches, at least 4 tokens.
     assert asking.estimate(call(), (), 20) == pytest.approx(((3 + 16) * 2 + 20 * 10) / 1e6)
     assert asking.estimate(call(), ()) == pytest.approx(((10 + 16) * 2 + 64 * 10) / 1e6)
@@ -621,7 +616,7 @@ def check(url: str, ledger: Ledger, **endpoint: Any) -> None:
 
     async def run() -> None:
         values = {"model": "stub", "timeout": 1.0} | endpoint
-        async with Client(Endpoint(url, **values), ledger, clock=time.clock, sleep=time.sleep) as asking:
+        async with PaidClient(Endpoint(url, **values), ledger, clock=time.clock, sleep=time.sleep) as asking:
             await asking.check()
 
     asyncio.run(run())
@@ -642,19 +637,21 @@ def test_a_check_says_what_is_wrong(ledger, monkeypatch):
         url = server.url
         for changes, said in (
             ({"api_key_env": "NO_KEY"}, "environment variable NO_KEY is not set"),
-            ({"api_key_env": "ODD_KEY"}, "ODD_KEY holds is no key"),
+            ({"api_key_env": "ODD_KEY"}, "ODD_KEY is not a key"),
             ({"api_key_env": "TEACHER_KEY"}, r"key is refused.*\[key\].*its key is that of \$TEACHER_KEY"),
             ({}, "key is refused.*no key is sent"),
         ):
             with pytest.raises(EndpointError, match=said) as error:
                 check(url, ledger, **changes)
             assert KEY not in str(error.value)
-    with pytest.raises(EndpointError, match=r"nobody answers \(no connection\): is it up"):
+    with pytest.raises(EndpointError, match=r"nobody answers \(no connection\): is it running"):
         check(url, ledger)
     with StubServer() as server:
         with pytest.raises(EndpointError, match="there is no model 'gpt-5'; there are: stub"):
             check(server.url, ledger, model="gpt-5")
-        with pytest.raises(EndpointError, match="not an OpenAI-compatible endpoint, or its base URL is another"):
+        with pytest.raises(
+            EndpointError, match="not an OpenAI-compatible endpoint, or its base URL is a different one"
+        ):
             check(server.url.removesuffix("/v1"), ledger)
     assert ledger.spent().maybe_paid == 0
 
@@ -673,7 +670,7 @@ def serving(answer: bytes, ledger: Ledger, *, by_proxy: bool = False) -> str:
         endpoint = Endpoint("http://model.invalid/v1", "stub", proxy=at) if by_proxy else Endpoint(f"{at}/v1", "stub")
         time = Time()
         try:
-            async with Client(endpoint, ledger, clock=time.clock, sleep=time.sleep) as asking:
+            async with PaidClient(endpoint, ledger, clock=time.clock, sleep=time.sleep) as asking:
                 await asking.check()
         except EndpointError as error:
             return str(error)
@@ -706,9 +703,9 @@ def test_servers_that_are_no_endpoints(ledger):
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("https://user:sk-secret@example.org/v1", "holds credentials"),
-        ("sk-secret@example.org/v1", "holds credentials"),
-        ("https://example.org/v1?key=sk-secret", "holds credentials, a query"),
+        ("https://user:sk-secret@example.org/v1", "contains credentials"),
+        ("sk-secret@example.org/v1", "contains credentials"),
+        ("https://example.org/v1?key=sk-secret", "contains credentials, a query"),
         ("localhost:8000/v1", "not the base URL"),
         ("ftp://example.org/v1", "not the base URL"),
         ("http://[::1/v1", "not the base URL"),
@@ -741,7 +738,7 @@ def test_urls_that_are_none(url, said):
     ],
 )
 def test_values_that_cannot_be(changes):
-    with pytest.raises(ValueError, match=r"an endpoint needs|eyes|from 0 upwards|limits of images|the proxy") as error:
+    with pytest.raises(ValueError, match=r"an endpoint needs|eyes|not negative|limits of images|the proxy") as error:
         Endpoint("http://localhost:8000/v1", "stub", **changes)
     assert "sk-secret" not in str(error.value)
 

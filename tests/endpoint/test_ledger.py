@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinema_verl.endpoint.ledger import LEDGERED, OUTCOMES, Call, Ledger, LedgerError, Reply, Spending
+from cinema_verl.endpoint.ledger import Call, Ledger, LedgerError, Spending
+from cinema_verl.endpoint.outcomes import Outcome, Reply
 
-OK = Reply("<answer>B</answer>", "stop", "ok", 10, 5, 0.25, "stub")
+OK = Reply("<answer>B</answer>", "stop", Outcome.OK, 10, 5, 0.25, "stub")
 
 
 def call(number: int = 0, purpose: str = "draft") -> Call:
@@ -55,8 +56,10 @@ def test_a_call_without_a_json_form_is_refused(value):
 
 
 def test_an_outcome_has_a_name():
-    with pytest.raises(ValueError, match="none of ok, truncated"):
-        Reply("", "", "fine")
+    assert Outcome("truncated") is Outcome.TRUNCATED
+    assert f"{Outcome.OK}" == str(Outcome.OK) == "ok"  # as the files store it
+    with pytest.raises(ValueError, match="fine"):
+        Outcome("fine")
 
 
 # --- What is kept -------------------------------------------------------------------------------------------
@@ -74,17 +77,17 @@ def test_a_reply_is_there_for_the_next_process(path):
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 2**31 - 1), st.floats(0, 1e6))
 def test_any_reply_comes_back_as_it_was(text, tokens, cost):
-    reply = Reply(text, "stop", "ok", tokens, tokens, cost, text[:9])
+    reply = Reply(text, "stop", Outcome.OK, tokens, tokens, cost, text[:9])
     with Ledger(":memory:") as ledger:
         ledger.put(call(), reply)
         assert ledger.get(call()) == reply
 
 
-@pytest.mark.parametrize("outcome", OUTCOMES)
+@pytest.mark.parametrize("outcome", Outcome)
 def test_only_answers_of_the_endpoint_are_kept(outcome):
     with Ledger(":memory:") as ledger:
         reply = Reply("", "", outcome)
-        if outcome in LEDGERED:
+        if outcome.ledgered:
             ledger.put(call(), reply)
             assert ledger.get(call()) == reply
         else:
@@ -130,7 +133,7 @@ def test_the_running_sum_is_the_sum(steps):
         for number, (step, most, share) in enumerate(steps):
             request = ledger.begin(call(number), most)
             if step == "put":
-                ledger.put(call(number), Reply("", "", "ok", cost=most * share), request)
+                ledger.put(call(number), Reply("", "", Outcome.OK, cost=most * share), request)
             elif step != "fly":
                 getattr(ledger, step)(request)
         spent = ledger.spent()
@@ -142,13 +145,14 @@ def test_the_running_sum_is_the_sum(steps):
 
 WRITER = """
 import sys
-from cinema_verl.endpoint.ledger import Call, Ledger, Reply
+from cinema_verl.endpoint.ledger import Call, Ledger
+from cinema_verl.endpoint.outcomes import Outcome, Reply
 ledger = Ledger(sys.argv[1])
 for number in range(10**6):
     call = Call("draft", "stub", [{"role": "user", "content": f"Question {number}"}], {"max_tokens": 64})
     request = ledger.begin(call, 1.0)
     print("sent", number, flush=True)
-    ledger.put(call, Reply("x" * 500, "stop", "ok", 10, 5, 0.25, "stub"), request)
+    ledger.put(call, Reply("x" * 500, "stop", Outcome.OK, 10, 5, 0.25, "stub"), request)
     print("kept", number, flush=True)
 """
 
@@ -198,7 +202,7 @@ def test_other_files_are_refused_and_left_alone(tmp_path):
     with closing(sqlite3.connect(other)) as db:
         db.execute("CREATE TABLE replies (key TEXT)")
     before = other.read_bytes()
-    with pytest.raises(LedgerError, match="something else"):
+    with pytest.raises(LedgerError, match="another program"):
         Ledger(other)
     assert other.read_bytes() == before
     with pytest.raises(LedgerError, match="cannot be opened"):
@@ -211,14 +215,14 @@ def test_a_ledger_of_another_version_is_refused(path):
     Ledger(path).close()
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 2")
-    with pytest.raises(LedgerError, match="version 2, and this is version 1"):
+    with pytest.raises(LedgerError, match="version 2, and this release reads version 1"):
         Ledger(path)
 
 
 def test_a_damaged_ledger_says_so(path):
     with Ledger(path) as ledger:
         for number in range(200):
-            ledger.put(call(number), Reply("x" * 500, "stop", "ok"))
+            ledger.put(call(number), Reply("x" * 500, "stop", Outcome.OK))
     content = bytearray(path.read_bytes())
     content[4096:] = b"\xff" * (len(content) - 4096)
     path.write_bytes(content)
@@ -227,7 +231,7 @@ def test_a_damaged_ledger_says_so(path):
 
 
 def test_a_full_disk_stops_the_run_and_changes_nothing(path):
-    reply = Reply("x" * 20_000, "stop", "ok")
+    reply = Reply("x" * 20_000, "stop", Outcome.OK)
     with Ledger(path) as ledger:
         ledger.put(call(0), OK)
         pages = ledger._db.execute("PRAGMA page_count").fetchone()[0]
