@@ -32,7 +32,7 @@ PATHS = ("focus hint think", "hint focus think", "global focus think", "think hi
 
 
 def trajectories(rng: random.Random) -> list[SampledTrajectory]:
-    """One question's: some wrong, some on the refined path, as a walk meets them."""
+    """One question's samples: some incorrect, some on the refined path."""
     samples = []
     for number in range(TRAJECTORIES):
         path = PATHS[0] if number == 0 else rng.choice(PATHS)

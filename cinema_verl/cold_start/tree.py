@@ -1,7 +1,7 @@
 """Meta-action trees: a question's sampled trajectories, merged by action path (paper, Retrieval-Based Tree Sampling).
 
-A node is an action reached by one path from the root; every sample whose path leads through it left its words there.
-Roots are Global, Focus, Hint or Think, every leaf is an Answer: only well-formed trajectories grow on a tree.
+A node is an action reached by one path from the root, with the text of every sample whose path leads through it. Roots
+are Global, Focus, Hint or Think, and every leaf is an Answer: only well-formed trajectories are on a tree.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from cinema_verl.meta_action import PATTERN_SEPARATOR, Trajectory, parse
 from cinema_verl.verify import verify
 
 MAX_ACTIONS: Final = 16
-"""Longest path that grows on a tree. Our choice: three times the five actions; a sampled loop of one action is longer,
-and nobody can be asked to follow it."""
+"""Longest path on a tree. Our choice: three times the five actions. A longer one is a loop, which a teacher cannot be
+asked to follow."""
 
 Path = tuple[str, ...]
 """Names of actions from the root to the answer."""
@@ -28,14 +28,14 @@ def pattern(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SampledTrajectory:
-    """One sampled trajectory, read and judged.
+    """One sampled trajectory, parsed and verified.
 
     Attributes:
-        origin: Who wrote it: ``student/0``, ``teacher/0``, ``expansion/0``; the number is the draw.
-        text: As the model wrote it, without surrounding white space.
-        trajectory: What the one parser makes of it.
+        origin: ``student/0`` or ``teacher/0`` with the number of the draw, or ``explore/`` and the pattern asked for.
+        text: The model's text, without surrounding white space.
+        trajectory: The parsed text.
         violations: Codes of the format rule for the question's number of images.
-        correct: The verdict of the one verifier; None where it abstains.
+        correct: The verifier's verdict; None if it abstains.
     """
 
     origin: str
@@ -50,7 +50,7 @@ class SampledTrajectory:
 
     @property
     def usable(self) -> bool:
-        """Whether it is well formed, short enough to grow on a tree, and free of what verl takes for media."""
+        """Whether it is well formed, at most `MAX_ACTIONS` long, and without placeholders that verl takes for media."""
         return (
             not self.violations
             and len(self.path) <= MAX_ACTIONS
@@ -59,7 +59,7 @@ class SampledTrajectory:
 
 
 def verdict(answer: str | None, question: Question) -> bool | None:
-    """The one verifier's, for this question; None for every answer where the gold cannot be read."""
+    """The verifier's verdict; None for every answer if the gold cannot be read."""
     return verify(
         answer,
         question.answer,
@@ -72,7 +72,7 @@ def verdict(answer: str | None, question: Question) -> bool | None:
 
 
 def read(origin: str, text: str, question: Question) -> SampledTrajectory:
-    """Parse, check and verify one text. The answer is judged whatever else is wrong, as in the reward."""
+    """Parse, check and verify one text. As in the reward, an answer is verified in spite of violations."""
     text = text.strip()
     trajectory = parse(text)
     violations = trajectory.violations_for(len(question.images))
@@ -81,7 +81,7 @@ def read(origin: str, text: str, question: Question) -> SampledTrajectory:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one sample says at a node."""
+    """The text of one sample at a node."""
 
     sample: SampledTrajectory
     body: str
@@ -92,9 +92,9 @@ class Node:
     """An action reached by one path.
 
     Attributes:
-        action: Its name.
+        action: The action's name.
         steps: One for each sample whose path leads through the node, in the order of sampling.
-        children: The actions that follow, in the order of their first sample; none at an answer.
+        children: The next actions, in the order of their first sample; none at an answer.
     """
 
     action: str
@@ -102,16 +102,13 @@ class Node:
     children: tuple["Node", ...]
 
     @property
-    def right(self) -> int:
-        """How many of the samples through the node are right."""
+    def correct(self) -> int:
+        """Number of correct samples through the node."""
         return sum(step.sample.correct is True for step in self.steps)
 
 
 def grow(samples: Sequence[SampledTrajectory]) -> tuple[Node, ...]:
-    """The trees of a question: one for each first action, in the order of their first sample.
-
-    Samples that are not usable do not grow; count them apart.
-    """
+    """The trees of a question's usable samples: one for each first action, in the order of their first sample."""
     return _branches([sample for sample in samples if sample.usable], 0)
 
 

@@ -1,6 +1,6 @@
-"""Trees to look at: one self-contained page with a sample of questions, their images and their meta-action trees.
+"""One self-contained HTML page with a sample of questions, their images and their meta-action trees.
 
-Every route and reason is among the sample as far as it goes. What models and datasets wrote is text and nothing else.
+The sample has every route and reason as far as its size allows. Text of models and datasets is escaped.
 """
 
 from collections import defaultdict
@@ -18,7 +18,7 @@ from cinema_verl.utils.files import atomic_write
 from cinema_verl.utils.pages import render, thumbnail
 
 PAGE: Final = "trees.html"
-SAMPLED: Final = 30  # questions of a page. Our choice: what somebody looks through, in one or two MB
+SAMPLED: Final = 30  # questions of a page; our choice: one or two MB
 _MAX_IMAGES: Final = 16  # shown of one question
 
 
@@ -31,7 +31,7 @@ class Entry:
 
     @property
     def samples(self) -> list[SampledTrajectory]:
-        """The record's samples, parsed again; verdicts are the record's, for a judge is not asked twice."""
+        """The record's samples, parsed again; verdicts are the record's, because a judge is not asked twice."""
         return [
             SampledTrajectory(
                 each["origin"], each["text"], parse(each["text"]), tuple(each["violations"]), each["correct"]
@@ -45,18 +45,18 @@ class Entry:
 
     @property
     def outside(self) -> list[SampledTrajectory]:
-        """Samples that are on no tree."""
+        """Samples that are not on a tree."""
         return [sample for sample in self.samples if not sample.usable]
 
     @property
     def roles(self) -> dict[str, str]:
-        """Origin -> what the sample was chosen for."""
+        """Origin -> role of the sample: "draft", "refined" or "second"."""
         chosen = {name: self.record[name] for name in ("draft", "refined", "second")}
         return {self.record["samples"][index]["origin"]: name for name, index in chosen.items() if index is not None}
 
     @property
     def thumbnails(self) -> list[str]:
-        """``data:`` URIs; empty for an image that cannot be read."""
+        """``data:`` URIs; "" for an image that cannot be read."""
         return [_thumbnail(image.path) for image in self.question.images[:_MAX_IMAGES]]
 
 
@@ -68,14 +68,14 @@ def _thumbnail(path: str) -> str:
 
 
 class Gallery:
-    """Collects a sample while the outputs are written: as evenly over the reasons as there are questions."""
+    """Collects a sample of questions while the outputs are written, as evenly over the reasons as possible."""
 
     def __init__(self, size: int = SAMPLED) -> None:
         self._size = size
         self._by_reason: dict[tuple[str, str], list[Entry]] = defaultdict(list)
 
     def look(self, question: Question, record: Mapping[str, Any]) -> None:
-        """See one question; most are forgotten at once."""
+        """Take one question into the sample if there is room for its reason."""
         entries = self._by_reason[record["route"], record["reason"]]
         if len(entries) < self._size:
             entries.append(Entry(question, record))

@@ -32,10 +32,14 @@ RECIPE = "cinema_cpu"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; the exit code is that of the training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder of the run (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of data order and sampling (%(default)s)")
-    parser.add_argument("--questions", type=int, default=200, help="held-out questions (%(default)s)")
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides for the training, e.g. cinema.coefficient=0")
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/demo"), help="Folder of the run. (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="Seed of data order and sampling. (default: %(default)s)")
+    parser.add_argument(
+        "--questions", type=int, default=200, help="Number of held-out questions. (default: %(default)s)"
+    )
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides for the training, e.g. cinema.coefficient=0.")
     options = parser.parse_args(arguments)
     output: Path = options.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
@@ -52,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log = output / "train.log"
             tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-30:])
             print(f"{tail}\n\nThe training ended with exit code {code}; the whole log is {log}.", file=sys.stderr)
-            print("Run the same command again to go on from the last checkpoint.", file=sys.stderr)
+            print("The same command continues from the last checkpoint.", file=sys.stderr)
             return code
     seconds = time.monotonic() - started
     code = write_report([str(output)])
@@ -98,7 +102,7 @@ def train(command: Sequence[str], output: Path, total: int) -> tuple[int, int]:
         exit code, and the peak memory of all its processes in bytes (shared pages counted once).
     """
     metrics = output / "metrics.jsonl"
-    # The platform is said outright: a PyTorch with CUDA on a machine without a GPU would be taken for a GPU node.
+    # The platform is named, because a PyTorch with CUDA on a machine without a GPU would be taken for a GPU node.
     environment = os.environ | {"VERL_FILE_LOGGER_PATH": str(metrics), "VERL_PLATFORM": "cpu"}
     peak = 0
     with (
@@ -111,7 +115,7 @@ def train(command: Sequence[str], output: Path, total: int) -> tuple[int, int]:
             if process.poll() is not None:
                 break
             time.sleep(1)
-            if second % 5 == 0:  # the kernel adds the shares up page by page: not something to ask for all the time
+            if second % 5 == 0:  # expensive: the kernel adds up shares page by page
                 peak = max(peak, memory_of(process.pid))
             done = [(step, data) for step, data in records(metrics) if "actor/entropy" in data]
             if done:
@@ -128,7 +132,7 @@ def train(command: Sequence[str], output: Path, total: int) -> tuple[int, int]:
 
 @contextmanager
 def stopping(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Take the training down with us: interrupted, it must not go on in the background."""
+    """Stop the training when this process ends, so that it does not go on in the background."""
     try:
         yield
     finally:

@@ -2,9 +2,8 @@
 
     python -m cinema_verl.demo.measure outputs/cold_start/policy --data outputs/digits/test.parquet
 
-Each question is answered once greedily and `--samples` times at temperature 1, with plain
-``transformers.generate`` and the reward function that trains: a second opinion that shares no code with the
-rollout engine.
+Each question is answered once greedily and `--samples` times at temperature 1, with plain ``transformers.generate`` and
+the reward function of the training. It shares no code with the rollout engine, and so checks it.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _BATCH = 64  # sequences generated side by side
 _PATTERNS = 16  # patterns reported one by one, the most frequent
 
 
-class Policy:
+class PlainPolicy:
     """A model directory, ready to answer rows of the RL parquet."""
 
     def __init__(self, directory: str | Path) -> None:
@@ -58,17 +57,17 @@ class Policy:
 
 
 def measure(
-    policy: Policy, rows: Sequence[Mapping[str, Any]], samples: int = 8, max_tokens: int = 64, seed: int = 0
+    policy: PlainPolicy, rows: Sequence[Mapping[str, Any]], samples: int = 8, max_tokens: int = 64, seed: int = 0
 ) -> dict[str, Any]:
     """Greedy and sampled scores over RL rows.
 
     Returns:
         greedy_acc, greedy_format: Of one greedy answer a question; greedy_acc_by_task by `data_source`.
-        acc, format: Of the samples (acc is pass@1); pass_at_k: share of questions with a right sample among k.
-        mixed_groups: Share of questions with right and wrong samples: those that group advantages can learn from.
+        acc, format: Of the samples (acc is pass@1); pass_at_k: share of questions with a correct sample among k.
+        mixed_groups: Share of questions with both correct and incorrect samples, from which group advantages can learn.
         unique_patterns, pattern_entropy: Mean over groups; entropy in nats.
         response_tokens: Mean length of a sample.
-        acc_by_pattern: Of the most frequent patterns: their share of the samples, and how many of those are right.
+        acc_by_pattern: The most frequent patterns' shares of the samples, and their accuracies.
     """
     torch.manual_seed(seed)
     greedy = _score(rows, _in_batches(policy, rows, max_tokens, sample=False))
@@ -87,7 +86,7 @@ def measure(
     texts = _in_batches(policy, repeated, max_tokens, sample=True)
     scores = _score(repeated, texts)
     groups = [scores[start : start + samples] for start in range(0, len(scores), samples)]
-    right = [sum(score["acc"] for score in group) for group in groups]
+    correct = [sum(score["acc"] for score in group) for group in groups]
     counts = [Counter(score["pattern"] for score in group) for group in groups]
     by_pattern: dict[str, list[float]] = defaultdict(list)
     for score in scores:
@@ -98,8 +97,8 @@ def measure(
         "samples": samples,
         "acc": _mean([score["acc"] for score in scores]),
         "format": _mean([score["format"] for score in scores]),
-        "pass_at_k": _mean([float(number > 0) for number in right]),
-        "mixed_groups": _mean([float(0 < number < samples) for number in right]),
+        "pass_at_k": _mean([float(number > 0) for number in correct]),
+        "mixed_groups": _mean([float(0 < number < samples) for number in correct]),
         "unique_patterns": _mean([float(len(count)) for count in counts]),
         "pattern_entropy": _mean([_entropy(count) for count in counts]),
         "response_tokens": _mean([float(length) for length in lengths]),
@@ -109,7 +108,7 @@ def measure(
     }
 
 
-def _in_batches(policy: Policy, rows: Sequence[Mapping[str, Any]], max_tokens: int, sample: bool) -> list[str]:
+def _in_batches(policy: PlainPolicy, rows: Sequence[Mapping[str, Any]], max_tokens: int, sample: bool) -> list[str]:
     return [
         text
         for start in range(0, len(rows), _BATCH)
@@ -135,13 +134,15 @@ def _entropy(counts: Counter[str]) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="Hugging Face directory of the policy")
-    parser.add_argument("--data", type=Path, required=True, help="RL parquet, e.g. outputs/digits/test.parquet")
-    parser.add_argument("--samples", type=int, default=8, help="answers a question at temperature 1; 8")
-    parser.add_argument("--questions", type=int, default=None, help="how many questions, from the start; all")
+    parser.add_argument("model", type=Path, help="Hugging Face directory of the policy.")
+    parser.add_argument("--data", type=Path, required=True, help="RL parquet, e.g. outputs/digits/test.parquet.")
+    parser.add_argument("--samples", type=int, default=8, help="Answers per question at temperature 1. (default: 8)")
+    parser.add_argument(
+        "--questions", type=int, default=None, help="Number of questions, from the start. (default: all)"
+    )
     arguments = parser.parse_args(argv)
     rows = pq.read_table(arguments.data).to_pylist()[: arguments.questions]
-    print(json.dumps(measure(Policy(arguments.model), rows, arguments.samples), indent=2))
+    print(json.dumps(measure(PlainPolicy(arguments.model), rows, arguments.samples), indent=2))
 
 
 if __name__ == "__main__":

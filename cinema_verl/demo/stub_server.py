@@ -1,8 +1,8 @@
-"""A scripted OpenAI-compatible server on loopback that can fail in every way a client must live through.
+"""A scripted OpenAI-compatible server on loopback that can fail in every way that a client must handle.
 
-It speaks HTTP over sockets of its own, because the faults are below what a web framework lets one do: a reset in the
-middle of a body, a body shorter than it says, silence. Which request fails how is a function of the seed, the call and
-how often that call has come, not of the order of arrival, so a run with faults can be repeated.
+It writes HTTP to sockets itself, because no web framework can make the faults: a reset in the middle of a body, a body
+that is shorter than announced, silence. Which request fails, and how, depends on the seed, the call and its number of
+attempts, not on the order of arrival, so a run with faults can be repeated.
 
     python -m cinema_verl.demo.stub_server --port 8000 --fault 429=0.1 --fault reset=0.02
     curl http://127.0.0.1:8000/v1/models
@@ -30,7 +30,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 Responder = Callable[[Mapping[str, Any], random.Random], "str | Awaitable[str]"]
-"""What the model says: from the request's JSON and a generator seeded by the server's seed and the call."""
+"""Makes the model's text from the request's JSON and a generator that is seeded by the server's seed and the call."""
 
 FAULTS: Final[dict[str, str]] = {
     "429": "turned down, with Retry-After",
@@ -54,7 +54,7 @@ FAULTS: Final[dict[str, str]] = {
     "413": "the request is too large",
     "400": "the request is not understood",
 }
-"""What can go wrong on demand."""
+"""Name -> what happens."""
 
 
 def echo(request: Mapping[str, Any], rng: random.Random) -> str:
@@ -66,23 +66,23 @@ class StubServer:
     """`with StubServer(responder, faults={"429": 0.1}) as server: … server.url`; it runs in a thread.
 
     Args:
-        responder: Says what the model says; a coroutine function may take its time, a plain one holds up the others.
-        model: The one model it has; another name is 404.
+        responder: Makes the model's text. A plain function blocks other requests while it runs; a coroutine does not.
+        model: Name of its one model; other names get 404.
         latency: Seconds before each answer of the model.
-        faults: Share of requests for each of `FAULTS`; the rest go well.
-        script: Faults of the first requests in order of arrival, None for none; afterwards `faults` decide.
-        seed: Of faults and responder.
-        burst: Requests that a "burst" turns down.
+        faults: Fault -> share of requests. All others succeed.
+        script: Faults of the first requests in order of arrival, None for none; afterwards `faults` decides.
+        seed: Seed of faults and responder.
+        burst: Number of requests that a "burst" turns down.
         retry_after: The header's value with 429 and 503.
-        api_key: If given, other keys are 401.
-        max_request_bytes: Larger requests are 413.
+        api_key: If given, requests with other keys get 401.
+        max_request_bytes: Larger requests get 413.
         port: 0 for a free one.
 
     Attributes:
         url: Base URL, with ``/v1``.
-        requests: How often each call came, by its ``Idempotency-Key`` (by its body without one).
-        paid: How often the model answered each call: what a provider would charge.
-        faults_made: How often each fault was made.
+        requests: Number of requests for each call, by its ``Idempotency-Key`` (without one, by the hash of its body).
+        paid: Number of answers of the model to each call, which a provider would charge.
+        faults_made: Number of times that each fault occurred.
     """
 
     def __init__(
@@ -137,14 +137,14 @@ class StubServer:
         self.stop()
 
     def start(self) -> None:
-        """Listen, on the same port if it has been started before. What it has counted stays."""
+        """Listen; on the same port if it was started before. Counts are kept."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="stub-server", daemon=True)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self.listen(), self._loop).result()
 
     def stop(self) -> None:
-        """Be gone as if killed: every connection is reset."""
+        """Stop as if killed: every connection is reset."""
         asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -350,16 +350,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="faults: " + "; ".join(f"{name} = {meaning}" for name, meaning in FAULTS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--port", type=int, default=0, help="0 for a free one; the first line printed is the base URL")
-    parser.add_argument("--model", default="stub", help="name of its model; stub")
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer; 0")
-    parser.add_argument("--seed", type=int, default=0, help="of faults and responder; 0")
     parser.add_argument(
-        "--fault", action="append", default=[], metavar="NAME=SHARE", help="share of requests that fail so"
+        "--port",
+        type=int,
+        default=0,
+        help="Port on 127.0.0.1; 0 for a free one. The first line printed is the base URL. (default: 0)",
     )
-    parser.add_argument("--retry-after", default="0", help="the header's value with 429 and 503; 0")
-    parser.add_argument("--responder", metavar="MODULE:FUNCTION", help="(request, rng) -> text; a letter out of four")
-    parser.add_argument("--api-key-env", metavar="NAME", help="environment variable with the one key that is let in")
+    parser.add_argument("--model", default="stub", help="Name of its model. (default: stub)")
+    parser.add_argument("--latency", type=float, default=0.0, help="Seconds before each answer. (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of faults and responder. (default: 0)")
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME=SHARE",
+        help="Share of requests with this fault. May be repeated.",
+    )
+    parser.add_argument("--retry-after", default="0", help="Value of the header with 429 and 503. (default: 0)")
+    parser.add_argument(
+        "--responder", metavar="MODULE:FUNCTION", help="(request, rng) -> text. (default: one of four letters)"
+    )
+    parser.add_argument("--api-key-env", metavar="NAME", help="Environment variable with the only accepted key.")
     options = parser.parse_args(arguments)
     try:
         faults = {name: float(share) for name, share in (fault.split("=") for fault in options.fault)}

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from cinema_verl.demo import digits
+from cinema_verl.demo import digit_images, digits
 from cinema_verl.meta_action import TAGS
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
@@ -93,7 +93,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
 
 def _corpus() -> Iterator[str]:
     """The words that the model will read and write, without the tags, which are tokens by themselves."""
-    pools = digits.load_pools()
+    pools = digit_images.load_pools()
     tag_or_image = re.compile("|".join(map(re.escape, (*TAG_TOKENS, "<image>"))))
     for question in digits.questions(pools, "train", "corpus", _CORPUS_QUESTIONS, 0, set()):
         for text in (question.prompt, *question.trajectories, "user\nassistant\n"):
@@ -183,8 +183,8 @@ def save_tiny_model(directory: str | Path, seed: int = 0, weights: Mapping[str, 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="model directory to write")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights; 0")
+    parser.add_argument("--output", type=Path, required=True, help="Model directory to write.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the random weights. (default: 0)")
     arguments = parser.parse_args(argv)
     save_tiny_model(arguments.output, arguments.seed)
     print(f"a tiny Qwen2.5-VL with random weights is in {arguments.output}")

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 import torch
 
 from cinema_verl.demo.digits import Sizes, write_dataset
-from cinema_verl.demo.measure import Policy, measure
+from cinema_verl.demo.measure import PlainPolicy, measure
 from cinema_verl.demo.tiny_model import save_tiny_model
 
 RECIPE = "cinema_cold_start_cpu"
@@ -44,8 +44,8 @@ CARD = """\
 
     python -m cinema_verl.demo.train_policy --pretrain {pretrain} --sft-train {sft_train} --seed {seed} --output DIR
 
-On {questions} questions over digits it never saw: {greedy_acc:.3f} right and {greedy_format:.3f} well formed
-when greedy; at temperature 1 {acc:.3f} right, {format:.3f} well formed, {pass_at_k:.3f} right at least once in
+On {questions} questions over digits it never saw: {greedy_acc:.3f} correct and {greedy_format:.3f} well formed
+when greedy; at temperature 1 {acc:.3f} correct, {format:.3f} well formed, {pass_at_k:.3f} correct at least once in
 {samples}, {unique_patterns:.1f} patterns a group. By task, and more: `measured.json`.
 
 It knows the words and reads the digits, and reasons unreliably: a policy to start reinforcement learning from.
@@ -63,13 +63,13 @@ def train(
     """Fine-tune `model` on an SFT parquet with verl's SFT trainer, in a process of its own.
 
     Args:
-        log: File for the trainer's words, of which there are many; the console if None.
+        log: File for the trainer's output; the console if None.
 
     Returns:
         verl's last checkpoint, as a Hugging Face directory.
 
     Raises:
-        subprocess.CalledProcessError: The training failed; its own message is in `log`, or above on the console.
+        subprocess.CalledProcessError: The training failed. Its own message is in `log` or on the console.
     """
     launcher = [
         "torch.distributed.run",
@@ -87,8 +87,7 @@ def train(
         f"hydra.run.dir={output / 'hydra'}",
         *overrides,
     ]
-    # Threads that wait should sleep: on two cores they would spin in the way of the process that loads images, and
-    # of whatever else runs.
+    # Waiting threads should sleep: spinning, they would slow down the process that loads images, and all others.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", "VERL_PLATFORM": "cpu"} | os.environ
     command = [sys.executable, "-m", *launcher, *settings]
     if log is None:
@@ -119,12 +118,12 @@ def _card(report: dict[str, Any], sizes: Sizes, seed: int) -> str:
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run all steps; returns what `measure` found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="directory for data, checkpoints and policy")
+    parser.add_argument("--output", type=Path, required=True, help="Directory for data, checkpoints and policy.")
     for name, default in (("pretrain", PRETRAIN), ("sft-train", Sizes().sft_train), ("test", Sizes().test)):
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"questions in {name}; {default}")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights; 0")
-    parser.add_argument("--ship", action="store_true", help="replace the shipped policy with the new one")
-    parser.add_argument("overrides", nargs="*", help="verl overrides, e.g. optim.lr=1e-3")
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"Questions in {name}. (default: {default})")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the random weights. (default: 0)")
+    parser.add_argument("--ship", action="store_true", help="Replace the shipped policy with the new one.")
+    parser.add_argument("overrides", nargs="*", help="Overrides for verl, e.g. optim.lr=1e-3.")
     arguments = parser.parse_args(argv)
     output: Path = arguments.output.resolve()
     data, model, policy = output / "digits", output / "tiny", output / "policy"
@@ -137,7 +136,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         model = train(model, data / f"{stage}.parquet", data / "sft_val.parquet", output / stage, arguments.overrides)
     export(model, policy)
 
-    report = measure(Policy(policy), pq.read_table(data / "test.parquet").to_pylist())
+    report = measure(PlainPolicy(policy), pq.read_table(data / "test.parquet").to_pylist())
     (policy / "measured.json").write_text(json.dumps(report, indent=2) + "\n")
     (policy / "README.md").write_text(_card(report, sizes, arguments.seed))
     print(json.dumps(report, indent=2))

@@ -1,7 +1,7 @@
-"""Requests and tokens a minute, never exceeded in any minute.
+"""Limits of requests and tokens per minute that hold in every window of a minute, not only on average.
 
-What was sent is remembered for a minute with its size, so the bound holds for every window of that length and not on
-average only. Who does not know a size yet counts the most that it can be and corrects it when it is known.
+Everything sent is remembered for a minute with its size. A size that is not known yet counts at its most and is
+corrected later.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MINUTE: Final = 60.0
 
 
 class Sent:
-    """Something sent: when, and how much it counts for."""
+    """Something sent: its time, and how much it counts for."""
 
     __slots__ = ("amount", "at")
 
@@ -25,11 +25,12 @@ class Sent:
 
 
 class Window:
-    """At most `limit` within any `seconds`, both ends included. Pure: the caller says what time it is, never earlier
-    than before. Each operation takes constant time, amortised.
+    """At most `limit` within any `seconds`, both ends included. The caller gives the time, which never decreases.
+
+    Each operation takes amortised constant time.
 
     Raises:
-        ValueError: the limit is not positive.
+        ValueError: The limit is not positive.
     """
 
     def __init__(self, limit: float, seconds: float = MINUTE) -> None:
@@ -40,8 +41,10 @@ class Window:
         self._sum = 0.0
 
     def wait(self, now: float, amount: float) -> float:
-        """Seconds until there may be room for `amount`: 0 if there is now. An amount over the limit has room when
-        nothing else was sent within the window: the endpoint decides about it."""
+        """Seconds until there may be room for `amount`; 0 if there is room now.
+
+        An amount over the limit has room if nothing else was sent within the window; the endpoint decides about it.
+        """
         while self._sent and self._sent[0].at + self.seconds < now:
             self._sum -= self._sent.popleft().amount
         if not self._sent:
@@ -59,17 +62,17 @@ class Window:
         return sent
 
     def correct(self, sent: Sent, amount: float) -> None:
-        """What was sent turned out to be `amount`; if that is more than was counted, the limit may have been passed."""
+        """Count `sent` as `amount` from now on. If that is more than before, the limit may have been exceeded."""
         if self._sent and sent.at >= self._sent[0].at:  # it still counts
             self._sum += amount - sent.amount
         sent.amount = amount
 
 
 class Limiter:
-    """Who may send, in the order of asking: `await turn(tokens)`, then send, then `correct` what it returned.
+    """Admits requests in the order of asking: `await turn(tokens)`, then send, then `correct` what `turn` returned.
 
     Args:
-        requests, tokens: A minute; 0 for no limit.
+        requests, tokens: Most per minute; 0 for no limit.
         clock, sleep: For tests.
     """
 
@@ -107,10 +110,10 @@ class Limiter:
         return max(0.0, *waits)
 
     def correct(self, sent: Sent | None, tokens: float) -> None:
-        """The request that `turn` counted had so many tokens in truth."""
+        """Count a request by the tokens that it had in fact."""
         if self._tokens and sent:
             self._tokens.correct(sent, tokens)
 
     def pause(self, seconds: float) -> None:
-        """Nobody sends for so long: the endpoint has asked for it."""
+        """Admit nothing for so many seconds, as the endpoint has asked."""
         self._not_before = max(self._not_before, self._clock() + seconds)

@@ -74,9 +74,7 @@ class Endpoint:
                 "them, and the key in an environment variable"
             )
         if not _is_http(self.base_url):
-            raise ValueError(
-                f"{self.base_url!r} is not the base URL of an endpoint, which looks like https://api.openai.com/v1"
-            )
+            raise ValueError(f"{self.base_url!r} is not the base URL of an endpoint, such as https://api.openai.com/v1")
         if not re.fullmatch(r"([A-Z_][A-Z0-9_]*)?", self.api_key_env):  # not repeated: it may be the key itself
             raise ValueError(
                 f"the key of model {self.model!r} must be given as the name of an environment variable, such as "

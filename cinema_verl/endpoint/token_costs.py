@@ -1,8 +1,8 @@
-"""What a call will take, before it is made: expected for estimates, at most for budgets.
+"""The tokens of a prompt before it is sent: expected, for estimates, and at most, for budgets.
 
-Text is counted without the model's tokenizer, which an endpoint does not tell: four bytes a token are expected, and a
-token for each byte is the most that a byte-level vocabulary can make of it. Images are counted by the published rules
-of the model families, approximately; the size that is used is the stored file's.
+Text is counted without the model's tokenizer, which an endpoint does not give: a token is expected for four bytes, and
+is at most one for each byte, as in byte-level vocabularies. Images are counted by the published rules of the model
+families, approximately, from the size of the stored file.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 TEMPLATE_TOKENS: Final = 16
-"""For each message, of the chat template's own. Our choice: above those of the common templates (4 to 10)."""
+"""Tokens that the chat template adds to each message. Our choice: above the common templates' 4 to 10."""
 
 
 def _squares(side: int, smallest: int, largest: int) -> Any:
-    """One token for each square of `side` pixels, of an area kept between two numbers of tokens."""
+    """One token for each square of `side` pixels, between a smallest and a largest number of tokens."""
 
     def tokens(width: int, height: int) -> int:
         count = math.ceil(width / side) * math.ceil(height / side)
@@ -26,7 +26,7 @@ def _squares(side: int, smallest: int, largest: int) -> Any:
 
 
 def _tiles(base: int, tile: int) -> Any:
-    """Fitted into 2048 x 2048, the shorter side brought to 768, then so much and for each tile of 512 x 512."""
+    """Shrunk into 2048 x 2048 and to a shorter side of 768, then `base` and `tile` for each 512 x 512."""
 
     def tokens(width: int, height: int) -> int:
         scale = min(1.0, 2048 / max(width, height))
@@ -49,7 +49,7 @@ VISION: Final = {
 
 
 def expected_tokens(text_bytes: int) -> int:
-    """Tokens that so much text usually has: our choice, four bytes each, as English prose under BPE vocabularies."""
+    """Tokens that so many bytes of text usually have. Our choice: four bytes each, as in English prose."""
     return math.ceil(text_bytes / 4)
 
 

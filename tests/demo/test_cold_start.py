@@ -16,9 +16,9 @@ from cinema_verl.demo.cold_start import (
     canonical,
     compared,
     faults_of,
+    incorrect_answer,
     main,
     problems,
-    wrong_answer,
 )
 
 
@@ -49,7 +49,7 @@ def request(question, path) -> dict:
 
 @pytest.mark.parametrize("path", [("focus", "think", "answer"), ("hint", "answer"), ("think", "answer")])
 def test_the_teacher_follows_the_path_and_is_right(pairs, path):
-    teacher = ScriptedTeacher(pairs, wrong=0, off_path=0)
+    teacher = ScriptedTeacher(pairs, incorrect=0, off_path=0)
     for question, _ in pairs:
         assert unusable(question, SamplingSettings()) is None
         sample = read("t", teacher(request(question, path), random.Random(0)), question)
@@ -57,12 +57,12 @@ def test_the_teacher_follows_the_path_and_is_right(pairs, path):
 
 
 def test_the_teacher_errs_when_told_to(pairs):
-    wrong, stray = ScriptedTeacher(pairs, wrong=1, off_path=0), ScriptedTeacher(pairs, wrong=0, off_path=1)
+    wrong, stray = ScriptedTeacher(pairs, incorrect=1, off_path=0), ScriptedTeacher(pairs, incorrect=0, off_path=1)
     path = ("focus", "answer")
     for question, problem in pairs:
         sample = read("t", wrong(request(question, path), random.Random(0)), question)
         assert (sample.path, sample.correct) == (path, False)
-        assert wrong_answer(problem) != problem.answer
+        assert incorrect_answer(problem) != problem.answer
         sample = read("t", stray(request(question, path), random.Random(0)), question)
         assert (sample.path, sample.correct) == (("focus", "hint", "answer"), True)
 
@@ -95,7 +95,7 @@ def test_the_whole_run_and_once_more(tmp_path, capsys):
     arguments = ["--output", str(tmp_path), "--questions", "24", "--steps", "4", "--test", "16"]
     assert main(arguments) == 0
     first = capsys.readouterr().out
-    assert "right, at temperature 1" in first
+    assert "correct, at temperature 1" in first
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["questions"] == 24 == summary["cold_start"] + summary["rl"] + summary["left_out"]
     assert (tmp_path / "policy" / "model.safetensors").exists()

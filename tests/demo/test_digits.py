@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cinema_verl.demo import digits
+from cinema_verl.demo import digit_images, digit_tasks, digits
 from cinema_verl.meta_action import parse
 from cinema_verl.reward import compute_score
 
@@ -18,7 +18,7 @@ FILES = ("train", "test", "sft_train", "sft_val", "pretrain")
 
 @pytest.fixture(scope="module")
 def pools():
-    return digits.load_pools()
+    return digit_images.load_pools()
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_every_task_is_drawn_equally_and_every_answer_occurs(pools):
     answers = defaultdict(Counter)
     for question in digits.questions(pools, "train", "x", 3000, 0, set()):
         answers[question.task.name][question.problem.answer] += 1
-    assert {name: counts.total() for name, counts in answers.items()} == {task.name: 300 for task in digits.TASKS}
+    assert {name: counts.total() for name, counts in answers.items()} == {task.name: 300 for task in digit_tasks.TASKS}
     for name, counts in answers.items():
         share = counts.most_common(1)[0][1] / 300
         assert share < 0.62, f"{name}: guessing {counts.most_common(1)[0][0]!r} gets {share:.2f}"
@@ -126,8 +126,8 @@ def test_sft_file_has_two_patterns_a_question_and_global_only_over_many(dataset)
 
 
 def test_two_focus_actions_share_the_images():
-    problem = digits.TASKS[0].make(random.Random(0))
-    text = digits.trajectory(problem, ("focus", "focus"))
+    problem = digit_tasks.TASKS[0].make(random.Random(0))
+    text = digit_tasks.trajectory(problem, ("focus", "focus"))
     first, second, _ = (body for _, body in parse(text).actions)
     assert len(f"{first}, {second}".split(", ")) == len(problem.digits)
 
@@ -147,8 +147,8 @@ def test_images_are_one_vision_token_of_dark_ink_on_white(pools, dataset):
     with Image.open(cell["image"]) as image:
         assert image.size == (28, 28)
         assert np.asarray(image).mean() > 127
-    centre = digits.draw_image(pools, "0000+0+0.png")
-    moved = digits.draw_image(pools, "0000+2+1.png")
+    centre = digit_images.draw_image(pools, "0000+0+0.png")
+    moved = digit_images.draw_image(pools, "0000+2+1.png")
     assert np.array_equal(np.roll(np.asarray(centre), (1, 2), axis=(0, 1)), np.asarray(moved))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cinema_verl.demo import digits, tiny_model
+from cinema_verl.demo import digit_images, digits, tiny_model
 from cinema_verl.meta_action import TAGS
 from cinema_verl.reward import compute_score
 
@@ -58,7 +58,7 @@ def test_decoding_round_trips(processor, text):
 
 
 def test_gold_trajectories_are_short_and_digits_are_single_tokens(processor):
-    pools = digits.load_pools()
+    pools = digit_images.load_pools()
     lengths = [
         len(processor.tokenizer(text)["input_ids"])
         for question in digits.questions(pools, "train", "x", 500, 0, set())
