@@ -105,14 +105,14 @@ PATHS = ("focus think", "hint think", "global focus think", "think")
 
 
 def student(request: Mapping[str, Any], rng: random.Random) -> str:
-    """Half of its drafts are right, one in six is off the format."""
+    """Half of its drafts are correct, one in six is off the format."""
     if rng.random() < 1 / 6:
         return "It is B."
     return _text(rng.choice(PATHS), rng.choice("BBAC"), f"draft {rng.randrange(100)}")
 
 
 def teacher(request: Mapping[str, Any], rng: random.Random) -> str:
-    """Knows that it is B; one in six is wrong, one in six strays from the path."""
+    """Knows that it is B; one in six is incorrect, one in six strays from the path."""
     asked = str(request["messages"][-1]["content"]).rpartition("Path: ")[2]
     path = " ".join(name for name in re.findall(r"<(\w+)>…", asked) if name != ANSWER) or "think"
     stray = " hint" if rng.random() < 1 / 6 else ""

@@ -22,7 +22,13 @@ def test_every_file_is_explained():
 
 def test_every_option_that_is_named_exists():
     known = {option for action in command.parser()._actions for option in action.option_strings}
-    theirs = {"--limit-mm-per-prompt", "--port", "--fault", "--wrong", "--off-path"}  # of servers, of the offline run
+    theirs = {
+        "--limit-mm-per-prompt",
+        "--port",
+        "--fault",
+        "--incorrect",
+        "--off-path",
+    }  # of servers, of the offline run
     words = PAGE.replace("`", " ").replace(":", " ").replace(",", " ").replace(")", " ").split()
     named = {word.rstrip(".;") for word in words if word.startswith("--") and word.strip("-")}
     assert len(named) > 15

@@ -34,14 +34,14 @@ def at(*degrees: float) -> np.ndarray:
     return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
 
 
-def test_the_walk_starts_at_the_least_similar_and_takes_the_first_right_one_on_another_path():
+def test_the_walk_starts_at_the_least_similar_and_takes_the_first_correct_one_on_another_path():
     samples = [
         sample("focus think"),  # 0: refined
-        sample("hint"),  # 1: right, 60 degrees
+        sample("hint"),  # 1: correct, 60 degrees
         sample("global think", "A"),  # 2: wrong, 150
-        sample("focus think"),  # 3: right, same path, 120
-        sample("think"),  # 4: right, 90: the one
-        sample("hint think"),  # 5: right, 30
+        sample("focus think"),  # 3: correct, same path, 120
+        sample("think"),  # 4: correct, 90: the one
+        sample("hint think"),  # 5: correct, 30
     ]
     visits = walk(samples, 0, at(0, 60, 150, 120, 90, 30))
     assert [(visit.index, visit.verdict) for visit in visits] == [(2, "wrong"), (3, "same path"), (4, "chosen")]
@@ -54,7 +54,7 @@ def test_a_second_path_that_is_least_similar_needs_no_excuse():
     assert explain(visits) == "cosine 0.500 to the refinement, the least similar"
 
 
-def test_without_a_right_one_on_another_path_all_are_visited_and_none_is_chosen():
+def test_without_a_correct_one_on_another_path_all_are_visited_and_none_is_chosen():
     samples = [sample("focus"), sample("focus"), sample("hint", "A"), sample("think", "?")]
     assert [visit.verdict for visit in walk(samples, 0, at(0, 10, 20, 30))] == ["not judged", "wrong", "same path"]
     assert walk([sample("focus")], 0, at(0)) == []

@@ -55,7 +55,7 @@ def followed(call: Call) -> str:
     return call.messages[-1]["content"][-1]["text"].rsplit("\n", 1)[-1]
 
 
-def test_a_draft_is_followed_right_or_wrong_and_another_draft_is_the_second_path(make_question, text):
+def test_a_draft_is_followed_correct_or_incorrect_and_another_draft_is_the_second_path(make_question, text):
     models = Models([text("focus think", "A"), text("hint", "B")], [text("focus think", "B")])
     result = sample(make_question(), models)
     assert (result.route, result.reason) == (COLD_START, "two_paths")
@@ -86,7 +86,7 @@ def test_a_teacher_that_strays_is_asked_again_and_what_it_wrote_is_kept(make_que
     models = Models([text("focus think", "A")] * 2, [strays, "no tags", text("focus think", "B")])
     result = sample(make_question(), models)
     assert (result.route, result.reason, result.refined) == (COLD_START, "two_paths", 4)
-    assert result.samples[result.second].text == strays  # the only right one on another path
+    assert result.samples[result.second].text == strays  # the only correct one on another path
     assert [call.draw for call in models.asked] == [0, 1, 0, 1, 2]
     assert len({call.key for call in models.asked}) == 5
 
@@ -124,7 +124,7 @@ def test_what_was_not_answered_says_why(make_question, text, outcome):
 
 
 def test_without_a_second_path_the_teacher_is_asked_along_others_one_at_a_time(make_question, text):
-    # The student's other path first, then standard ones; the first try is wrong, the second right.
+    # The student's other path first, then standard ones; the first try is incorrect, the second correct.
     models = Models([text("focus think"), text("hint", "A")], [text("focus think"), text("hint", "A"), text("think")])
     result = sample(make_question(), models)
     assert (result.route, result.reason) == (COLD_START, "two_paths")

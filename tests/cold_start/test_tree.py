@@ -46,7 +46,7 @@ def test_samples_merge_by_path_and_keep_their_words(text):
     }
     focus, hint = trees
     assert bodies(focus) == ["one", "three", "four"]
-    assert (focus.right, focus.children[0].right, focus.children[1].right, hint.right) == (2, 1, 1, 1)
+    assert (focus.correct, focus.children[0].correct, focus.children[1].correct, hint.correct) == (2, 1, 1, 1)
     assert bodies(focus.children[0].children[0]) == ["A", "B"]
 
 
@@ -71,7 +71,7 @@ def test_an_action_that_repeats_is_a_node_below_itself(text):
         ("", False, False),
     ],
 )
-def test_what_grows_and_what_is_right(words, usable, correct):
+def test_what_grows_and_what_is_correct(words, usable, correct):
     sample = read("s", words, QUESTION)
     assert (sample.usable, sample.correct) == (usable, correct)
 
@@ -100,7 +100,7 @@ def test_trees_hold_each_usable_sample_once_on_its_path(drawn):
             assert sorted(s.sample.origin for c in node.children for s in c.steps) == sorted(
                 s.sample.origin for s in node.steps
             )
-            assert node.right == sum(child.right for child in node.children)
+            assert node.correct == sum(child.correct for child in node.children)
         else:
             leaves.extend((step.sample.origin, path) for step in node.steps)
         for child in node.children:

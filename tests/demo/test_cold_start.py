@@ -48,7 +48,7 @@ def request(question, path) -> dict:
 
 
 @pytest.mark.parametrize("path", [("focus", "think", "answer"), ("hint", "answer"), ("think", "answer")])
-def test_the_teacher_follows_the_path_and_is_right(pairs, path):
+def test_the_teacher_follows_the_path_and_is_correct(pairs, path):
     teacher = ScriptedTeacher(pairs, incorrect=0, off_path=0)
     for question, _ in pairs:
         assert unusable(question, SamplingSettings()) is None

@@ -1,4 +1,4 @@
-"""The digits set: disjoint splits, right answers, well-formed gold trajectories, the same bytes again."""
+"""The digits set: disjoint splits, correct answers, well-formed gold trajectories, the same bytes again."""
 
 import random
 from collections import Counter, defaultdict
@@ -67,7 +67,7 @@ def test_every_task_is_drawn_equally_and_every_answer_occurs(pools):
 
 
 def _by_hand(name, values, question):
-    """The right answer, computed in another way than the generator's."""
+    """The correct answer, computed in another way than the generator's."""
     letters = "ABCD"[: len(values)]
     match name:
         case "largest":
@@ -92,7 +92,7 @@ def _by_hand(name, values, question):
             return "yes" if values[0] > int(question.split("than ")[1][0]) else "no"
 
 
-def test_answers_are_right_for_the_digits_in_the_images(pools):
+def test_answers_are_correct_for_the_digits_in_the_images(pools):
     from sklearn.datasets import load_digits
 
     target = load_digits().target
