@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cinema_verl.cold_start.estimate import estimate
 from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, write_outputs
@@ -111,52 +111,47 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
+_ENDPOINT_OPTIONS: Final = (
+    # option, field of Endpoint, metavar, help
+    ("key-env", "api_key_env", "VARIABLE", "Environment variable that holds the key."),
+    ("rpm", "requests_per_minute", "N", "Most requests per minute; 0 for no limit."),
+    ("tpm", "tokens_per_minute", "N", "Most tokens per minute; 0 for no limit."),
+    ("concurrency", "concurrency", "N", "Most requests at the same time."),
+    ("timeout", "timeout", "SECONDS", "Seconds for a request with its answer."),
+    ("retries", "max_retries", "N", "Attempts after the first one of a call."),
+    ("image-pixels", "max_image_pixels", "N", "Images with more pixels are shrunk; 0 for no limit."),
+    ("image-bytes", "max_image_bytes", "N", "Larger image files are shrunk; 0 for no limit."),
+    ("request-bytes", "max_request_bytes", "N", "Larger requests are not sent."),
+    ("proxy", "proxy", "URL", "URL of an HTTP proxy."),
+)
+_VISION_HELP: Final = (
+    "How the model counts images, for costs, budget and tokens per minute: tiles as GPT-4o and GPT-4.1; tiles-mini as "
+    "GPT-4o-mini; patches as GPT-4.1-mini and o4-mini; qwen2.5 and qwen3 as Qwen-VL, wherever it is served; for other "
+    "models, a rule that counts no less."
+)
+_FIELD_HELP: Final = (
+    "Name of the field for the most tokens to write. OpenAI's reasoning models know max_completion_tokens only."
+)
+
+
 def _endpoint_options(main: argparse.ArgumentParser, who: str, *, vision: str) -> None:
     group = main.add_argument_group(who, "An OpenAI-compatible endpoint.")
+
+    def add(option: str, field: str, text: str, **options: Any) -> None:
+        shown = {"": "none", (0.0, 0.0): "0 0"}.get(options.get("default", 0), "%(default)s")
+        text += "" if options.get("required") else f" (default: {shown})"
+        group.add_argument(f"--{who}-{option}", dest=f"{who}_{field}", help=text, **options)
+
+    add("url", "base_url", "Base URL, which usually ends in /v1.", metavar="URL", required=True)
+    add("model", "model", "Name of the model there.", metavar="NAME", required=True)
+    price = {"type": float, "nargs": 2, "default": (0.0, 0.0), "metavar": ("IN", "OUT")}
+    add("price", "price", "Price of a million tokens, read and written.", **price)
     default: dict[str, Any] = {field.name: field.default for field in fields(Endpoint)}
-
-    def add(name: str, text: str, shown: str = "%(default)s", **options: Any) -> None:
-        end = "" if options.get("required") else f" (default: {shown})"
-        group.add_argument(f"--{who}-{name}", help=text + end, **options)
-
-    add("url", "Base URL, which usually ends in /v1.", metavar="URL", required=True)
-    add("model", "Name of the model there.", metavar="NAME", required=True)
-    add("key-env", "Environment variable that holds the key.", "no key", metavar="VARIABLE", default="")
-    add(
-        "price",
-        "Price of a million tokens, read and written.",
-        "0 0",
-        type=float,
-        nargs=2,
-        default=(0.0, 0.0),
-        metavar=("IN", "OUT"),
-    )
-    add("rpm", "Most requests per minute.", "no limit", type=float, default=0.0, metavar="N")
-    add("tpm", "Most tokens per minute.", "no limit", type=float, default=0.0, metavar="N")
-    add("concurrency", "Most requests at the same time.", type=int, default=default["concurrency"], metavar="N")
-    add("timeout", "Seconds for a request with its answer.", type=float, default=default["timeout"], metavar="SECONDS")
-    add(
-        "vision",
-        "How the model counts images, for costs, budget and tokens per minute: tiles as GPT-4o and GPT-4.1; tiles-mini "
-        "as GPT-4o-mini; patches as GPT-4.1-mini and o4-mini; qwen2.5 and qwen3 as Qwen-VL, wherever it is served; for "
-        "other models, a rule that counts no less.",
-        choices=sorted(VISION),
-        default=vision,
-    )
-    add("retries", "Attempts after the first one of a call.", type=int, default=default["max_retries"], metavar="N")
-    for name, text in (
-        ("image-pixels", "Images with more pixels are shrunk; 0 for no limit."),
-        ("image-bytes", "Larger image files are shrunk; 0 for no limit."),
-        ("request-bytes", "Larger requests are not sent."),
-    ):
-        add(name, text, type=int, default=default[f"max_{name.replace('-', '_')}"], metavar="N")
-    add(
-        "max-tokens-field",
-        "Name of the field for the most tokens to write. OpenAI's reasoning models know max_completion_tokens only.",
-        choices=("max_tokens", "max_completion_tokens"),
-        default=default["max_tokens_field"],
-    )
-    add("proxy", "URL of an HTTP proxy.", "none", default="", metavar="URL")
+    for option, name, metavar, text in _ENDPOINT_OPTIONS:
+        add(option, name, text, metavar=metavar, type=type(default[name]), default=default[name])
+    add("vision", "vision", _VISION_HELP, choices=sorted(VISION), default=vision)
+    names = ("max_tokens", "max_completion_tokens")
+    add("max-tokens-field", "max_tokens_field", _FIELD_HELP, choices=names, default=default["max_tokens_field"])
 
 
 def _method_options(main: argparse.ArgumentParser) -> None:
@@ -265,29 +260,11 @@ def plan_of(options: argparse.Namespace) -> SamplingPlan:
 
 
 def _endpoint(options: argparse.Namespace, who: str) -> Endpoint:
-    def given(name: str) -> Any:
-        return getattr(options, f"{who}_{name}")
-
-    prompt_price, completion_price = given("price")
+    given = {name.removeprefix(f"{who}_"): value for name, value in vars(options).items() if name.startswith(f"{who}_")}
+    prompt_price, completion_price = given.pop("price")
+    fitting = {field.name: given[field.name] for field in fields(Endpoint) if field.name in given}
     try:
-        return Endpoint(
-            base_url=given("url"),
-            model=given("model"),
-            api_key_env=given("key_env"),
-            prompt_price=prompt_price,
-            completion_price=completion_price,
-            requests_per_minute=given("rpm"),
-            tokens_per_minute=given("tpm"),
-            concurrency=given("concurrency"),
-            timeout=given("timeout"),
-            vision=given("vision"),
-            max_retries=given("retries"),
-            max_image_pixels=given("image_pixels"),
-            max_image_bytes=given("image_bytes"),
-            max_request_bytes=given("request_bytes"),
-            max_tokens_field=given("max_tokens_field"),
-            proxy=given("proxy"),
-        )
+        return Endpoint(**fitting, prompt_price=prompt_price, completion_price=completion_price)
     except ValueError as error:
         raise ValueError(f"the {who}: {error}") from error
 

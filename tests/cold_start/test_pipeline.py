@@ -258,7 +258,7 @@ def test_a_worker_that_dies_each_time_is_given_up_and_named(endpoints, capsys, m
     with monkeypatch.context() as patched:
         patched.setattr(pipeline, "spread", killed)
         assert run.run() == 1
-    assert f"worker 0 died {LIVES} times over its questions ({lives.parent})" in capsys.readouterr().err
+    assert f"worker 0 died {LIVES} times ({lives.parent})" in capsys.readouterr().err
     assert run.paid == paid
     lives.write_bytes(b"+" * LIVES)  # left by a run that was killed: its deaths are not the next one's
     assert run.run() == 0
