@@ -46,6 +46,11 @@ def load(group: str) -> dict[str, Any]:
     return loaded
 
 
+def named(group: str, name: str) -> str:
+    """An entry point in words, with its distribution: for messages about what `load` has loaded."""
+    return _named(next(iter(metadata.entry_points(group=group, name=name))))
+
+
 def _named(entry: metadata.EntryPoint) -> str:
-    distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "an unnamed distribution"
-    return f"the entry point {entry.name} = {entry.value!r} of {distribution} (group {entry.group})"
+    distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "an unknown one"
+    return f"the entry point {entry.name} = {entry.value!r} of distribution {distribution} (group {entry.group})"

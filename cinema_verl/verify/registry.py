@@ -9,11 +9,11 @@ by an entry point in the group ``cinema_verl.answer_types``: its name is the ans
 Entry points are loaded when first somebody asks for all types or for one that is not known yet.
 """
 
-import importlib.metadata
 import threading
 from collections.abc import Callable
 from typing import Final, overload
 
+from cinema_verl.utils.extensions import ExtensionError, load, named
 from cinema_verl.verify.verdict import Checker
 
 GROUP: Final = "cinema_verl.answer_types"
@@ -61,7 +61,7 @@ def answer_types() -> tuple[str, ...]:
     """All answer types by name: the package's, then the others in the order in which they came to be known.
 
     Raises:
-        RuntimeError: An entry point cannot be used; it says of which distribution.
+        ExtensionError: An entry point cannot be used.
     """
     _load()
     return tuple(CHECKERS)
@@ -71,7 +71,7 @@ def find(answer_type: str) -> Checker | None:
     """The rule of an answer type, or None where there is no such type.
 
     Raises:
-        RuntimeError: The type is not known yet and an entry point cannot be used.
+        ExtensionError: The type is not known yet and an entry point cannot be used.
     """
     if answer_type not in CHECKERS:
         _load()
@@ -85,36 +85,14 @@ def _load() -> None:
         return
     _loading.now = True
     try:
-        found: dict[str, tuple[Checker, str]] = {}
-        for entry in importlib.metadata.entry_points(group=GROUP):
-            checker, source = _checker(entry), _source(entry)
-            if entry.name in found and found[entry.name][0] is not checker:
-                raise RuntimeError(f"answer type {entry.name!r} is given by {found[entry.name][1]} and by {source}")
-            found[entry.name] = (checker, source)
+        found = load(GROUP)
         with _lock:
-            for name, (checker, source) in found.items():
-                # The plugin's own import may have registered it.
-                if CHECKERS.get(name, checker) is not checker:
-                    raise RuntimeError(f"answer type {name!r} of {source} exists already; give it another name")
-            CHECKERS.update({name: checker for name, (checker, _) in found.items()})
+            for name, checker in found.items():
+                if not callable(checker):
+                    raise ExtensionError(f"{named(GROUP, name)} is {type(checker).__name__}, not a function")
+                if CHECKERS.get(name, checker) is not checker:  # its own import may have registered it
+                    raise ExtensionError(f"{named(GROUP, name)}: the answer type exists already; give it another name")
+            CHECKERS.update(found)
             _loaded = True
     finally:
         _loading.now = False
-
-
-def _checker(entry: importlib.metadata.EntryPoint) -> Checker:
-    try:
-        checker = entry.load()
-    except Exception as error:
-        raise RuntimeError(
-            f"answer type {entry.name!r} of {_source(entry)} cannot be loaded from {entry.value!r} "
-            f"({type(error).__name__}: {error}); repair or uninstall the distribution"
-        ) from error
-    if not callable(checker):
-        kind = type(checker).__name__
-        raise RuntimeError(f"answer type {entry.name!r} of {_source(entry)}: {entry.value!r} is {kind}, not a function")
-    return checker  # type: ignore[no-any-return]
-
-
-def _source(entry: importlib.metadata.EntryPoint) -> str:
-    return f"distribution {entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
