@@ -41,7 +41,8 @@ def test_an_answer_type_is_known_to_the_reward_and_to_questions(run, package):
     code = """
 from cinema_verl.reward import compute_score
 from cinema_verl.verify import verify
-print(*(verify(answer, gold, "coordinate") for answer, gold in [("3,-4", "(3, -4)"), ("north", "(3, -4)"), ("1,1", "x")]))
+cases = [("3,-4", "(3, -4)"), ("north", "(3, -4)"), ("1,1", "x")]
+print(*(verify(answer, gold, "coordinate") for answer, gold in cases))
 row = {"answer_type": "coordinate", "num_images": 2}
 print(compute_score("harbour", "<focus>a tug</focus><answer>(3, 4)</answer>", "3,4", row)["score"])
 """

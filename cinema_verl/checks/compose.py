@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cinema_verl.checks.finding import Finding
@@ -34,10 +36,14 @@ def compose(recipe: str, overrides: Sequence[str]) -> tuple[Any, list[Finding]]:
         The configuration (None if it does not compose), and the findings about search path and composition.
     """
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_module
+    from hydra import initialize_config_dir
+    from hydra.core.plugins import Plugins
+
+    from cinema_verl.registration.search_path import CinemaSearchPath
 
     program = program_for(recipe)
-    with initialize_config_module("verl.trainer.config", version_base=None):
+    Plugins.instance().register(CinemaSearchPath)  # as the plugin does when verl is imported
+    with initialize_config_dir(_configurations(), version_base=None):
         findings = _search_path(recipe)
         if findings[0].ok is False:
             return None, findings
@@ -48,6 +54,18 @@ def compose(recipe: str, overrides: Sequence[str]) -> tuple[Any, list[Finding]]:
             advice = f"correct the recipe's name or the override{_hint(recipe, f'{error}{cause}')}"
             return None, [*findings, Finding(WHERE, f"+recipe={recipe}", False, f"{error}{cause}", advice)]
     return config, [*findings, Finding(WHERE, f"+recipe={recipe}", True, f"composes for {program}")]
+
+
+def _configurations() -> str:
+    """verl's folder of configurations, found without importing verl, which takes longer than all that is done here.
+
+    Raises:
+        ModuleNotFoundError: verl is not installed.
+    """
+    found = importlib.util.find_spec("verl")
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'verl'", name="verl")
+    return str(Path(found.submodule_search_locations[0], "trainer", "config").absolute())
 
 
 def _search_path(recipe: str) -> list[Finding]:

@@ -11,6 +11,7 @@ from cinema_verl.checks.plan import Plan
 from cinema_verl.checks.survey import FileSurvey, Survey
 from cinema_verl.data.check import DataError
 from cinema_verl.data.tokens import Patching
+from cinema_verl.evaluate.questions import check_questions
 from cinema_verl.registration.command_line import RL_TRAINER, SFT_TRAINER
 
 
@@ -42,12 +43,11 @@ def inspect_files(plan: Plan, config: Any, found: Survey) -> list[Finding]:
 def _name_findings(plan: Plan, config: Any, found: Survey) -> Iterator[Finding]:
     """Whether validation can put answers together by the question's uid, where the trainer does so."""
     section = config.get("cinema") if plan.program == RL_TRAINER else None
-    if section is None or not (plan.evaluates or section.image_conditions):
+    if section is None or not (plan.evaluates or section.get("image_conditions")):
         return
-    from cinema_verl.evaluate.questions import check_questions  # imports verl's data set: seconds
-
     try:
-        check_questions(found.validated, section.other_sources if plan.evaluates else None, found.places.__getitem__)
+        sources = section.get("other_sources") if plan.evaluates else None
+        check_questions(found.validated, sources, found.places.__getitem__)
     except DataError as error:
         yield Finding("rows", "val", False, str(error))
 

@@ -11,6 +11,7 @@ from cinema_verl.checks.compose import WHERE
 from cinema_verl.checks.finding import Finding
 from cinema_verl.checks.process import importable, version_of
 from cinema_verl.checks.quiet import quiet
+from cinema_verl.training.estimators import CINEMA_DPS, schemes
 
 
 def inspect_selection(config: Any) -> list[Finding]:
@@ -28,7 +29,7 @@ def _choices() -> Iterator[tuple[str, str, str | None, Collection[str]]]:
 
     rollout = "actor_rollout_ref.rollout"
     yield "trainer", "trainer.v1.trainer_mode", "cinema", TRAINER_REGISTRY
-    yield "estimator", "algorithm.adv_estimator", "cinema_dps", ADV_ESTIMATOR_REGISTRY
+    yield "estimator", "algorithm.adv_estimator", CINEMA_DPS, {*ADV_ESTIMATOR_REGISTRY, *schemes()}
     yield "agent loop", f"{rollout}.agent.default_agent_loop", "cinema", _agent_loop_registry
     yield "rollout", f"{rollout}.name", None, {engine for engine, _ in _ROLLOUT_REGISTRY}
 

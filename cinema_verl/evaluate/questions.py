@@ -6,7 +6,7 @@ This is the only module of the evaluation that touches verl's data set.
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import datasets
 import pyarrow as pa
@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 
 from cinema_verl.data import sources
 from cinema_verl.data.check import DataError, Limits, Locate, check_rows
-from cinema_verl.data.dataset import CinemaDataset
 from cinema_verl.data.faults import COLUMNS, PROMPT_TOO_LONG
 from cinema_verl.data.tokens import PromptCounter
 from cinema_verl.evaluate.perturb import sample, under
 from cinema_verl.runs.conditions import SHUFFLED, TRUE, split_source
 from cinema_verl.runs.stop_reason import StopReason
+
+if TYPE_CHECKING:  # it imports verl, which takes seconds that preflight has no other use for
+    from cinema_verl.data.dataset import CinemaDataset
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +121,7 @@ def check_questions(rows: Iterable[Row], other_sources: Collection[str] | None, 
 # --- The same questions over other images -------------------------------------------------------------------
 
 
-def ask_again(data_set: CinemaDataset, conditions: Sequence[str], size: int | None) -> None:
+def ask_again(data_set: "CinemaDataset", conditions: Sequence[str], size: int | None) -> None:
     """Append rows to verl's data set: under each condition, `size` questions of each benchmark, or all where None.
 
     Their `data_source` says the condition (`cinema_verl.runs.conditions`). Questions that cannot be asked under it, or
@@ -143,7 +145,7 @@ def ask_again(data_set: CinemaDataset, conditions: Sequence[str], size: int | No
         data_set.dataframe = datasets.concatenate_datasets([data_set.dataframe, added])
 
 
-def _that_fit(rows: list[dict[str, Any]], data_set: CinemaDataset) -> list[dict[str, Any]]:
+def _that_fit(rows: list[dict[str, Any]], data_set: "CinemaDataset") -> list[dict[str, Any]]:
     counter = PromptCounter(data_set.processor, data_set.apply_chat_template_kwargs, data_set.mm_processor_kwargs)
     faults = check_rows(rows, counter=counter, limits=Limits(tokens=data_set.max_prompt_length))
     too_long = {fault.row for fault in faults if fault.code == PROMPT_TOO_LONG}

@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cinema_verl.data.check import option_faults
+from cinema_verl.training.estimators import schemes
 from cinema_verl.training.settings import CinemaSettings
 
 TRAINER: Final = "cinema"
-ESTIMATOR: Final = "cinema_dps"
 FAMILIES: Final = {
     # model_type of config.json: the name that people know it by
     "qwen2_vl": "Qwen2-VL",
@@ -113,10 +113,10 @@ def _selection(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     mode, estimator = _value(config, "trainer.v1.trainer_mode"), _value(config, "algorithm.adv_estimator")
     if not _value(config, "trainer.use_v1", True):
         yield Refusal("trainer.use_v1", "verl's legacy trainer knows nothing of CINEMA", "drop trainer.use_v1=false")
-    elif estimator == ESTIMATOR and mode != TRAINER:
+    elif estimator in schemes() and mode != TRAINER:
         yield Refusal(
             "trainer.v1.trainer_mode",
-            f"the estimator {ESTIMATOR} needs the patterns and the coefficient that trainer {TRAINER} feeds it, and "
+            f"the estimator {estimator} needs the patterns and the coefficient that trainer {TRAINER} feeds it, and "
             f"this is {mode}",
             f"set trainer.v1.trainer_mode={TRAINER}, or another algorithm.adv_estimator",
         )
