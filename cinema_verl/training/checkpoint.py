@@ -1,65 +1,279 @@
-"""Which checkpoint a run resumes from after the last one was interrupted.
+"""Which checkpoints in a run's folder are whole, which one a run resumes from, and which ones it may delete.
 
-verl follows one tracker file and silently starts from scratch when that file is missing or names a folder that does not
-exist (verl: `find_latest_ckpt_path`), so a run that is killed while a checkpoint is rotated would lose everything. Here
-the newest complete checkpoint is found, and the tracker file corrected.
+verl follows one tracker file and starts from scratch, without a word, when that file is missing or names a folder that
+is gone (verl: `find_latest_ckpt_path`); and it counts the checkpoints to keep in the memory of a process, so that a
+restart forgets all earlier ones (verl: `BaseCheckpointManager.previous_saved_paths`). Here the evidence is on the disk:
+what a checkpoint holds says whether it is whole, and `progress.json` in it says which run wrote it. Times are no
+evidence: a plain copy of a folder gives every file a new one.
 """
 
+import json
 import logging
-import os
 import re
+import secrets
+import shutil
 import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from cinema_verl.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
 TRACKER = "latest_checkpointed_iteration.txt"
-# verl's trainer writes the actor first and the data loader's state last (`PPOTrainer._save_checkpoint`).
-LAST_WRITTEN = "data.pt"
+PROGRESS = "progress.json"
+RESUMABLE = ("model", "optimizer", "extra")  # verl's default of `checkpoint.load_contents`
+_SHARDS = {"model": "model", "optimizer": "optim", "extra": "extra_state"}
+_REMOVED = ".removed"
 
 
-def complete_steps(folder: Path) -> list[int]:
-    """Global steps of the complete checkpoints in `folder`, in ascending order."""
-    steps = []
-    for path in folder.glob("global_step_*"):
-        match = re.fullmatch(r"global_step_(\d+)", path.name)
-        # A zip file (torch.save) ends with its table of contents, so an incomplete one is not a zip file.
-        if match and zipfile.is_zipfile(path / LAST_WRITTEN) and (path / "actor").is_dir():
-            steps.append(int(match[1]))
-    return sorted(steps)
+def step_folder(folder: Path, step: int) -> Path:
+    """Where verl keeps the checkpoint of a step."""
+    return folder / f"global_step_{step}"
 
 
-def mend_tracker(folder: Path) -> int | None:
-    """Make verl's tracker file name the newest complete checkpoint.
+def steps_on_disk(folder: Path) -> list[int]:
+    """Global steps of all checkpoints in `folder`, whole or not, in ascending order."""
+    found = (re.fullmatch(r"global_step_(\d+)", path.name) for path in folder.glob("global_step_*") if path.is_dir())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def complete_steps(folder: Path, contents: Sequence[str] = RESUMABLE) -> list[int]:
+    """Global steps of the checkpoints in `folder` that are whole, in ascending order.
 
     Args:
         folder: `trainer.default_local_dir`.
+        contents: what a checkpoint must hold for a run to go on from it: `checkpoint.load_contents`.
+    """
+    return [step for step in steps_on_disk(folder) if is_complete(step_folder(folder, step), contents)]
+
+
+def is_complete(checkpoint: Path, contents: Sequence[str] = RESUMABLE) -> bool:
+    """Whether a checkpoint was written, or copied, to the end.
+
+    In reinforcement learning verl writes the shards to `actor/` first and `data.pt` last. Its SFT trainer writes the
+    shards first and `data_<rank>.pt` last; ours writes all of it elsewhere and moves it here when it is whole, with
+    `progress.json` in it (`cinema_verl.training.sft.checkpoints`).
+    """
+    if (checkpoint / "data.pt").exists() or (checkpoint / "actor").exists():
+        shards, ended = checkpoint / "actor", _is_whole_zip(checkpoint / "data.pt")
+    else:
+        shards = checkpoint
+        ended = bool(progress_of(checkpoint)) or _is_whole_zip(checkpoint / "data_0.pt")
+    return ended and bool(_whole_world_sizes(shards, contents)) and _exported_weights_are_whole(shards / "huggingface")
+
+
+def fits_world_size(checkpoint: Path, world_size: int, contents: Sequence[str] = RESUMABLE) -> bool:
+    """Whether a checkpoint's shards are those of `world_size` processes, which is what verl can load."""
+    shards = checkpoint / "actor" if (checkpoint / "actor").exists() else checkpoint
+    return world_size in _whole_world_sizes(shards, contents)
+
+
+def _whole_world_sizes(shards: Path, contents: Sequence[str]) -> set[int]:
+    """Numbers of processes for which every wanted shard is there and whole (verl: `FSDPCheckpointManager`)."""
+    names = [_SHARDS[content] for content in contents if content in _SHARDS] or ["model"]
+    sizes = {
+        int(match[1])
+        for path in shards.glob(f"{names[0]}_world_size_*_rank_*.pt")
+        if (match := re.fullmatch(rf"{names[0]}_world_size_(\d+)_rank_\d+\.pt", path.name))
+    }
+    return {
+        size
+        for size in sizes
+        if all(
+            _is_whole_zip(shards / f"{name}_world_size_{size}_rank_{rank}.pt") for name in names for rank in range(size)
+        )
+    }
+
+
+def _is_whole_zip(path: Path) -> bool:
+    # A zip file (torch.save) ends with its table of contents: one that was cut off while being written is none.
+    return zipfile.is_zipfile(path)
+
+
+def _exported_weights_are_whole(directory: Path) -> bool:
+    """Whether the `*.safetensors` of a Hugging Face directory are whole, and all that its index names; none is fine."""
+    files = set(directory.glob("*.safetensors"))
+    for index in directory.glob("*.safetensors.index.json"):
+        try:
+            files |= {directory / name for name in json.loads(index.read_bytes())["weight_map"].values()}
+        except (ValueError, KeyError):
+            return False
+    return all(map(_is_whole_safetensors, files))
+
+
+def _is_whole_safetensors(path: Path) -> bool:
+    """Whether a file is as long as its header says: eight bytes of length, a JSON header, then the tensors."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = path.stat().st_size
+            if length > size:
+                return False
+            header = json.loads(file.read(length))
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    except (OSError, ValueError, KeyError):
+        return False
+    return size >= 8 + length + end
+
+
+# ---- which run wrote it ---------------------------------------------------------------------------------------------
+
+
+def write_progress(checkpoint: Path, run: str, step: int, **more: Any) -> None:
+    """Say in a checkpoint which run wrote it, and how far that run was."""
+    with atomic_write(checkpoint / PROGRESS) as file:
+        json.dump({"run": run, "step": step, **more}, file, indent=1)
+
+
+def progress_of(checkpoint: Path) -> dict[str, Any]:
+    """What `write_progress` left in a checkpoint; empty where there is nothing that can be read."""
+    try:
+        progress = json.loads((checkpoint / PROGRESS).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return progress if isinstance(progress, dict) else {}
+
+
+def run_of(checkpoint: Path) -> str | None:
+    """The run that wrote a checkpoint; None for one that verl wrote without us."""
+    return progress_of(checkpoint).get("run")
+
+
+def run_that_resumes(checkpoint: Path | None, *, from_path: bool) -> str:
+    """The name of the run that goes on from a checkpoint.
+
+    Args:
+        checkpoint: what it resumes from; None for a run that starts from scratch.
+        from_path: whether somebody named the checkpoint (`trainer.resume_from_path`). That makes a branch, whose name
+            says where it comes from: it deletes nothing of the run before it, and the same command makes the same name.
+    """
+    before = None if checkpoint is None else run_of(checkpoint)
+    if checkpoint is not None and from_path:
+        return f"{before or 'earlier'}+{checkpoint.name.removeprefix('global_step_')}"
+    return before or secrets.token_hex(8)
+
+
+# ---- where a run resumes --------------------------------------------------------------------------------------------
+
+
+def mend_tracker(folder: Path, contents: Sequence[str] = RESUMABLE) -> int | None:
+    """Make verl's tracker file name the checkpoint to resume from.
+
+    That is the one it names, if that one is whole, or a later whole one of the same run: verl writes the tracker last,
+    and the run may have been killed just before. A later one that another run wrote, or nobody knows which, does not
+    count: this run was told not to resume from it. If the tracker names none that is whole, the newest whole one.
+
+    Args:
+        folder: `trainer.default_local_dir`.
+        contents: see `complete_steps`.
 
     Returns:
-        The step that a run with `trainer.resume_mode=auto` will resume from, or None if there is no checkpoint.
+        the step that a run with `trainer.resume_mode=auto` will resume from, or None if there is no checkpoint.
     """
-    steps = complete_steps(folder)
+    steps = complete_steps(folder, contents)
     tracker = folder / TRACKER
     named = tracker.read_text(errors="replace").strip() if tracker.is_file() else None
     if not steps:
         if named is not None:
             logger.warning(
-                "%s names step %r, but %s holds no complete checkpoint: starting from scratch", tracker, named, folder
+                "%s names step %r, but %s holds no complete checkpoint: starting anew", tracker, named, folder
             )
             tracker.unlink()
         return None
     latest = steps[-1]
     if named is not None and named.isdecimal() and int(named) in steps:
-        # verl writes the tracker last: a newer checkpoint was complete when the run was killed; an older one with a
-        # higher step is another run's, from which this run does not resume.
-        written = tracker.stat().st_mtime_ns
-        newer = [step for step in steps if (folder / f"global_step_{step}" / LAST_WRITTEN).stat().st_mtime_ns > written]
-        latest = newer[-1] if newer else int(named)
+        run = run_of(step_folder(folder, int(named)))
+        same = [step for step in steps if run is not None and run_of(step_folder(folder, step)) == run]
+        latest = max([int(named), *same])
     if named != str(latest):
         logger.warning(
             "%s named step %r; the newest complete checkpoint is step %d: resuming from it", tracker, named, latest
         )
-        partial = tracker.with_suffix(".partial")
-        partial.write_text(str(latest))
-        os.replace(partial, tracker)
+        write_tracker(folder, latest)
     return latest
+
+
+def write_tracker(folder: Path, step: int) -> None:
+    """Name the checkpoint that verl resumes from."""
+    with atomic_write(folder / TRACKER) as file:
+        file.write(str(step))
+
+
+# ---- how many are kept ----------------------------------------------------------------------------------------------
+
+
+def keeps(max_to_keep: int | None) -> int | None:
+    """`max_ckpt_to_keep` as verl reads it: None, 0 and negative numbers keep all."""
+    return max_to_keep if max_to_keep and max_to_keep > 0 else None
+
+
+def retire(
+    folder: Path, run: str, step: int, leave: int | None, contents: Sequence[str] = RESUMABLE, *, saved: bool = True
+) -> list[int]:
+    """Delete a run's checkpoints beyond the newest `leave`, and what was left half written.
+
+    Only checkpoints that `progress.json` says this run wrote, and only up to `step`: what other runs wrote, and later
+    steps that this run went back from, stay. The newest whole one always stays, and while none is whole, nothing goes.
+    A checkpoint is renamed before it is deleted, so that a kill never leaves half of one under its name.
+
+    Args:
+        folder: `trainer.default_local_dir`.
+        run: whose checkpoints.
+        step: the step that was saved last, or is about to be.
+        leave: how many whole ones to leave, at least 1; None for all.
+        contents: see `complete_steps`.
+        saved: whether `step` was saved. A checkpoint that is about to be replaced is none to count on.
+
+    Returns:
+        the steps whose checkpoints are gone.
+    """
+    for leftover in folder.glob(f".global_step_*{_REMOVED}"):
+        shutil.rmtree(leftover)
+    own = [s for s in steps_on_disk(folder) if s < step + saved and run_of(step_folder(folder, s)) == run]
+    whole = [s for s in own if is_complete(step_folder(folder, s), contents)]
+    goes = [s for s in own if s not in whole and s != step] if whole else []
+    if leave is not None:
+        goes += whole[: -max(leave, 1)]
+    for s in goes:
+        remove(step_folder(folder, s))
+    return sorted(goes)
+
+
+def remove(checkpoint: Path) -> None:
+    """Delete a checkpoint: under its own name it is there, or it is not."""
+    hidden = checkpoint.with_name(f".{checkpoint.name}{_REMOVED}")
+    checkpoint.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+@contextmanager
+def rotation(
+    folder: Path, run: str, step: int, max_to_keep: int | None, contents: Sequence[str] = RESUMABLE
+) -> Iterator[None]:
+    """Around verl's own saving of a checkpoint: room before, the run's name in it, and no more than asked after.
+
+    verl must be told to keep all (`max_ckpt_to_keep=None`): it deletes before the new one is whole.
+
+    Args:
+        folder: `trainer.default_local_dir`.
+        run: the run that saves.
+        step: the global step that is saved.
+        max_to_keep: `trainer.max_actor_ckpt_to_keep`, `trainer.max_ckpt_to_keep`; see `keeps`.
+        contents: see `complete_steps`.
+    """
+    keep = keeps(max_to_keep)
+    retire(folder, run, step, keep and keep - 1, contents, saved=False)
+    target = step_folder(folder, step)
+    if target.exists():
+        if is_complete(target, contents) and run_of(target) != run:
+            aside = target.with_name(f"{target.name}.{run_of(target) or 'earlier'}")
+            logger.warning("%s was written by another run: it goes to %s", target, aside)
+            target.rename(aside)
+        else:
+            remove(target)  # mixed with what is about to be written, half a checkpoint would look like a whole one
+    write_progress(target, run, step)
+    yield
+    retire(folder, run, step, keep, contents)

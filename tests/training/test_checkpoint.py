@@ -1,32 +1,53 @@
 """Which checkpoint a run resumes from, whatever state the last one left the folder in."""
 
+import json
 import logging
-import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
-from cinema_verl.training.checkpoint import TRACKER, complete_steps, mend_tracker
+from cinema_verl.training.checkpoint import (
+    TRACKER,
+    complete_steps,
+    fits_world_size,
+    is_complete,
+    mend_tracker,
+    retire,
+    rotation,
+    run_of,
+    run_that_resumes,
+    step_folder,
+    write_progress,
+)
 
-# Seconds at which things were written.
-EARLY, LATE, LATER = 1_000, 2_000, 3_000
+KINDS = ("model", "optim", "extra_state")
 
 
-def save(folder: Path, step: int, written: int = EARLY) -> Path:
-    """A checkpoint as verl writes it: the actor first, the data loader's state last."""
+def shards(folder: Path, ranks: int = 1) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in KINDS:
+        for rank in range(ranks):
+            torch.save({"rank": rank}, folder / f"{kind}_world_size_{ranks}_rank_{rank}.pt")
+
+
+def save(folder: Path, step: int, run: str | None = "this") -> Path:
+    """A checkpoint as verl writes it in reinforcement learning: the actor first, the data loader's state last."""
     checkpoint = folder / f"global_step_{step}"
-    (checkpoint / "actor").mkdir(parents=True)
-    (checkpoint / "actor" / "model_world_size_1_rank_0.pt").write_bytes(b"weights")
+    if run is not None:
+        write_progress(checkpoint, run, step)
+    shards(checkpoint / "actor")
     torch.save({"seen": step}, checkpoint / "data.pt")
-    os.utime(checkpoint / "data.pt", (written, written))
     return checkpoint
 
 
-def track(folder: Path, content: str, written: int = EARLY) -> None:
+def track(folder: Path, content: str) -> None:
     (folder / TRACKER).write_text(content)
-    os.utime(folder / TRACKER, (written, written))
 
 
 def resumed_step(folder: Path) -> int | None:
@@ -39,8 +60,8 @@ def resumed_step(folder: Path) -> int | None:
 
 
 def test_an_intact_folder_is_left_as_it_is(tmp_path, caplog):
-    save(tmp_path, 20), save(tmp_path, 40, LATE)
-    track(tmp_path, "40", LATE)
+    save(tmp_path, 20), save(tmp_path, 40)
+    track(tmp_path, "40")
     before = (tmp_path / TRACKER).stat().st_mtime_ns
     assert resumed_step(tmp_path) == 40
     assert (tmp_path / TRACKER).stat().st_mtime_ns == before
@@ -70,8 +91,8 @@ def test_verl_alone_would_start_from_scratch_without_a_tracker(tmp_path):
 
 
 def test_a_run_killed_before_the_tracker_was_written_resumes_from_what_was_complete(tmp_path):
-    save(tmp_path, 20), save(tmp_path, 40, LATER)
-    track(tmp_path, "20", LATE)
+    save(tmp_path, 20), save(tmp_path, 40)
+    track(tmp_path, "20")
     assert resumed_step(tmp_path) == 40
 
 
@@ -85,19 +106,44 @@ def cut_off(checkpoint: Path) -> None:
 
 
 def rotated(checkpoint: Path) -> None:
-    (checkpoint / "actor" / "model_world_size_1_rank_0.pt").unlink()
-    (checkpoint / "actor").rmdir()
+    shutil.rmtree(checkpoint / "actor")
 
 
-@pytest.mark.parametrize("damage", [half_written, cut_off, rotated])
+def half_copied(checkpoint: Path) -> None:
+    (checkpoint / "actor" / "optim_world_size_1_rank_0.pt").unlink()
+
+
+def half_a_rank(checkpoint: Path) -> None:
+    (checkpoint / "actor" / "model_world_size_1_rank_0.pt").write_bytes(b"PK")
+
+
+def half_exported(checkpoint: Path) -> None:
+    path = checkpoint / "actor" / "huggingface" / "model.safetensors"
+    path.parent.mkdir()
+    save_file({"weight": torch.zeros(100)}, path)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def exported_in_part(checkpoint: Path) -> None:
+    directory = checkpoint / "actor" / "huggingface"
+    directory.mkdir()
+    save_file({"a": torch.zeros(1)}, directory / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+DAMAGES = [half_written, cut_off, rotated, half_copied, half_a_rank, half_exported, exported_in_part]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_an_incomplete_checkpoint_is_passed_over_even_if_the_tracker_names_it(tmp_path, damage):
     save(tmp_path, 20)
-    damage(save(tmp_path, 40, LATER))
-    track(tmp_path, "40", LATER)
+    damage(save(tmp_path, 40))
+    track(tmp_path, "40")
     assert resumed_step(tmp_path) == 20
 
 
-@pytest.mark.parametrize("damage", [half_written, cut_off, rotated])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_with_nothing_but_an_incomplete_checkpoint_the_run_starts_anew_and_says_so(tmp_path, caplog, damage):
     damage(save(tmp_path, 20))
     track(tmp_path, "20")
@@ -106,10 +152,11 @@ def test_with_nothing_but_an_incomplete_checkpoint_the_run_starts_anew_and_says_
     assert "holds no complete checkpoint: starting anew" in caplog.text
 
 
-def test_a_longer_run_that_lay_in_the_folder_before_is_not_resumed(tmp_path):
+@pytest.mark.parametrize("other", ["another", None])
+def test_a_longer_run_that_lay_in_the_folder_before_is_not_resumed(tmp_path, other):
     """Step 100 is of a run that somebody started over (resume_mode=disable); the tracker is the new run's."""
-    save(tmp_path, 100, EARLY), save(tmp_path, 20, LATE)
-    track(tmp_path, "20", LATE)
+    save(tmp_path, 100, run=other), save(tmp_path, 20)
+    track(tmp_path, "20")
     assert resumed_step(tmp_path) == 20
 
 
@@ -120,3 +167,135 @@ def test_steps_are_compared_as_numbers_and_other_folders_ignored(tmp_path):
     (tmp_path / "global_step_latest").mkdir()
     assert complete_steps(tmp_path) == [9, 10, 100]
     assert resumed_step(tmp_path) == 100
+
+
+def test_a_plain_copy_changes_nothing(tmp_path):
+    """Every file of a copy has a new time; the tracker's may be the oldest."""
+    for step in (1, 2, 3):
+        save(tmp_path / "run", step, run=None)
+    track(tmp_path / "run", "3")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in (TRACKER, "global_step_3", "global_step_1", "global_step_2"):
+        source = tmp_path / "run" / name
+        shutil.copytree(source, copy / name, copy_function=shutil.copy) if source.is_dir() else shutil.copy(
+            source, copy
+        )
+    before = (copy / TRACKER).stat().st_mtime_ns
+    assert resumed_step(copy) == 3
+    assert (copy / TRACKER).stat().st_mtime_ns == before
+
+
+def test_what_a_run_does_not_load_need_not_be_there(tmp_path):
+    checkpoint = save(tmp_path, 20)
+    (checkpoint / "actor" / "optim_world_size_1_rank_0.pt").unlink()
+    assert complete_steps(tmp_path) == []
+    assert complete_steps(tmp_path, ["model", "extra"]) == [20]
+
+
+def test_a_checkpoint_of_two_ranks_needs_both(tmp_path):
+    checkpoint = tmp_path / "global_step_1"
+    shards(checkpoint, ranks=2)
+    write_progress(checkpoint, "this", 1)
+    assert is_complete(checkpoint)
+    assert fits_world_size(checkpoint, 2)
+    assert not fits_world_size(checkpoint, 1)
+    (checkpoint / "extra_state_world_size_2_rank_1.pt").unlink()
+    assert not is_complete(checkpoint)
+
+
+def test_a_checkpoint_of_verl_s_own_sft_trainer_counts(tmp_path):
+    shards(tmp_path / "global_step_1")
+    assert complete_steps(tmp_path) == []
+    torch.save({}, tmp_path / "global_step_1" / "data_0.pt")
+    assert complete_steps(tmp_path) == [1]
+
+
+def test_runs_from_scratch_are_different_runs():
+    assert run_that_resumes(None, from_path=False) != run_that_resumes(None, from_path=False)
+
+
+def test_a_branch_is_not_the_run_that_it_comes_from(tmp_path):
+    checkpoint = save(tmp_path, 20)
+    assert run_that_resumes(checkpoint, from_path=False) == "this"
+    assert run_that_resumes(checkpoint, from_path=True) == "this+20"
+    assert run_that_resumes(save(tmp_path, 3, run=None), from_path=True) == "earlier+3"
+
+
+# ---- how many are kept ----------------------------------------------------------------------------------------------
+
+
+def test_retention_counts_what_is_on_the_disk_and_spares_what_is_not_its_own(tmp_path):
+    for step in (1, 2, 3, 5):
+        save(tmp_path, step)
+    save(tmp_path, 4, run="another")
+    save(tmp_path, 6, run=None)
+    save(tmp_path, 9)  # of this run, which went back to step 5 since
+    half_written(save(tmp_path, 0))
+    assert retire(tmp_path, "this", 5, leave=2) == [0, 1, 2]
+    assert complete_steps(tmp_path) == [3, 4, 5, 6, 9]
+
+
+def test_nothing_goes_while_none_is_whole(tmp_path):
+    for step in (1, 2):
+        half_copied(save(tmp_path, step))
+    assert retire(tmp_path, "this", 3, leave=1) == []
+
+
+@given(
+    saved=st.lists(st.tuples(st.sampled_from(["this", "another", None]), st.booleans()), max_size=6),
+    leave=st.none() | st.integers(-1, 7),
+)
+def test_retention_leaves_what_was_asked_for_and_a_checkpoint_to_resume_from(tmp_path_factory, saved, leave):
+    folder = tmp_path_factory.mktemp("run")
+    for step, (run, whole) in enumerate(saved):
+        checkpoint = save(folder, step, run)
+        if not whole:
+            half_written(checkpoint)
+    own = [step for step, (run, whole) in enumerate(saved) if run == "this" and whole]
+    gone = retire(folder, "this", len(saved), leave)
+    left = [step for step in complete_steps(folder) if run_of(step_folder(folder, step)) == "this"]
+    assert left == (own if leave is None else own[-max(leave, 1) :])
+    assert all(saved[step][0] == "this" for step in gone)
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [4]), (2, [3, 4]), (None, [1, 2, 3, 4]), (-1, [1, 2, 3, 4])])
+def test_the_number_to_keep_holds_over_restarts(tmp_path, keep, left):
+    for step in (1, 2, 3, 4):  # each by another process: nothing is remembered but what is on the disk
+        run = "this" if step == 1 else run_that_resumes(tmp_path / f"global_step_{step - 1}", from_path=False)
+        with rotation(tmp_path, run, step, keep):
+            if keep == 2:
+                assert len(complete_steps(tmp_path)) <= 1, "room is made before the new one is written"
+            save(tmp_path, step, run=None)
+    assert complete_steps(tmp_path) == left
+
+
+def killed_while_saving(folder: Path, step: int) -> None:
+    saving = rotation(folder, "this", step, 1)
+    saving.__enter__()
+    shards(folder / f"global_step_{step}" / "actor")
+
+
+def test_a_kill_while_saving_leaves_the_last_checkpoint_and_no_rubbish_later(tmp_path):
+    save(tmp_path, 1)
+    killed_while_saving(tmp_path, 2)
+    assert complete_steps(tmp_path) == [1]
+    (tmp_path / ".global_step_0.removed").mkdir()
+    with rotation(tmp_path, "this", 3, 1):
+        save(tmp_path, 3, run=None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["global_step_3"]
+
+
+def test_a_step_that_is_saved_again_is_never_a_mixture(tmp_path):
+    save(tmp_path, 1), save(tmp_path, 2)
+    killed_while_saving(tmp_path, 2)
+    assert complete_steps(tmp_path) == [1]
+
+
+def test_another_run_s_checkpoint_of_the_same_step_goes_aside(tmp_path, caplog):
+    save(tmp_path, 2, run="another")
+    with rotation(tmp_path, "this", 2, 1):
+        save(tmp_path, 2, run=None)
+    assert run_of(tmp_path / "global_step_2") == "this"
+    assert is_complete(tmp_path / "global_step_2.another")
+    assert "was written by another run" in caplog.text
