@@ -23,7 +23,7 @@ from cinema_verl.meta_action import pattern_in_mode
 from cinema_verl.runs.stop_reason import StopReason
 from cinema_verl.schedule import AnnealingSchedule
 from cinema_verl.training import advantage
-from cinema_verl.training.checkpoint import mend_tracker
+from cinema_verl.training.checkpoint import mend_tracker, rotation, run_that_resumes, step_folder
 from cinema_verl.training.dynamic_sampling import BoundedReplayBuffer, choose_sampler
 from cinema_verl.training.file_logger import AppendingFileLogger
 from cinema_verl.training.metrics import batch_metrics
@@ -59,6 +59,7 @@ class CinemaTrainer(PPOTrainerSync):
         self.estimator = advantage.group_estimator(config.algorithm.adv_estimator)
         self._scored: dict[str, dict[str, Any]] = {}  # key of a rollout of this step -> how it was scored
         self._resumed_step = 0
+        self._run = ""  # the run that this one goes on from, or its own name
         self._logs_to_file = _take_file_backend(config)
         _set_total_steps(config, self.schedule)
         choose_sampler(config, self.settings)
@@ -70,7 +71,8 @@ class CinemaTrainer(PPOTrainerSync):
 
     def init(self) -> None:
         if self.config.trainer.resume_mode == "auto":
-            mend_tracker(Path(self.config.trainer.default_local_dir).absolute())
+            contents = self.config.actor_rollout_ref.actor.checkpoint.load_contents
+            mend_tracker(Path(self.config.trainer.default_local_dir).absolute(), contents)
         super().init()
 
     def _init_dataloader(self) -> None:
@@ -93,7 +95,20 @@ class CinemaTrainer(PPOTrainerSync):
 
     def on_init_end(self) -> None:
         super().on_init_end()
+        trainer = self.config.trainer
         self._resumed_step = self.global_steps
+        from_path = trainer.resume_mode == "resume_path"
+        folder = Path(trainer.default_local_dir).absolute()
+        resumed = Path(trainer.resume_from_path) if from_path else step_folder(folder, self.global_steps)
+        self._run = run_that_resumes(resumed if self.global_steps else None, from_path=from_path)
+
+    def _save_checkpoint(self) -> None:
+        trainer, keep = self.config.trainer, self.config.trainer.max_actor_ckpt_to_keep
+        contents = self.config.actor_rollout_ref.actor.checkpoint.load_contents
+        trainer.max_actor_ckpt_to_keep = None  # verl counts in memory, and deletes before the new one is whole
+        with rotation(Path(trainer.default_local_dir).absolute(), self._run, self.global_steps, keep, contents):
+            super()._save_checkpoint()
+        trainer.max_actor_ckpt_to_keep = keep
 
     def fit(self, agent_loop_manager: Any) -> None:
         super().fit(agent_loop_manager)

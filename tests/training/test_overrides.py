@@ -12,6 +12,7 @@ import cinema_verl.training
 
 OVERRIDDEN = {
     "CinemaTrainer._compute_advantage",
+    "CinemaTrainer._save_checkpoint",
     "CinemaTrainer._dump_generations",
     "CinemaTrainer._init_dataloader",
     "CinemaTrainer._init_resource_pool_mgr",
