@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -116,19 +115,6 @@ def test_a_registration_that_fails_fails_the_import_of_verl():
         hooks.run(hook, ModuleType("verl.some.registry"))
     # verl wraps imports of optional engines in `except ImportError`.
     assert not isinstance(caught.value, ImportError)
-
-
-@pytest.mark.parametrize(("command", "patched"), [("verl.trainer.sft_trainer", True), ("verl.trainer.main_ppo", False)])
-def test_the_sft_patch_is_for_the_sft_trainer_alone(command, patched, monkeypatch):
-    calls = []
-    module = ModuleType("cinema_verl.registration.sft_patch")
-    module.install_sft_patch = calls.append
-    monkeypatch.setitem(sys.modules, "cinema_verl.registration.sft_patch", module)
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "-m", command, "+recipe=cinema"])
-    monkeypatch.delitem(sys.modules, "verl.trainer.sft_trainer", raising=False)  # other tests read its code
-    distributed = ModuleType("verl.utils.distributed")
-    hooks.patch_sft_trainer(distributed)
-    assert calls == [distributed] * patched
 
 
 RAY_WORKER = """

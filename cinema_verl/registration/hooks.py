@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 
 from cinema_verl import __version__
 from cinema_verl.registration import moved
-from cinema_verl.registration.command_line import SFT_TRAINER, check_command_line, running_program
+from cinema_verl.registration.command_line import check_command_line, running_program
 
 TESTED_VERL = ">=0.9.1,<0.10"  # the same range as in pyproject.toml; a test holds them together
 ALLOW_UNTESTED = "CINEMA_VERL_ALLOW_UNTESTED_VERL"
@@ -47,7 +47,6 @@ HOOKS = (
     Hook("verl.workers.rollout.base", f"{__name__}:register_rollout_adapter", "rollout transformers"),
     Hook("verl.plugin.platform.platform_manager", "cinema_verl.training.cpu.platform", "platform cpu"),
     Hook("verl.workers.engine", "cinema_verl.training.cpu.engine", "engine fsdp2 on cpu"),
-    Hook("verl.utils.distributed", f"{__name__}:patch_sft_trainer", "SFT on cpu"),
     Hook("hydra", f"{__name__}:register_search_path", "recipes"),
 )
 
@@ -121,14 +120,6 @@ def register_rollout_replica(replica: ModuleType) -> None:
 def register_rollout_adapter(base: ModuleType) -> None:
     """`verl.workers.rollout.base` has no register function; its registry maps to dotted names."""
     base._ROLLOUT_REGISTRY[("transformers", "async")] = "cinema_verl.rollout.engine.ServerAdapter"
-
-
-def patch_sft_trainer(distributed: ModuleType) -> None:
-    """verl's SFT trainer opens its process group before anything of ours runs; the RL workers can do it themselves."""
-    if running_program() == SFT_TRAINER or SFT_TRAINER in sys.modules:
-        from cinema_verl.registration.sft_patch import install_sft_patch
-
-        install_sft_patch(distributed)
 
 
 def prepare_torchvision() -> None:
