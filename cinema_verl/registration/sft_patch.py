@@ -1,61 +1,52 @@
-"""The one patch of this project: verl's SFT trainer may open its process group on a CPU.
+"""The one patch of this project: `verl.trainer.sft_trainer` runs our SFT trainer, for the recipes that ask for it.
 
-verl 0.9.1 builds the backend string as `f"cpu:gloo,{device}:{backend}"` (`verl/utils/distributed.py:89`). On the CPU
-that is `cpu:gloo,cpu:gloo`, which PyTorch refuses ("Duplicate device type cpu"). The RL workers can open gloo first;
-`verl.trainer.sft_trainer` calls that function before anything of ours runs.
+The RL trainer is chosen by a key (`trainer.v1.trainer_mode`) from a registry. verl 0.9.1's SFT program names its
+class in the code (`run_sft` in `verl/trainer/sft_trainer.py`), and its loop has no callbacks: a run that is resumed at
+the end of an epoch trains nothing and exits 0, a small validation set gives NaN, and on a CPU it does not start. So one
+name of the running program, `run_sft`, is replaced, by a callback that the recipe configures and Hydra calls once the
+program is loaded and before it trains (`hydra.experimental.callback.Callback.on_job_start`). No module of verl is
+changed, and without such a recipe nothing happens.
 
-So `torch.distributed.init_process_group` is wrapped to read the doubled string as `cpu:gloo`. No working call is
-affected: the doubled string is an error everywhere else.
+When verl lets a configuration choose the SFT trainer, this file goes; a test says when.
 """
 
-from __future__ import annotations
-
-import functools
+import importlib
 import os
-import warnings
 from importlib import metadata
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed
+from hydra.experimental.callback import Callback
 
-VERIFIED_WITH = "0.9.1"  # the verl whose SFT trainer needs this and was trained with it
-_DOUBLED = "cpu:gloo,cpu:gloo"
+from cinema_verl.registration.command_line import SFT_TRAINER
+from cinema_verl.registration.hooks import ALLOW_UNTESTED
+
+VERIFIED_WITH = "0.9.1"  # the verl whose SFT trainer ours inherits from and was compared with
+_TRAINER = "cinema_verl.training.sft.trainer"
 
 
-def install_sft_patch(distributed: ModuleType | None = None) -> bool:
-    """Wrap `torch.distributed.init_process_group` in a process that trains on the CPU, once.
+class CinemaSFT(Callback):
+    """`hydra.callbacks.cinema_sft._target_` of the recipes `cinema_cold_start*`."""
 
-    Does nothing when torch was built for CUDA or ROCm (unless VERL_PLATFORM=cpu), or has no distributed part. With a
-    verl other than the verified one it warns and does nothing: read `verl/utils/distributed.py` of that version before
-    allowing it.
+    def on_job_start(self, config: Any, *, task_function: Any = None, **_: Any) -> None:
+        """Replace `run_sft`.
 
-    Args:
-        distributed: `verl.utils.distributed`, as an import hook on that module passes it; not used.
-
-    Returns:
-        Whether the patch is in place.
-    """
-    # A PyTorch with CUDA trains on the CPU only where VERL_PLATFORM says so.
-    for_the_cpu = not (torch.version.cuda or torch.version.hip) or os.environ.get("VERL_PLATFORM") == "cpu"
-    if not for_the_cpu or not torch.distributed.is_available():
-        return False
-    original = torch.distributed.init_process_group
-    if getattr(original, "_cinema_sft_patch", False):
-        return True
-    installed = metadata.version("verl")
-    if installed != VERIFIED_WITH:
-        warnings.warn(
-            f"the SFT trainer's CPU patch is for verl {VERIFIED_WITH}, this is {installed}: not applied",
-            stacklevel=2,
-        )
-        return False
-
-    @functools.wraps(original)
-    def init_process_group(backend: str | None = None, *args: Any, **kwargs: Any) -> None:
-        original("cpu:gloo" if backend == _DOUBLED else backend, *args, **kwargs)
-
-    init_process_group._cinema_sft_patch = True  # type: ignore[attr-defined]
-    torch.distributed.init_process_group = init_process_group
-    return True
+        Raises:
+            SystemExit: this is not verl's SFT program, or not the version that was looked at. Hydra makes a warning of
+                an `Exception`, and the run would go on without our trainer.
+        """
+        program = getattr(task_function, "__globals__", {})
+        source = Path(getattr(getattr(task_function, "__code__", None), "co_filename", ""))
+        if not source.match("verl/trainer/sft_trainer.py") or not callable(program.get("run_sft")):
+            raise SystemExit(f"cinema-verl: this recipe is for `torchrun … -m {SFT_TRAINER}`, and this is {source}")
+        installed = metadata.version("verl")
+        if installed != VERIFIED_WITH and os.environ.get(ALLOW_UNTESTED) != "1":
+            raise SystemExit(
+                f"cinema-verl: its SFT trainer is made for verl {VERIFIED_WITH}, and this is {installed}. Install verl "
+                f"{VERIFIED_WITH} or a newer cinema-verl; {ALLOW_UNTESTED}=1 goes ahead regardless; "
+                "'~hydra.callbacks.cinema_sft' trains with verl's own, on a GPU."
+            )
+        try:
+            program["run_sft"] = importlib.import_module(_TRAINER).run_sft
+        except Exception as error:
+            raise SystemExit(f"cinema-verl: {_TRAINER} could not be loaded: {type(error).__name__}: {error}") from error

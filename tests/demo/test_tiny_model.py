@@ -164,35 +164,3 @@ from cinema_verl.utils.torchvision import ensure_torchvision_importable as ensur
 print(ensure(), hasattr(torch.ops.torchvision, "nms"))
 """
     assert _run(program) == ["False", "False"]
-
-
-def test_sft_patch_repairs_the_doubled_backend_and_nothing_else():
-    program = """
-import torch, torch.distributed as dist
-asked = []
-def init_process_group(backend=None, *args, **kwargs):
-    asked.append(backend)
-dist.init_process_group = init_process_group
-from cinema_verl.registration.sft_patch import install_sft_patch
-print(install_sft_patch(), install_sft_patch())
-for backend in ("cpu:gloo,cpu:gloo", "cpu:gloo,cuda:nccl", None):
-    dist.init_process_group(backend)
-dist.init_process_group(backend="cpu:gloo,cpu:gloo", rank=0)
-print(*asked)
-"""
-    expected = ["True", "True"] if torch.version.cuda is None else ["False", "False"]
-    if torch.version.cuda is None:
-        assert _run(program) == [*expected, "cpu:gloo", "cpu:gloo,cuda:nccl", "None", "cpu:gloo"]
-
-
-@pytest.mark.parametrize("change", ['torch.version.cuda = "13.0"', 'patch.VERIFIED_WITH = "0.0.1"'])
-def test_sft_patch_is_no_op_elsewhere(change):
-    program = f"""
-import warnings; warnings.simplefilter("ignore")
-import torch, torch.distributed as dist
-from cinema_verl.registration import sft_patch as patch
-{change}
-before = dist.init_process_group
-print(patch.install_sft_patch(), dist.init_process_group is before)
-"""
-    assert _run(program) == ["False", "True"]
