@@ -26,7 +26,7 @@ from verl.utils.distributed import destroy_global_process_group, initialize_glob
 from verl.utils.memory_utils import aggressive_empty_cache
 from verl.utils.tracking import Tracking
 
-from cinema_verl.training.metrics import AppendingFileLogger
+from cinema_verl.training.file_logger import AppendingFileLogger
 from cinema_verl.training.sft.batches import PaddedRows, PositionedSampler, check_sizes, loader_of
 from cinema_verl.training.sft.checkpoints import SFTCheckpoints
 from cinema_verl.training.stop_signal import EXIT_CODE, StopSignal
