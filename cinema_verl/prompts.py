@@ -18,7 +18,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 from cinema_verl.meta_action import ACTIONS, ANSWER, TAGS
-from cinema_verl.utils import extensions
+from cinema_verl.utils.extensions import ExtensionError, load, named
 
 GROUP: Final = "cinema_verl.prompt_modes"
 _WITHOUT: Final = {f"cinema_without_{action}": action for action in ACTIONS if action != ANSWER}
@@ -42,20 +42,24 @@ def modes() -> tuple[str, ...]:
     """The names of all modes: ``MODES``, then those that other installed packages add.
 
     Raises:
-        ExtensionError: a package offers a mode that is not a text, or has the name of a shipped one.
+        ExtensionError: a package offers a mode that `render` refuses, is no text, or has the name of a shipped one.
     """
     return (*MODES, *_installed())
 
 
 def _installed() -> dict[str, str]:
-    templates: dict[str, str] = {}
-    for name, template in extensions.load(GROUP).items():
-        if name in MODES:
-            raise extensions.ExtensionError(f"{GROUP}: the mode {name!r} ships with cinema-verl; use another name")
-        if not isinstance(template, str):
-            raise extensions.ExtensionError(f"{GROUP}: {name} is a {type(template).__name__}, not a template's text")
-        templates[name] = template
-    return templates
+    """The prompts of the modes that other packages add, rendered."""
+    prompts: dict[str, str] = {}
+    for name, template in load(GROUP).items():
+        try:
+            if name in MODES:
+                raise ValueError(f"the mode {name!r} ships with cinema-verl; use another name")
+            if not isinstance(template, str) or not template.strip():
+                raise ValueError(f"it is {template!r}, not a template's text")
+            prompts[name] = render(template.strip())
+        except ValueError as error:
+            raise ExtensionError(f"{named(GROUP, name)}: {error}") from error
+    return prompts
 
 
 @lru_cache
@@ -63,14 +67,14 @@ def system_prompt(mode: str = "cinema") -> str:
     """The system prompt of a mode, one of `modes`.
 
     Raises:
-        ValueError: an unknown mode, or a template that :func:`render` refuses.
+        ValueError: an unknown mode.
+        ExtensionError: see `modes`.
     """
     removed = removed_action(mode)
+    if mode not in MODES:
+        return _installed()[mode]
     name = "cinema" if removed else mode
-    if name in MODES:
-        template = (files("cinema_verl") / "templates" / f"{name}.txt").read_text(encoding="utf-8").strip()
-    else:
-        template = _installed()[name].strip()
+    template = (files("cinema_verl") / "templates" / f"{name}.txt").read_text(encoding="utf-8").strip()
     # The template speaks of each action on lines of its own, in the list and in the example.
     kept = [line for line in template.splitlines() if not (removed and line.startswith(f"{{{removed}}}"))]
     return render("\n".join(kept))

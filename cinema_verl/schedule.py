@@ -9,10 +9,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cinema_verl.utils.extensions import load
+from cinema_verl.utils.extensions import ExtensionError, load, named
 
 Shape = Callable[[float], float]
-"""From progress in the annealing stage, in [0, 1], to the part of the coefficient that is left, in [0, 1]."""
+"""From progress in the annealing stage, in (0, 1], to the part of the coefficient that is left, in [0, 1]."""
 
 GROUP = "cinema_verl.annealing_shapes"
 """The entry-point group of other packages' shapes: `my_shape = "my_package:my_shape"`."""
@@ -52,11 +52,13 @@ def shapes() -> dict[str, Shape]:
     """All shapes by name: `SHAPES` with those that installed packages add.
 
     Raises:
-        ExtensionError: if an installed package's shape cannot be loaded.
-        ValueError: if it is not one.
+        ExtensionError: if an installed package's shape cannot be loaded, or `register_shape` does not take it.
     """
     for name, shape in load(GROUP).items():
-        register_shape(name, shape)
+        try:
+            register_shape(name, shape)
+        except Exception as error:  # whatever somebody's function raises when it is tried
+            raise ExtensionError(f"{named(GROUP, name)}: {error}") from error
     return SHAPES
 
 

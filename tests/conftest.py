@@ -19,7 +19,7 @@ settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 # Data sets and runs that several folders of tests make up (tests/fixtures/).
-pytest_plugins = ["entry_points", "made_up_data", "made_up_package", "made_up_run"]
+pytest_plugins = ["made_up_data", "made_up_package", "made_up_run"]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -5,7 +5,6 @@ import pytest
 from cinema_verl import prompts
 from cinema_verl.meta_action import ACTIONS, TAGS, parse
 from cinema_verl.prompts import MODES, asked_in_mode, messages, removed_action, render, system_prompt
-from cinema_verl.utils.extensions import ExtensionError
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -104,22 +103,9 @@ def test_a_question_is_asked_in_another_mode() -> None:
 def test_a_mode_of_another_package(install) -> None:
     with pytest.raises(ValueError, match="unknown prompt mode 'brief'"):
         system_prompt("brief")
-    code = "BRIEF = 'Think in {think}…{/think}, then {answer}…{/answer}.\\n'\nNONE = 3\n"
-    install("brevity", code, {prompts.GROUP: {"brief": "brevity:BRIEF"}})
+    code = "BRIEF = 'Think in {think}…{/think}, then {answer}…{/answer}.\\n'\n"
+    install("brevity", {prompts.GROUP: {"brief": "brevity:BRIEF"}}, code)
     assert prompts.modes() == (*MODES, "brief")
     assert system_prompt("brief") == "Think in <think>…</think>, then <answer>…</answer>."
     assert messages("q", "brief")[0]["content"] == system_prompt("brief")
     assert removed_action("brief") is None
-
-
-@pytest.mark.parametrize(
-    ("entries", "says"),
-    [
-        ({"cot": "brevity:BRIEF"}, "'cot' ships with cinema-verl"),
-        ({"brief": "brevity:NONE"}, "brief is a int, not a template's text"),
-    ],
-)
-def test_a_mode_that_cannot_be_used_is_named(install, entries: dict[str, str], says: str) -> None:
-    install("brevity", "BRIEF = 'x'\nNONE = 3\n", {prompts.GROUP: entries})
-    with pytest.raises(ExtensionError, match=says):
-        prompts.modes()

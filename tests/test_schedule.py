@@ -142,8 +142,7 @@ def test_what_is_no_shape_is_refused(own_shapes, name, shape, says):
         register_shape(name, shape)
 
 
-def test_an_installed_package_adds_one_by_its_entry_point(own_shapes, install_entry_points):
-    install_entry_points("mine", schedule.GROUP, "half_way = my_shapes:half_way")
-    install_entry_points.module("my_shapes", "def half_way(t): return float(t <= 0.5)")
+def test_an_installed_package_adds_one_by_its_entry_point(own_shapes, install):
+    install("mine", {schedule.GROUP: {"half_way": "mine:half_way"}}, "def half_way(t): return float(t <= 0.5)")
     assert AnnealingSchedule(0.1, 10, 10, "half_way")(15) == 0.1
     assert set(shapes()) == {*SHAPES, "half_way"}

@@ -10,7 +10,7 @@ entry-point group `cinema_verl.sources`: the name is the source's, the value is 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from cinema_verl.utils import extensions
+from cinema_verl.utils.extensions import ExtensionError, load, named
 
 GROUP: Final = "cinema_verl.sources"
 TRAIN: Final = "train"
@@ -53,13 +53,14 @@ def installed() -> dict[str, Any]:
     Raises:
         ExtensionError: One cannot be loaded, is not an adapter, or has a name that is taken.
     """
-    found = extensions.load(GROUP)
+    found = load(GROUP)
     for name, adapter in found.items():
         if name in SHIPPED:
-            raise extensions.ExtensionError(f"{GROUP}: the source {name!r} ships with cinema-verl; use another name")
+            raise ExtensionError(f"{named(GROUP, name)}: {name!r} ships with cinema-verl; use another name")
         if getattr(adapter, "name", None) != name or not isinstance(getattr(adapter, "benchmark", None), bool):
-            raise extensions.ExtensionError(
-                f"{GROUP}: {name} is {adapter!r}; it must be a cinema_verl.prepare.draft.Adapter with name={name!r}"
+            raise ExtensionError(
+                f"{named(GROUP, name)} is {adapter!r}; it must be a cinema_verl.prepare.draft.Adapter with "
+                f"name={name!r}"
             )
     return dict(found)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cinema_verl.diversity import diversity_penalty
-from cinema_verl.utils.extensions import ExtensionError, load
+from cinema_verl.utils.extensions import ExtensionError, load, named
 
 CINEMA_DPS = "cinema_dps"
 GROUP = "cinema_verl.estimators"
@@ -81,12 +81,14 @@ def schemes() -> dict[str, Scheme]:
     """Every scheme by its name, those of installed packages included.
 
     Raises:
-        ExtensionError: if an installed package's scheme cannot be loaded or called.
-        ValueError: if it has the name of another scheme.
+        ExtensionError: if an installed package's scheme cannot be loaded or called, or has the name of another.
     """
     for name, credit in load(GROUP).items():
         if not callable(credit):
-            raise ExtensionError(f"the entry point {name} (group {GROUP}) must be a function, and is {credit!r}")
+            raise ExtensionError(f"{named(GROUP, name)} must be a function, and is {credit!r}")
         if name not in _SCHEMES or _SCHEMES[name].credit is not credit:  # its module may have registered it itself
-            register_group_estimator(name)(credit)
+            try:
+                register_group_estimator(name)(credit)
+            except ValueError as error:
+                raise ExtensionError(f"{named(GROUP, name)}: {error}") from error
     return dict(_SCHEMES)

@@ -10,7 +10,6 @@ from cinema_verl.evaluate.questions import known_sources
 from cinema_verl.prepare.commands import decontaminate as decontaminate_command
 from cinema_verl.prepare.commands.prepare import main
 from cinema_verl.prepare.sources import adapter
-from cinema_verl.utils.extensions import ExtensionError
 
 HARBOUR = '''"""Harbour: questions about ships.
 
@@ -49,7 +48,7 @@ ENTRY = {sources.GROUP: {"harbour": "harbour:ADAPTER"}}
 
 def test_an_installed_source_is_prepared_listed_and_evaluated(install, tmp_path, make_picture, capsys):
     assert "harbour" not in known_sources()
-    install("harbour", HARBOUR, ENTRY)
+    install("harbour", ENTRY, HARBOUR)
     assert sources.kinds()["harbour"] == sources.BENCHMARK
     assert "harbour" in sources.names(sources.BENCHMARK)
     assert "harbour" not in sources.names(sources.TRAIN)
@@ -69,30 +68,14 @@ def test_an_installed_source_is_prepared_listed_and_evaluated(install, tmp_path,
 
 
 def test_a_module_is_all_that_a_worker_needs(install, tmp_path, run):
-    folder = install("harbour", HARBOUR, ENTRY)
+    folder = install("harbour", ENTRY, HARBOUR)
     code = "from cinema_verl.prepare.sources import adapter; print(adapter('harbour').license)"
     done = run("-c", code, PYTHONPATH=str(folder))
     assert (done.returncode, done.stdout) == (0, "mine\n"), done.stderr
 
 
-@pytest.mark.parametrize(
-    ("code", "entries", "says"),
-    [
-        (HARBOUR, {"own": "harbour:ADAPTER"}, "'own' ships with cinema-verl; use another name"),
-        (HARBOUR, {"dock": "harbour:ADAPTER"}, "must be a cinema_verl.prepare.draft.Adapter with name='dock'"),
-        ("ADAPTER = 3", {"harbour": "harbour:ADAPTER"}, "harbour is 3; it must be"),
-        ("", {"harbour": "harbour:ADAPTER"}, "harbour 1.0"),
-    ],
-)
-def test_a_source_that_cannot_be_used_is_named(install, code, entries, says):
-    install("harbour", code, {sources.GROUP: entries})
-    with pytest.raises(ExtensionError) as caught:
-        sources.names()
-    assert says in str(caught.value)
-
-
 def test_the_commands_say_it_in_a_line(install, capsys):
-    install("harbour", "", ENTRY)
+    install("harbour", ENTRY)
     for command in (main, decontaminate_command.main):
         assert command(["--help"]) == 1
         said = capsys.readouterr().err

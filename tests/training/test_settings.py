@@ -102,15 +102,14 @@ def test_without_dynamic_sampling_its_metric_does_not_matter():
     read(algorithm__filter_groups={"enable": False, "metric": "reward"})
 
 
-def test_an_installed_estimator_needs_groups_too(install_entry_points):
-    install_entry_points("mine", estimators.GROUP, "mine = math:sqrt")
+def test_an_installed_estimator_needs_groups_too(install):
+    install("mine", {estimators.GROUP: {"mine": "math:sqrt"}})
     with pytest.raises(ValueError, match=r"rollout\.n=1: algorithm\.adv_estimator=mine compares"):
         read(algorithm__adv_estimator="mine", actor_rollout_ref__rollout__n=1)
 
 
-def test_an_installed_annealing_shape_can_be_chosen(install_entry_points):
-    install_entry_points("mine", schedule.GROUP, "square_root = my_shapes:left")
-    install_entry_points.module("my_shapes", "def left(progress): return 1 - progress**0.5")
+def test_an_installed_annealing_shape_can_be_chosen(install):
+    install("mine", {schedule.GROUP: {"square_root": "mine:left"}}, "def left(progress): return 1 - progress**0.5")
     assert read(cinema__annealing_shape="square_root").schedule(700 + 75) == pytest.approx(0.05)
 
 

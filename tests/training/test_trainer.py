@@ -152,11 +152,11 @@ def test_padding_is_in_no_metric(step):
     assert "q_3_0" not in trainer._scored
 
 
-def test_an_installed_scheme_works_in_the_trainer(step, install_entry_points):
+def test_an_installed_scheme_works_in_the_trainer(step, install):
     """A package's one function and its entry point are enough; it gets the annealed coefficient of the step."""
-    install_entry_points("mine", estimators.GROUP, "rarely_thinks = my_schemes:credit")
-    install_entry_points.module(
-        "my_schemes",
+    install(
+        "mine",
+        {estimators.GROUP: {"rarely_thinks": "mine:credit"}},
         "def credit(rewards, acc, patterns, groups, coefficient):\n"
         "    assert set(groups) == {'q'}\n"
         "    return rewards - coefficient * acc * ['think' in pattern for pattern in patterns]\n",
