@@ -29,7 +29,7 @@ from cinema_verl.training.file_logger import AppendingFileLogger
 from cinema_verl.training.metrics import batch_metrics
 from cinema_verl.training.settings import CinemaSettings
 from cinema_verl.training.transfer import read_columns
-from cinema_verl.training.validation import Validation
+from cinema_verl.training.validation import Validations
 from cinema_verl.training.verdict import Facts, refusals
 from cinema_verl.training.worker import CinemaActorRolloutRefWorker
 
@@ -55,7 +55,7 @@ class CinemaTrainer(PPOTrainerSync):
             raise ValueError("this run would not train what its configuration says\n" + "\n".join(map(str, found)))
         self.settings = CinemaSettings.from_config(config)
         self.schedule = self.settings.schedule
-        self.validation = Validation(config, self.settings)
+        self.validations = Validations(config, self.settings)
         self.estimator = advantage.group_estimator(config.algorithm.adv_estimator)
         self._scored: dict[str, dict[str, Any]] = {}  # key of a rollout of this step -> how it was scored
         self._resumed_step = 0
@@ -65,7 +65,7 @@ class CinemaTrainer(PPOTrainerSync):
         choose_sampler(config, self.settings)
         super().__init__(config)
         if isinstance(self.replay_buffer, BoundedReplayBuffer):
-            self.replay_buffer.on_validated = self.validation.keep_answers
+            self.replay_buffer.on_validated = self.validations.keep_answers
 
     # ---- starting and resuming ----------------------------------------------------------------------------------
 
@@ -77,15 +77,15 @@ class CinemaTrainer(PPOTrainerSync):
 
     def _init_dataloader(self) -> None:
         check_tokenizer(self.tokenizer)
-        self.validation.check_files()
+        self.validations.check_files()
         super()._init_dataloader()
-        if not (self.validation.evaluating or self.steps_per_epoch):
+        if not (self.validations.evaluating or self.steps_per_epoch):
             raise ValueError(
                 f"{len(self.train_dataset)} training rows, fewer than data.train_batch_size="
                 f"{self.config.data.train_batch_size}: verl counts no step in an epoch, and divides by it later. "
                 "Lower data.train_batch_size"
             )
-        self.validation.prepare(self.val_dataset)
+        self.validations.prepare(self.val_dataset)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -112,7 +112,7 @@ class CinemaTrainer(PPOTrainerSync):
 
     def fit(self, agent_loop_manager: Any) -> None:
         super().fit(agent_loop_manager)
-        self.validation.write(self.global_steps)
+        self.validations.write(self.global_steps)
 
     def on_validate_begin(self) -> None:
         super().on_validate_begin()
@@ -131,7 +131,7 @@ class CinemaTrainer(PPOTrainerSync):
     # ---- validating ---------------------------------------------------------------------------------------------
 
     def _maybe_log_val_generations(self, **samples: list[Any]) -> None:
-        self.validation.keep_samples(samples)
+        self.validations.keep_samples(samples)
 
     def _val_metrics_update(
         self,
@@ -141,8 +141,8 @@ class CinemaTrainer(PPOTrainerSync):
         sample_turns: list[int],
         expected_acc_counts: dict[tuple[str, str], int] | None = None,
     ) -> dict[str, float]:
-        super()._maybe_log_val_generations(**self.validation.true_samples(data_sources))
-        return self.validation.metrics(
+        super()._maybe_log_val_generations(**self.validations.true_samples(data_sources))
+        return self.validations.metrics(
             super()._val_metrics_update,
             self.global_steps,
             data_sources,
@@ -201,7 +201,7 @@ class CinemaTrainer(PPOTrainerSync):
         validation's dump also has the rollouts that failed.
         """
         if dump["dump_path"] == self.config.trainer.validation_data_dir:
-            return super()._dump_generations(**self.validation.dumped(dump))
+            return super()._dump_generations(**self.validations.dumped(dump))
         scored = [self._scored.get(key, {}) for key in dump["reward_extra_infos_dict"]["uid"]]
         names = dict.fromkeys(name for one in scored for name in one)
         columns = {name: [one.get(name) for one in scored] for name in names}
@@ -218,14 +218,17 @@ def _take_file_backend(config: DictConfig) -> bool:
 
 
 def _set_total_steps(config: DictConfig, schedule: AnnealingSchedule) -> None:
-    """`trainer.total_training_steps` is the schedule's length unless it is set; another length is warned of."""
+    """`trainer.total_training_steps` is the schedule's length unless it is set; a longer run is warned of.
+
+    A shorter one is refused (`cinema_verl.training.verdict`).
+    """
     steps = config.trainer.total_training_steps
     if steps is None:
         with open_dict(config):
             config.trainer.total_training_steps = schedule.total_steps
-    elif steps != schedule.total_steps:
+    elif steps > schedule.total_steps:
         logger.warning(
-            "trainer.total_training_steps=%s, but the schedule has %d + %d steps: the run ends at coefficient %g",
+            "trainer.total_training_steps=%s, but the schedule has %d + %d steps: the rest trains at coefficient %g",
             steps,
             schedule.exploration_steps,
             schedule.annealing_steps,

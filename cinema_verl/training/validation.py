@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 Columns = Mapping[str, Sequence[Any]]
 
 
-class Validation:
+class Validations:
     """The validations of one run.
 
     Args:

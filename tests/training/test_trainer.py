@@ -35,10 +35,10 @@ def test_it_runs_as_long_as_the_schedule():
     assert trainer.config.trainer.total_training_steps == 10
 
 
-def test_another_length_is_warned_of(caplog):
+def test_a_longer_run_than_the_schedule_is_warned_of(caplog):
     with caplog.at_level(logging.WARNING):
-        make("cinema.exploration_steps=7", "cinema.annealing_steps=3", "trainer.total_training_steps=8")
-    assert "total_training_steps=8, but the schedule has 7 + 3 steps: the run ends at coefficient 0.06" in caplog.text
+        make("cinema.exploration_steps=7", "cinema.annealing_steps=3", "trainer.total_training_steps=12")
+    assert "total_training_steps=12, but the schedule has 7 + 3 steps: the rest trains at coefficient 0" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_file_logger_is_taken_from_verl(logger, left, to_file):
 def test_verl_builds_the_bounded_buffer_and_its_validations_are_kept():
     trainer = make()
     assert type(trainer.replay_buffer) is BoundedReplayBuffer
-    assert trainer.replay_buffer.on_validated == trainer.validation.keep_answers
+    assert trainer.replay_buffer.on_validated == trainer.validations.keep_answers
     assert trainer.replay_buffer.refill_fn == trainer._add_prompts_to_generate
     assert trainer.trainer_mode == "sync"
 
