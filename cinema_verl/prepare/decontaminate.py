@@ -17,7 +17,7 @@ from cinema_verl.data.canonical import Question
 from cinema_verl.data.directory import Rejection, fingerprint, sole_writer, start_anew, write_dataset
 from cinema_verl.prepare.contamination import DUPLICATE, REASONS, Benchmarks, Match, Rules
 from cinema_verl.prepare.decontamination_report import write_report
-from cinema_verl.prepare.duplicates import Survey, duplicates_of, questions_of
+from cinema_verl.prepare.duplicates import Fingerprints, duplicates_of, questions_of
 from cinema_verl.prepare.near_duplicates import same_picture
 from cinema_verl.utils.stable_random import Sample
 
@@ -83,10 +83,10 @@ class Decontamination:
         self.rules = rules or Rules()
         self.inputs = inputs
         self.benchmarks = Benchmarks(benchmarks, self.rules)
-        self.survey = Survey.of(inputs, self.benchmarks)
-        self.benchmarks.look_up(np.unique(np.asarray(self.survey.hashes, dtype=np.uint64)))
+        self.fingerprints = Fingerprints.of(inputs, self.benchmarks)
+        self.benchmarks.look_up(np.unique(np.asarray(self.fingerprints.hashes, dtype=np.uint64)))
         self.duplicates = self._find_duplicates()
-        self.templates = {text for text, uses in self.survey.uses.items() if len(uses) > self.rules.max_uses}
+        self.templates = {text for text, uses in self.fingerprints.uses.items() if len(uses) > self.rules.max_uses}
         self.matches: list[Match] = []
         self.sources: Counter[str] = Counter()
         self.shown: dict[str, Sample[tuple[Match, Question, Question]]] = {reason: Sample(SHOWN) for reason in REASONS}
@@ -98,7 +98,7 @@ class Decontamination:
         waiting: dict[int, tuple[Match, Question]] = {}
         for position, (_, question) in enumerate(questions_of(self.inputs, "comparing")):
             self.sources[question.source] += 1
-            texts = [pair for pair in self.survey.texts.get(position, ()) if pair[0] not in self.templates]
+            texts = [pair for pair in self.fingerprints.texts.get(position, ()) if pair[0] not in self.templates]
             if position in pairs.values():
                 firsts[position] = question
             if found := self.benchmarks.match(question, texts):
@@ -115,18 +115,20 @@ class Decontamination:
             self.shown[DUPLICATE].offer(question.uid, (match, question, firsts[pairs[position]]))
 
     def _find_duplicates(self) -> dict[int, int]:
-        candidates = self.survey.candidates(self.rules.distance)
+        candidates = self.fingerprints.candidates(self.rules.distance)
         wanted = {position for pair in candidates if not pair.same_files for position in pair[:2]}
         paths: dict[int, list[str]] = {}
-        if wanted:  # the survey keeps no paths: those of a million questions would not fit, those of the candidates do
+        if (
+            wanted
+        ):  # `Fingerprints` keeps no paths: those of a million questions would not fit, those of the candidates do
             for position, (_, question) in enumerate(questions_of(self.inputs, "looking")):
                 if position in wanted:
                     paths[position] = [image.path for image in question.images]
 
         def alike(i: int, j: int) -> bool:
-            mine, theirs = self.survey.images_of(i), self.survey.images_of(j)
+            mine, theirs = self.fingerprints.images_of(i), self.fingerprints.images_of(j)
             return all(
-                self.survey.files[a] == self.survey.files[b] or same_picture(path, other)
+                self.fingerprints.files[a] == self.fingerprints.files[b] or same_picture(path, other)
                 for a, b, path, other in zip(mine, theirs, paths[i], paths[j], strict=True)
             )
 
@@ -137,19 +139,19 @@ class Decontamination:
         return (Rejection(match.uid, match.reason, match.detail) for match in self.matches)
 
     def _duplicate(self, question: Question, position: int, first: int) -> Match:
-        hashes, files, golds = self.survey.hashes, self.survey.files, self.survey.golds
-        mine, theirs = self.survey.images_of(position), self.survey.images_of(first)
+        hashes, files, golds = self.fingerprints.hashes, self.fingerprints.files, self.fingerprints.golds
+        mine, theirs = self.fingerprints.images_of(position), self.fingerprints.images_of(first)
         bits = tuple(
             (n, n, (hashes[i] ^ hashes[j]).bit_count()) for n, (i, j) in enumerate(zip(mine, theirs, strict=True))
         )
         same_files = all(files[i] == files[j] for i, j in zip(mine, theirs, strict=True))
         note = "the same files" if same_files else "near pictures and the same gold"
         note += "" if golds[position] == golds[first] else ", but another gold: one of the two is wrong"
-        return Match(question.uid, question.source, DUPLICATE, "", self.survey.uids[first], bits, 1.0, note)
+        return Match(question.uid, question.source, DUPLICATE, "", self.fingerprints.uids[first], bits, 1.0, note)
 
     def _duplicates_to_show(self) -> dict[int, int]:
         """A sample: its questions are met at different times, so it must be known before."""
         chosen: Sample[int] = Sample(SHOWN)
         for position in self.duplicates:
-            chosen.offer(self.survey.uids[position], position)
+            chosen.offer(self.fingerprints.uids[position], position)
         return {position: self.duplicates[position] for position in chosen.items()}

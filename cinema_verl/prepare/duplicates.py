@@ -25,7 +25,7 @@ from cinema_verl.utils.stable_random import stable_hash
 
 
 @dataclass(slots=True)
-class Survey:
+class Fingerprints:
     """What one pass over the training questions leaves in memory: numbers, and no texts or paths.
 
     Attributes:
@@ -49,32 +49,32 @@ class Survey:
     uses: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
 
     @classmethod
-    def of(cls, inputs: Sequence[Path], benchmarks: Benchmarks) -> Survey:
+    def of(cls, inputs: Sequence[Path], benchmarks: Benchmarks) -> Fingerprints:
         """Read the questions once.
 
         Raises:
             ValueError: Two questions have the same uid, or one has no image.
         """
-        survey, uids = cls(), Uids()
+        found, uids = cls(), Uids()
         for number, question in questions_of(inputs, "reading"):
             uids.add(question.uid)
             if not question.images:
                 raise ValueError(f"{question.uid} has no image: {inputs[number]} is not what the pipeline writes")
             words = words_of(question.question)
-            survey.uids.append(question.uid)
-            survey.inputs.append(number)
-            survey.hashes.extend(int(image.phash, 16) for image in question.images)
-            survey.files.extend(int(image.sha256[:16], 16) for image in question.images)
-            survey.ends.append(len(survey.hashes))
+            found.uids.append(question.uid)
+            found.inputs.append(number)
+            found.hashes.extend(int(image.phash, 16) for image in question.images)
+            found.files.extend(int(image.sha256[:16], 16) for image in question.images)
+            found.ends.append(len(found.hashes))
             options = sorted(words_of(option) for option in question.options)
-            survey.asked.append(stable_hash(words, options, len(question.images)))
-            survey.golds.append(stable_hash(gold_of(question)))
+            found.asked.append(stable_hash(words, options, len(question.images)))
+            found.golds.append(stable_hash(gold_of(question)))
             prompt = words_of(question.prompt)
             if near := benchmarks.texts_near(prompt) if is_particular(prompt, benchmarks.rules) else ():
-                survey.texts[len(survey.uids) - 1] = list(near)
+                found.texts[len(found.uids) - 1] = list(near)
                 for text, _ in near:
-                    survey.uses[text].add(pictures_of(question))
-        return survey
+                    found.uses[text].add(pictures_of(question))
+        return found
 
     def candidates(self, distance: int) -> list[Candidate]:
         """Pairs of questions that ask the same over as many images, the files the same or the hashes near."""
@@ -118,7 +118,7 @@ def duplicates_of(candidates: Iterable[Candidate], alike: Callable[[int, int], b
     """Questions to take out -> the one that stays in place of each.
 
     Args:
-        candidates: Sorted by the later one's precedence, then the earlier one's (`Survey.candidates`).
+        candidates: Sorted by the later one's precedence, then the earlier one's (`Fingerprints.candidates`).
         alike: Whether the pictures of two questions, looked at, are the same; asked only where the files differ.
     """
     result: dict[int, int] = {}

@@ -19,7 +19,7 @@ from cinema_verl.prepare.contamination import REASONS as CODES
 from cinema_verl.prepare.contamination import Rules
 from cinema_verl.prepare.decontaminate import Decontamination
 from cinema_verl.prepare.decontamination_report import write_report
-from cinema_verl.prepare.duplicates import Survey, duplicates_of, gold_of
+from cinema_verl.prepare.duplicates import Fingerprints, duplicates_of, gold_of
 from cinema_verl.prepare.media.phash import phash
 from cinema_verl.utils.files import sha256_of
 
@@ -174,7 +174,7 @@ def test_the_earlier_input_keeps_its_question(tmp_path, picture):
 
 def test_of_a_chain_of_near_pictures_the_ends_stay():
     """a ~ b ~ c, and a is not near c: b goes because of a, and c stays because b is gone."""
-    survey = Survey(
+    fingerprints = Fingerprints(
         uids=["s/a", "s/b", "s/c"],
         inputs=array("q", [0, 0, 0]),
         hashes=array("Q", [0b0, 0b1111, 0b11111111]),
@@ -183,9 +183,9 @@ def test_of_a_chain_of_near_pictures_the_ends_stay():
         asked=array("Q", [7, 7, 7]),
         golds=array("Q", [5, 5, 5]),
     )
-    assert duplicates_of(survey.candidates(4), alike=lambda i, j: True) == {1: 0}
-    assert duplicates_of(survey.candidates(8), alike=lambda i, j: True) == {1: 0, 2: 0}
-    assert duplicates_of(survey.candidates(8), alike=lambda i, j: j == 1) == {2: 1}
+    assert duplicates_of(fingerprints.candidates(4), alike=lambda i, j: True) == {1: 0}
+    assert duplicates_of(fingerprints.candidates(8), alike=lambda i, j: True) == {1: 0, 2: 0}
+    assert duplicates_of(fingerprints.candidates(8), alike=lambda i, j: j == 1) == {2: 1}
 
 
 @settings(max_examples=60)
@@ -200,16 +200,16 @@ def test_of_a_chain_of_near_pictures_the_ends_stay():
     )
 )
 def test_duplicates_are_what_comparing_all_pairs_finds(rows):
-    survey = Survey()
+    fingerprints = Fingerprints()
     for i, (hashes, asked, gold) in enumerate(rows):
-        survey.uids.append(f"s/{i:02d}")
-        survey.inputs.append(0)
-        survey.hashes.extend(hashes)
-        survey.files.extend(hashes)
-        survey.ends.append(2 * i + 2)
-        survey.asked.append(asked)
-        survey.golds.append(gold)
-    assert survey.golds == array("Q", [gold for _, _, gold in rows])
+        fingerprints.uids.append(f"s/{i:02d}")
+        fingerprints.inputs.append(0)
+        fingerprints.hashes.extend(hashes)
+        fingerprints.files.extend(hashes)
+        fingerprints.ends.append(2 * i + 2)
+        fingerprints.asked.append(asked)
+        fingerprints.golds.append(gold)
+    assert fingerprints.golds == array("Q", [gold for _, _, gold in rows])
     expected = {}
     for i, (hashes, asked, gold) in enumerate(rows):
         for j, (other, other_asked, other_gold) in enumerate(rows[:i]):
@@ -218,7 +218,7 @@ def test_duplicates_are_what_comparing_all_pairs_finds(rows):
             if j not in expected and asked == other_asked and same:
                 expected[i] = j
                 break
-    assert duplicates_of(survey.candidates(3), alike=lambda i, j: True) == expected
+    assert duplicates_of(fingerprints.candidates(3), alike=lambda i, j: True) == expected
 
 
 def test_gold_of():
