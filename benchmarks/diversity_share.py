@@ -1,4 +1,4 @@
-"""How much of the advantage is the diversity term's, in a mixed and in an all-right group: the table in docs/paper.md.
+"""The diversity term's share of the advantage, in a mixed and in an all-correct group: the table in docs/paper.md.
 
 python benchmarks/diversity_share.py
 """
@@ -8,8 +8,8 @@ import numpy as np
 from cinema_verl.diversity import group_rewards, normalise
 
 GROUPS = {
-    "5 right, 3 wrong": ([1, 1, 1, 1, 1, 0, 0, 0], "aaabcabd"),
-    "all 8 right": ([1] * 8, "aaabcaab"),
+    "5 correct, 3 incorrect": ([1, 1, 1, 1, 1, 0, 0, 0], "aaabcabd"),
+    "all 8 correct": ([1] * 8, "aaabcaab"),
 }
 
 

@@ -30,7 +30,7 @@ def padded(pattern: str, how: str) -> str:
 def best_gain(
     acc: np.ndarray, fmt: np.ndarray, patterns: list[str], groups: list[int], mode: str, how: str
 ) -> np.ndarray:
-    """For each right and well-formed trajectory: the advantage that it alone would gain by padding once."""
+    """For each correct and well-formed trajectory: the advantage that it alone would gain by padding once."""
     before = normalise(group_rewards(acc, fmt, in_mode(patterns, mode), groups, COEFFICIENT), groups, by_std=True)
     gains = []
     for i in np.flatnonzero((acc == 1) & (fmt == 1)):
@@ -68,16 +68,18 @@ def main() -> None:
             scores.append(compute_score("digits", text, row["reward_model"]["ground_truth"], row["extra_info"]))
     acc, fmt = (np.array([float(score[key]) for score in scores]) for key in ("acc", "format"))
     groups = [i // GROUP for i in range(len(rows))]
-    right = acc.reshape(-1, GROUP).mean(axis=1)
-    # Dynamic sampling drops the others: in an all-right group the term would be the whole advantage.
-    kept = np.flatnonzero(np.repeat((right > 0) & (right < 1), GROUP))
+    correct = acc.reshape(-1, GROUP).mean(axis=1)
+    # Dynamic sampling drops the others: in an all-correct group the term would be the whole advantage.
+    kept = np.flatnonzero(np.repeat((correct > 0) & (correct < 1), GROUP))
     patterns = [str(scores[i]["pattern"]) for i in kept]
     acc, fmt, groups = acc[kept], fmt[kept], [groups[i] for i in kept]
     print(f"{len(kept) // GROUP} mixed groups of {GROUP}, acc {acc.mean():.2f}, c = {COEFFICIENT}")
     for mode in PATTERN_MODES:
         unique = pattern_statistics(in_mode(patterns, mode), groups)["unique_patterns"]
         lost = COEFFICIENT * diversity_penalty(acc, in_mode(patterns, mode), groups)[(acc == 1) & (fmt == 1)]
-        line = f"  {mode:10s} unique {unique:.2f}   penalty of a right answer {lost.mean():.4f} (max {lost.max():.4f})"
+        line = (
+            f"  {mode:10s} unique {unique:.2f}   penalty of a correct answer {lost.mean():.4f} (max {lost.max():.4f})"
+        )
         for how in ("the same again", "by a detour"):
             gains = best_gain(acc, fmt, patterns, groups, mode, how)
             line += f"   advantage gained, {how}: {gains.mean():+.4f}"

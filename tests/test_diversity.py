@@ -32,13 +32,13 @@ def columns(table):
 @pytest.mark.parametrize(
     ("acc", "fmt", "patterns", "expected"),
     [
-        # All five alike: (N - 1) / (G - 1) = 1, so a right answer is worth 0.5 * 0.9 + 0.5.
+        # All five alike: (N - 1) / (G - 1) = 1, so a correct answer is worth 0.5 * 0.9 + 0.5.
         ([1, 1, 1, 1, 0], [1, 1, 1, 1, 1], "aaaaa", [0.95, 0.95, 0.95, 0.95, 0.5]),
         # All different: nobody loses anything.
         ([1, 1, 0], [1, 1, 1], "abc", [1.0, 1.0, 0.5]),
-        # N counts wrong trajectories, too: a appears 3 times in 4, b once.
+        # N counts incorrect trajectories, too: a appears 3 times in 4, b once.
         ([1, 0, 0, 1], [1, 1, 0, 1], "aaab", [0.5 * (1 - 2 / 3 * 0.1) + 0.5, 0.5, 0.0, 1.0]),
-        # Right but ill-formed: the accuracy half alone.
+        # Correct but ill-formed: the accuracy half alone.
         ([1, 1], [0, 1], "aa", [0.45, 0.95]),
         # No action at all is a pattern like any other.
         ([1, 1, 1], [0, 0, 1], ["", "", "a"], [0.475, 0.475, 1.0]),
@@ -85,7 +85,7 @@ def test_the_order_of_rows_does_not_matter(table, coefficient, random):
 
 
 @given(rows, coefficients)
-def test_wrong_answers_are_never_touched_and_right_ones_lose_at_most_half_the_coefficient(table, coefficient):
+def test_incorrect_answers_are_never_touched_and_correct_ones_lose_at_most_half_the_coefficient(table, coefficient):
     acc, fmt, _, _ = (np.array(column) for column in columns(table))
     lost = 0.5 * acc + 0.5 * fmt - group_rewards(*columns(table), coefficient)
     assert (lost[acc == 0] == 0).all()
@@ -94,9 +94,10 @@ def test_wrong_answers_are_never_touched_and_right_ones_lose_at_most_half_the_co
 
 
 @given(rows, coefficients)
-def test_diversity_never_makes_a_wrong_answer_out_earn_a_right_one(table, coefficient):
-    """At equal format a right answer earns at least what a wrong one does, for every coefficient in [0, 1]. They are
-    equal only at coefficient 1 when the whole group, wrong answers included, has one pattern."""
+def test_diversity_never_makes_an_incorrect_answer_out_earn_a_correct_one(table, coefficient):
+    """At equal format a correct answer earns at least what an incorrect one does, for every coefficient in [0, 1].
+
+    They are equal only at coefficient 1 when the whole group, incorrect answers included, has one pattern."""
     acc, fmt, patterns, groups = columns(table)
     reward = group_rewards(acc, fmt, patterns, groups, coefficient)
     n, g = pattern_counts(patterns, groups)
@@ -108,15 +109,15 @@ def test_diversity_never_makes_a_wrong_answer_out_earn_a_right_one(table, coeffi
                     assert reward[i] > reward[j]
 
 
-def test_at_coefficient_one_a_right_answer_in_a_uniform_group_earns_what_a_wrong_one_does():
+def test_at_coefficient_one_a_correct_answer_in_a_uniform_group_earns_what_an_incorrect_one_does():
     assert group_rewards([1, 0], [1, 1], ["a", "a"], [0, 0], coefficient=1.0).tolist() == [0.5, 0.5]
 
 
-def test_a_right_but_ill_formed_answer_can_earn_less_than_a_wrong_well_formed_one():
+def test_a_correct_but_ill_formed_answer_can_earn_less_than_an_incorrect_well_formed_one():
     """The paper's formula, not the diversity term alone: without the term the two would tie at 0.5."""
-    right_ill_formed, wrong = group_rewards([1, 0], [0, 1], ["a", "a"], [0, 0], coefficient=0.1)
-    assert right_ill_formed == pytest.approx(0.45)
-    assert wrong == 0.5
+    correct_ill_formed, incorrect = group_rewards([1, 0], [0, 1], ["a", "a"], [0, 0], coefficient=0.1)
+    assert correct_ill_formed == pytest.approx(0.45)
+    assert incorrect == 0.5
     assert group_rewards([1, 0], [0, 1], ["a", "a"], [0, 0], coefficient=0.0).tolist() == [0.5, 0.5]
 
 

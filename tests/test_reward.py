@@ -14,9 +14,9 @@ from cinema_verl.meta_action import TAGS
 from cinema_verl.reward import compute_score
 from cinema_verl.verify import ANSWER_TYPES, judge
 
-RIGHT = "<focus>Image 1 is red.</focus>\n<think>So B.</think>\n<answer>B</answer>"
-WRONG = RIGHT.replace("<answer>B", "<answer>A")
-MALFORMED = RIGHT + " Done."
+CORRECT = "<focus>Image 1 is red.</focus>\n<think>So B.</think>\n<answer>B</answer>"
+INCORRECT = CORRECT.replace("<answer>B", "<answer>A")
+MALFORMED = CORRECT + " Done."
 BOTH = "<think>It is A or B.</think><answer>A or B</answer>"
 
 
@@ -44,7 +44,7 @@ def score(solution: str, gold: str = "B", **changes: Any) -> dict[str, Any]:
 
 
 def test_one_score_in_full() -> None:
-    assert score(RIGHT) == {
+    assert score(CORRECT) == {
         "score": 1.0,
         "acc": 1.0,
         "format": 1.0,
@@ -63,12 +63,12 @@ def test_one_score_in_full() -> None:
 @pytest.mark.parametrize(
     ("solution", "acc", "format_", "total"),
     [
-        (RIGHT, 1.0, 1.0, 1.0),
-        (WRONG, 0.0, 1.0, 0.5),
+        (CORRECT, 1.0, 1.0, 1.0),
+        (INCORRECT, 0.0, 1.0, 0.5),
         (MALFORMED, 1.0, 0.0, 0.5),
         (BOTH, 0.0, 1.0, 0.5),
-        (RIGHT + "<answer>B</answer>", 0.0, 0.0, 0.0),
-        (RIGHT + "<answer>A</answer>", 0.0, 0.0, 0.0),
+        (CORRECT + "<answer>B</answer>", 0.0, 0.0, 0.0),
+        (CORRECT + "<answer>A</answer>", 0.0, 0.0, 0.0),
         ("<answer>B</answer>", 1.0, 0.0, 0.5),
         ("B", 0.0, 0.0, 0.0),
         ("", 0.0, 0.0, 0.0),
@@ -91,18 +91,19 @@ def test_violations_are_codes() -> None:
     assert score("<think>x")["violations"] == "unclosed_tag,no_action,no_answer"
 
 
-def test_an_unreadable_gold_abstains_and_is_never_right() -> None:
-    for solution in (RIGHT, WRONG, "<think>x</think><answer>Z</answer>"):
+def test_an_unreadable_gold_abstains_and_is_never_correct() -> None:
+    for solution in (CORRECT, INCORRECT, "<think>x</think><answer>Z</answer>"):
         result = score(solution, gold="Z")
         assert (result["abstained"], result["acc"], result["score"]) == (1.0, 0.0, 0.5)
     assert score("", gold="Z")["abstained"] == 1.0
 
 
 @given(
-    st.one_of(st.text(max_size=40), st.sampled_from([RIGHT, WRONG, MALFORMED, BOTH])), st.sampled_from(["B", "", "?"])
+    st.one_of(st.text(max_size=40), st.sampled_from([CORRECT, INCORRECT, MALFORMED, BOTH])),
+    st.sampled_from(["B", "", "?"]),
 )
 def test_keys_and_types_never_change(solution: str, gold: str) -> None:
-    result, reference = score(solution, gold), score(RIGHT)
+    result, reference = score(solution, gold), score(CORRECT)
     assert {key: type(value) for key, value in result.items()} == {k: type(v) for k, v in reference.items()}
     assert result["score"] == 0.5 * result["acc"] + 0.5 * result["format"]
     json.dumps(result)
@@ -120,15 +121,21 @@ PIECES = [
     "so B",
     "\n",
 ]
-BOUNDARIES = [WRONG.index("<focus>"), WRONG.index("\n"), WRONG.index("So B"), WRONG.index("<answer>"), len(WRONG)]
+BOUNDARIES = [
+    INCORRECT.index("<focus>"),
+    INCORRECT.index("\n"),
+    INCORRECT.index("So B"),
+    INCORRECT.index("<answer>"),
+    len(INCORRECT),
+]
 
 
 @given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map("".join), st.sampled_from(BOUNDARIES))
-def test_text_added_around_a_wrong_answer_earns_nothing(extra: str, position: int) -> None:
-    """The wrong answer stays an answer; a second one beside it makes none count."""
-    result = score(WRONG[:position] + extra + WRONG[position:])
+def test_text_added_around_an_incorrect_answer_earns_nothing(extra: str, position: int) -> None:
+    """The incorrect answer stays an answer; a second one beside it makes none count."""
+    result = score(INCORRECT[:position] + extra + INCORRECT[position:])
     assert result["acc"] == 0.0
-    assert result["score"] <= score(WRONG)["score"]
+    assert result["score"] <= score(INCORRECT)["score"]
 
 
 INNER = ["A", "B", "(B)", " or ", ", ", " so B", " maybe ", "<b>", "<think>B</think>", "<answer>", "<answer>B", " "]
@@ -137,8 +144,8 @@ INNER = ["A", "B", "(B)", " or ", ", ", " so B", " maybe ", "<b>", "<think>B</th
 @given(
     st.lists(st.sampled_from(INNER), max_size=4).map("".join), st.lists(st.sampled_from(INNER), max_size=4).map("".join)
 )
-def test_text_added_inside_a_wrong_answer_earns_nothing(before: str, after: str) -> None:
-    text = WRONG.replace("<answer>A</answer>", f"<answer>{before} A {after}</answer>")
+def test_text_added_inside_an_incorrect_answer_earns_nothing(before: str, after: str) -> None:
+    text = INCORRECT.replace("<answer>A</answer>", f"<answer>{before} A {after}</answer>")
     assert score(text)["acc"] == 0.0
 
 
@@ -153,19 +160,19 @@ def test_pattern_mode() -> None:
 
 
 def test_an_action_that_the_prompt_takes_out_breaks_the_format_rule() -> None:
-    without = compute_score("muir", RIGHT, "B", row(), prompt_mode="cinema_without_focus")
+    without = compute_score("muir", CORRECT, "B", row(), prompt_mode="cinema_without_focus")
     assert (without["acc"], without["format"], without["violations"]) == (1.0, 0.0, "removed_action")
     for mode in (None, "cinema", "cot", "cinema_without_hint"):
-        assert compute_score("muir", RIGHT, "B", row(), prompt_mode=mode)["format"] == 1.0
+        assert compute_score("muir", CORRECT, "B", row(), prompt_mode=mode)["format"] == 1.0
     with pytest.raises(ValueError, match="unknown prompt mode 'socratic'"):
-        compute_score("muir", RIGHT, "B", row(), prompt_mode="socratic")
+        compute_score("muir", CORRECT, "B", row(), prompt_mode="socratic")
 
 
 def test_as_verl_calls_it() -> None:
     """verl 0.9.1 calls by keyword and adds these two when a reward router runs."""
     result = compute_score(
         data_source="muir",
-        solution_str=RIGHT,
+        solution_str=CORRECT,
         ground_truth="B",
         extra_info=row(),
         reward_router_address="10.0.0.1:80",
@@ -184,8 +191,8 @@ class Int64:
 @pytest.mark.parametrize(
     ("changes", "gold", "solution", "acc"),
     [
-        ({"num_images": Int64()}, "B", RIGHT, 1.0),
-        ({"options_json": None, "aliases_json": None, "tolerance": None}, "B", RIGHT, 1.0),
+        ({"num_images": Int64()}, "B", CORRECT, 1.0),
+        ({"options_json": None, "aliases_json": None, "tolerance": None}, "B", CORRECT, 1.0),
         ({"answer_type": "number", "tolerance": 0.1}, "3.14", "<think>x</think><answer>3.1</answer>", 1.0),
         ({"answer_type": "number"}, "3.14", "<think>x</think><answer>3.1</answer>", 0.0),
         ({"answer_type": "text", "aliases_json": '["auto"]'}, "car", "<think>x</think><answer>Auto</answer>", 1.0),
@@ -196,7 +203,7 @@ def test_what_extra_info_may_hold(changes: dict[str, Any], gold: str, solution: 
 
 
 def test_optional_keys_may_be_missing() -> None:
-    assert compute_score("muir", RIGHT, "B", {"num_images": 2, "answer_type": "mcq"})["score"] == 1.0
+    assert compute_score("muir", CORRECT, "B", {"num_images": 2, "answer_type": "mcq"})["score"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -222,25 +229,25 @@ def test_optional_keys_may_be_missing() -> None:
 )
 def test_a_bad_row_is_named_and_not_scored(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=rf"(?s)row uid='muir-7' index=7 of data_source='muir'.*{complaint}"):
-        score(RIGHT, **changes)
+        score(CORRECT, **changes)
 
 
 @pytest.mark.parametrize("extra_info", [None, {}, "num_images=2", []])
 def test_no_extra_info(extra_info: Any) -> None:
     with pytest.raises(ValueError, match=r"row \(no uid\) of data_source='muir'.*preflight"):
-        compute_score("muir", RIGHT, "B", extra_info)
+        compute_score("muir", CORRECT, "B", extra_info)
 
 
 @pytest.mark.parametrize("gold", [None, 3, ["B"], {"ground_truth": "B"}])
 def test_gold_of_another_type(gold: Any) -> None:
     with pytest.raises(ValueError, match=f"muir-7.*ground_truth is {type(gold).__name__}, not str"):
-        compute_score("muir", RIGHT, gold, row())
+        compute_score("muir", CORRECT, gold, row())
     with pytest.raises(ValueError, match=f"muir-7.*solution_str is {type(gold).__name__}, not str"):
         compute_score("muir", gold, "B", row())
 
 
 def test_megabytes() -> None:
-    for text in ("<think>" * 200_000, RIGHT.replace("B</answer>", "B" * 2_000_000 + "</answer>"), "<" * 1_000_000):
+    for text in ("<think>" * 200_000, CORRECT.replace("B</answer>", "B" * 2_000_000 + "</answer>"), "<" * 1_000_000):
         assert score(text)["acc"] == 0.0
 
 
@@ -255,7 +262,7 @@ def test_hostile_answers_get_a_verdict(answer: str, answer_type: str, monkeypatc
     golds = {"mcq_multi": "AC", "yesno": "no", "number": "4", "regression": "4", "ordering": "BAC", "judge": "because"}
     result = score(f"<think>x</think><answer>{answer}</answer>", golds.get(answer_type, "C"), answer_type=answer_type)
     assert (result["acc"], result["abstained"]) == (0.0, 0.0)
-    result = score(RIGHT, answer, answer_type=answer_type, options_json=None)
+    result = score(CORRECT, answer, answer_type=answer_type, options_json=None)
     assert result["acc"] in (0.0, 1.0)
     assert not (result["acc"] and result["abstained"])
 
@@ -266,7 +273,7 @@ def test_any_type_in_any_column_is_a_verdict_or_a_named_row(key: str, value: Any
     """Users' own data: numpy scalars are numbers, and what cannot be meant is an error that says where."""
     complaint = ""
     try:
-        assert score(RIGHT, **{key: value})["acc"] == 1.0
+        assert score(CORRECT, **{key: value})["acc"] == 1.0
     except ValueError as error:
         complaint = str(error)
     if complaint:

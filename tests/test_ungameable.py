@@ -1,4 +1,4 @@
-"""What a policy might try for reward without being right, as properties of reward and verifier together.
+"""What a policy might try for reward without being correct, as properties of reward and verifier together.
 
 2,000 examples each; HYPOTHESIS_PROFILE=thorough looks at 20,000. The workers that do mathematics are tested elsewhere:
 here `latex` goes by spelling, but for one property.
@@ -22,8 +22,8 @@ from cinema_verl.verify import latex, math_pool, verify
 many = settings(max_examples=20 * settings.default.max_examples)
 
 OPTIONS = ("a red car", "a blue car", "two dogs", "none of the above")
-# A wrong answer, the gold, and what else the row has: for every rule.
-WRONG: list[tuple[str, str, str, dict[str, Any]]] = [
+# An incorrect answer, the gold, and what else the row has: for every rule.
+INCORRECT: list[tuple[str, str, str, dict[str, Any]]] = [
     ("mcq", "A", "B", {}),
     ("mcq", "a red car", "B", {"options_json": json.dumps(OPTIONS)}),
     ("mcq_multi", "A, B", "AC", {}),
@@ -49,7 +49,7 @@ def acc(trajectory: str, answer_type: str, gold: str, more: dict[str, Any]) -> f
     return float(score["acc"])
 
 
-# ---- text around a wrong answer ------------------------------------------------------------------------------------
+# ---- text around an incorrect answer -------------------------------------------------------------------------------
 
 tags = [tag for pair in TAGS.values() for tag in pair]
 SAID = [
@@ -84,12 +84,12 @@ def texts(draw: st.DrawFn, gold: str) -> str:
 
 
 @many
-@given(st.data(), st.sampled_from(WRONG))
-def test_text_anywhere_around_a_wrong_answer_does_not_make_it_right(data: st.DataObject, row: Any) -> None:
+@given(st.data(), st.sampled_from(INCORRECT))
+def test_text_anywhere_around_an_incorrect_answer_does_not_make_it_correct(data: st.DataObject, row: Any) -> None:
     """Anywhere but inside the answer, where 4 becomes 42: that is another answer."""
-    answer_type, wrong, gold, more = row
+    answer_type, incorrect, gold, more = row
     before, after = "<global>Both.</global>\n<think>It is so.</think>\n", "\n"
-    answer = f"<answer>{wrong}</answer>"
+    answer = f"<answer>{incorrect}</answer>"
     for _ in range(data.draw(st.integers(1, 3))):
         inserted = data.draw(texts(gold))
         if data.draw(st.booleans()):
@@ -102,18 +102,18 @@ def test_text_anywhere_around_a_wrong_answer_does_not_make_it_right(data: st.Dat
 
 
 @many
-@given(st.data(), st.sampled_from(WRONG))
-def test_a_wrong_answer_with_the_gold_beside_it_is_wrong(data: st.DataObject, row: Any) -> None:
+@given(st.data(), st.sampled_from(INCORRECT))
+def test_an_incorrect_answer_with_the_gold_beside_it_is_incorrect(data: st.DataObject, row: Any) -> None:
     """Inside the answer: both in one answer, in either order, joined by anything that is not empty."""
-    answer_type, wrong, gold, more = row
+    answer_type, incorrect, gold, more = row
     assume(answer_type != "ordering")  # its answers are lists: see the next one
     joint = data.draw(
         st.sampled_from([" or ", ", ", "; ", " and ", "\n", " / ", " -> ", ", no, ", " (or ", "或", " | ", " "])
     )
-    pair = [wrong, gold] if data.draw(st.booleans()) else [gold, wrong]
+    pair = [incorrect, gold] if data.draw(st.booleans()) else [gold, incorrect]
     body = joint.join(pair * data.draw(st.integers(1, 3)))
     # (gold, then a slip within OCR's tolerance, is an answer within the tolerance: that rule's own business)
-    assume(answer_type != "ocr" or len(joint + wrong) > 0.1 * len(gold))
+    assume(answer_type != "ocr" or len(joint + incorrect) > 0.1 * len(gold))
     if answer_type == "mcq_multi":
         assume(joint not in (" ", "\n"))
     assert acc(f"<think>x</think><answer>{body}</answer>", answer_type, gold, more) == 0.0
@@ -131,7 +131,7 @@ def test_a_wrong_answer_with_the_gold_beside_it_is_wrong(data: st.DataObject, ro
     st.data(),
 )
 def test_enumerating_options_never_scores(options: list[str], joint: str, data: st.DataObject) -> None:
-    """Two or more of the options, as letters, as texts or as both: right for no gold."""
+    """Two or more of the options, as letters, as texts or as both: correct for no gold."""
     chosen = data.draw(st.lists(st.integers(0, len(options) - 1), min_size=2, max_size=len(options), unique=True))
     style = data.draw(
         st.sampled_from(["{letter}", "{text}", "({letter})", "{letter}. {text}", "{letter} {text}", "**{letter}**"])
@@ -183,20 +183,22 @@ seeds = st.integers(0, 999)
 
 @many
 @given(rollouts, coefficients)
-def test_diversity_never_lifts_a_wrong_answer_over_a_right_one(group: list[tuple[bool, bool, str]], c: float) -> None:
-    """At equal format a right answer earns at least what a wrong one does, whatever their patterns and c in [0, 1].
+def test_diversity_never_lifts_an_incorrect_answer_over_a_correct_one(
+    group: list[tuple[bool, bool, str]], c: float
+) -> None:
+    """At equal format a correct answer earns at least what an incorrect one does, for all patterns and c in [0, 1].
 
-    They are level only at c = 1, for a right answer whose whole group has its pattern. (Across formats the paper's
-    weights decide: a malformed right answer and a well-formed wrong one are worth 0.5 each before diversity.)
+    They are level only at c = 1, for a correct answer whose whole group has its pattern. (Across formats the paper's
+    weights decide: a malformed correct answer and a well-formed incorrect one are worth 0.5 each before diversity.)
     """
-    right, well_formed, patterns = zip(*group, strict=True)
-    rewards = group_rewards(right, well_formed, patterns, [0] * len(group), c)
-    plain = group_rewards(right, well_formed, patterns, [0] * len(group), 0.0)
-    for i, (is_right, form, pattern) in enumerate(group):
-        if not is_right:
-            assert rewards[i] == plain[i], "no pattern changes what a wrong answer earns"
-        for j, (other_right, other_form, _) in enumerate(group):
-            if is_right and not other_right and form == other_form:
+    correct, well_formed, patterns = zip(*group, strict=True)
+    rewards = group_rewards(correct, well_formed, patterns, [0] * len(group), c)
+    plain = group_rewards(correct, well_formed, patterns, [0] * len(group), 0.0)
+    for i, (is_correct, form, pattern) in enumerate(group):
+        if not is_correct:
+            assert rewards[i] == plain[i], "no pattern changes what an incorrect answer earns"
+        for j, (other_correct, other_form, _) in enumerate(group):
+            if is_correct and not other_correct and form == other_form:
                 assert rewards[i] >= rewards[j]
                 if rewards[i] == rewards[j]:
                     assert c == pytest.approx(1)
@@ -216,7 +218,7 @@ def write(path: list[str], bodies: dict[int, str] | None = None) -> str:
 
 
 def earned(trajectory: str, others: list[list[str]], mode: str, c: float) -> float:
-    """What a trajectory earns in a group with others that are all right and well formed."""
+    """What a trajectory earns in a group with others that are all correct and well formed."""
     row = {"num_images": 2, "answer_type": "mcq"}
     scores = [compute_score("d", text, "B", row, pattern_mode=mode) for text in (trajectory, *map(write, others))]
     columns = {key: [score[key] for score in scores] for key in ("acc", "format", "pattern")}
@@ -272,19 +274,19 @@ def test_coarser_modes_see_fewer_patterns(path: list[str]) -> None:
 
 @many
 @given(
-    st.lists(st.tuples(st.sampled_from(WRONG), st.booleans()), min_size=2, max_size=8),
+    st.lists(st.tuples(st.sampled_from(INCORRECT), st.booleans()), min_size=2, max_size=8),
     seeds,
 )
 def test_verdicts_depend_on_nothing_but_the_row(rows: list[Any], seed: int) -> None:
     def score(item: Any) -> Any:
-        (answer_type, wrong, gold, more), right = item
-        text = f"<think>x</think><answer>{gold if right else wrong}</answer>"
+        (answer_type, incorrect, gold, more), correct = item
+        text = f"<think>x</think><answer>{gold if correct else incorrect}</answer>"
         return compute_score("d", text, gold, {"num_images": 2, "answer_type": answer_type, **more})
 
     alone = [score(row) for row in rows]
     order = random.Random(seed).sample(range(len(rows)), len(rows))
     assert [score(rows[i]) for i in order] == [alone[i] for i in order]
-    assert [result["acc"] for result in alone] == [float(right) for _, right in rows]
+    assert [result["acc"] for result in alone] == [float(correct) for _, correct in rows]
 
 
 @many
@@ -292,7 +294,7 @@ def test_verdicts_depend_on_nothing_but_the_row(rows: list[Any], seed: int) -> N
 def test_rewards_do_not_depend_on_the_order_of_a_batch(group: list[Any], c: float, seed: int) -> None:
     order = random.Random(seed).sample(range(len(group)), len(group))
     groups = [i % 3 for i in range(len(group))]
-    right, well_formed, patterns = zip(*group, strict=True)
-    here = group_rewards(right, well_formed, patterns, groups, c)
-    there = group_rewards(*([column[i] for i in order] for column in (right, well_formed, patterns, groups)), c)
+    correct, well_formed, patterns = zip(*group, strict=True)
+    here = group_rewards(correct, well_formed, patterns, groups, c)
+    there = group_rewards(*([column[i] for i in order] for column in (correct, well_formed, patterns, groups)), c)
     assert np.array_equal(here[order], there)

@@ -14,7 +14,7 @@ SIMULATIONS = 2000  # the share of hits is then known to +-0.01 (two standard de
 
 
 def shares(rng: np.random.Generator, p: float, questions: int, rollouts: int, alike: float) -> np.ndarray:
-    """(SIMULATIONS, questions) shares of right rollouts; questions differ, more so the smaller `alike`."""
+    """(SIMULATIONS, questions) shares of correct rollouts; questions differ, more so the smaller `alike`."""
     if rollouts == 1:
         return rng.binomial(1, p, (SIMULATIONS, questions)).astype(float)
     difficulty = rng.beta(p * alike, (1 - p) * alike, (SIMULATIONS, questions))
@@ -80,14 +80,14 @@ def test_intervals_of_means_hold_the_truth_95_times_in_100():
 def test_passes_of_many_rollouts_hold_the_truth_too():
     """pass@4 of questions whose difficulty is uniform: 1 - E[(1 - p)^4] = 0.8."""
     rng = np.random.default_rng(4)
-    right = rng.binomial(16, rng.uniform(size=(SIMULATIONS // 2, 200)))
-    passes = np.array([pass_at_k(c, 16, 4) for c in range(17)])[right]
+    correct = rng.binomial(16, rng.uniform(size=(SIMULATIONS // 2, 200)))
+    passes = np.array([pass_at_k(c, 16, 4) for c in range(17)])[correct]
     assert 0.93 <= coverage([rate(sample, 16) for sample in passes], 0.8) <= 0.97
 
 
 @pytest.mark.parametrize("questions", [1, 2, 5, 100])
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_all_right_and_all_wrong_leave_a_doubt_that_shrinks(questions, value):
+def test_all_correct_and_all_incorrect_leave_a_doubt_that_shrinks(questions, value):
     found, more = rate([value] * questions), rate([value] * 10 * questions)
     assert found.mean == value
     assert 0 <= found.low <= value <= found.high <= 1
@@ -121,8 +121,8 @@ def test_the_t_distribution_is_that_of_the_tables(degrees, table):
 
 
 def test_rollouts_of_one_question_are_not_independent_tries():
-    alike = rate([0.5] * 100, rollouts=16)  # every question half right: the rollouts are what varies
-    apart = rate([0.0, 1.0] * 50, rollouts=16)  # each question always right or always wrong: the questions are
+    alike = rate([0.5] * 100, rollouts=16)  # every question half correct: the rollouts are what varies
+    apart = rate([0.0, 1.0] * 50, rollouts=16)  # each question always correct or always incorrect: the questions are
     assert alike.high - alike.low < apart.high - apart.low
     assert apart == rate([0.0, 1.0] * 50, rollouts=1)
 
@@ -145,10 +145,10 @@ def test_a_difference_lies_in_its_interval_and_turns_with_its_sign(values):
 @given(st.data())
 def test_pass_at_k_is_what_counting_every_draw_gives(data):
     rollouts = data.draw(st.integers(1, 9))
-    right, k = data.draw(st.integers(0, rollouts)), data.draw(st.integers(1, rollouts))
-    outcomes = [True] * right + [False] * (rollouts - right)
+    correct, k = data.draw(st.integers(0, rollouts)), data.draw(st.integers(1, rollouts))
+    outcomes = [True] * correct + [False] * (rollouts - correct)
     draws = list(itertools.combinations(outcomes, k))
-    assert pass_at_k(right, rollouts, k) == pytest.approx(sum(map(any, draws)) / len(draws), abs=1e-12)
+    assert pass_at_k(correct, rollouts, k) == pytest.approx(sum(map(any, draws)) / len(draws), abs=1e-12)
 
 
 def test_pass_at_k_is_unbiased():

@@ -48,8 +48,8 @@ def test_numbers_of_images_are_in_the_order_of_numbers():
 
 
 def test_pass_at_k_of_four_rollouts():
-    right = {"a": [1, 1, 0, 0], "b": [0, 0, 0, 0], "c": [1, 1, 1, 1]}
-    found = summary_of(*(rollout(q, i, float(acc)) for q, group in right.items() for i, acc in enumerate(group)))
+    correct = {"a": [1, 1, 0, 0], "b": [0, 0, 0, 0], "c": [1, 1, 1, 1]}
+    found = summary_of(*(rollout(q, i, float(acc)) for q, group in correct.items() for i, acc in enumerate(group)))
     passes = found["benchmarks"]["digits"]["pass_at_k"]
     # "a": 1 - C(2, k) / C(4, k) = 1/2, 5/6, 1, 1.
     assert [passes[str(k)]["mean"] for k in (1, 2, 3, 4)] == pytest.approx([1.5 / 3, (1 + 5 / 6) / 3, 2 / 3, 2 / 3])
@@ -57,7 +57,7 @@ def test_pass_at_k_of_four_rollouts():
     assert all(passes[str(k)] is None for k in range(5, 17))
 
 
-def test_rollouts_that_failed_are_wrong_and_have_no_length():
+def test_rollouts_that_failed_are_incorrect_and_have_no_length():
     found = summary_of(
         rollout("a", 0),
         rollout("a", 1),

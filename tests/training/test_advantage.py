@@ -72,12 +72,12 @@ def test_a_group_without_differences_gets_a_true_zero():
 
 
 def test_the_diversity_term_by_hand():
-    """Rewards 1, 1, 1, 0.5 and patterns a, a, b, a: the two right a's lose 0.05 * 2/3 = 1/30 each."""
+    """Rewards 1, 1, 1, 0.5 and patterns a, a, b, a: the two correct a's lose 0.05 * 2/3 = 1/30 each."""
     arguments = {"acc": [1, 1, 1, 0], "patterns": list("aaba"), "coefficient": 0.1, "by_std": False}
     advantage, metrics = estimate([1.0, 1.0, 1.0, 0.5], ["q"] * 4, **arguments)
-    right_common, right_rare, wrong = 1 - 1 / 30, 1.0, 0.5
-    mean = (2 * right_common + right_rare + wrong) / 4
-    expected = [right_common - mean, right_common - mean, right_rare - mean, wrong - mean]
+    correct_common, correct_rare, incorrect = 1 - 1 / 30, 1.0, 0.5
+    mean = (2 * correct_common + correct_rare + incorrect) / 4
+    expected = [correct_common - mean, correct_common - mean, correct_rare - mean, incorrect - mean]
     assert advantage.tolist() == pytest.approx(expected, abs=1e-6)
     assert metrics["diversity_penalty"] == pytest.approx(1 / 60)
 
