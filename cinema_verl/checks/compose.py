@@ -8,8 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
+
 from cinema_verl.checks.finding import Finding
 from cinema_verl.registration.command_line import PROGRAMS, RL_TRAINER, program_of, shipped_recipes
+from cinema_verl.registration.search_path import PROVIDER, CinemaSearchPath
 from cinema_verl.utils.arguments import did_you_mean
 
 WHERE = "recipe"
@@ -35,11 +42,6 @@ def compose(recipe: str, overrides: Sequence[str]) -> tuple[Any, list[Finding]]:
     Returns:
         The configuration (None if it does not compose), and the findings about search path and composition.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.plugins import Plugins
-
-    from cinema_verl.registration.search_path import CinemaSearchPath
 
     program = program_for(recipe)
     Plugins.instance().register(CinemaSearchPath)  # as the plugin does when verl is imported
@@ -70,10 +72,6 @@ def _configurations() -> str:
 
 def _search_path(recipe: str) -> list[Finding]:
     """Whether Hydra finds our recipes, and takes them from us."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    from cinema_verl.registration.search_path import PROVIDER
-
     sources = [s for s in GlobalHydra.instance().config_loader().get_sources() if s.is_group("recipe")]
     ours = next((s for s in sources if s.provider == PROVIDER), None)
     if ours is None:
@@ -95,9 +93,6 @@ def _hint(recipe: str, message: str) -> str:
     found = _NO_KEY.search(message)
     if found is None:
         return ""
-    from hydra import compose as hydra_compose
-    from omegaconf import OmegaConf
-
     parent, _, key = found[1].rpartition(".")
     config = hydra_compose(PROGRAMS[program_for(recipe)], overrides=[f"+recipe={recipe}"])
     beside = OmegaConf.select(config, parent) if parent else config

@@ -11,6 +11,7 @@ from cinema_verl.checks.plan import Plan
 from cinema_verl.data.check import check_tokenizer
 from cinema_verl.data.tokens import QWEN2_5_VL, Patching, PromptCounter
 from cinema_verl.registration.command_line import RL_TRAINER
+from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 
 class Counting(NamedTuple):
@@ -23,8 +24,6 @@ class Counting(NamedTuple):
 
 def load_counting(plan: Plan) -> Counting:
     """The model's own counter where its files are on this machine; never a download."""
-    from cinema_verl.utils.torchvision import ensure_torchvision_importable
-
     ensure_torchvision_importable()  # before transformers, whose processors import torchvision
     from transformers import AutoProcessor
 

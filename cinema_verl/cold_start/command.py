@@ -13,7 +13,7 @@ from cinema_verl.cold_start.estimate import estimate
 from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, write_outputs
 from cinema_verl.cold_start.pipeline import Results, WorkerFailed, work_all
 from cinema_verl.cold_start.plan import SamplingPlan
-from cinema_verl.cold_start.requests import MODES, SamplingSettings, path_line, policy_messages, teacher_messages
+from cinema_verl.cold_start.requests import SamplingSettings, modes, path_line, policy_messages, teacher_messages
 from cinema_verl.cold_start.retrieval import DEFAULT_ENCODER, PACKAGED_ENCODER, SIMILARITIES
 from cinema_verl.cold_start.trees_page import SAMPLED, Gallery
 from cinema_verl.endpoint.ledger import Ledger, LedgerError
@@ -166,9 +166,10 @@ def _method_options(main: argparse.ArgumentParser) -> None:
 
     add(
         "mode",
-        "Prompt of the student and of the SFT rows. cot is the ablation with plain chain of thought; none sends no "
-        "system prompt.",
-        choices=MODES,
+        f"Prompt of the student and of the SFT rows, one of {', '.join(modes())}. cot is the ablation with plain chain "
+        "of thought; cinema_without_ACTION takes an action out; none sends no system prompt.",
+        choices=modes(),
+        metavar="MODE",
     )
     add("trajectories", "Trajectories per question. The paper has 2; 1 is its ablation.", choices=(1, 2))
     add("drafts", "Drafts of the student per question.", metavar="N")
@@ -351,8 +352,8 @@ def _shown(plan: SamplingPlan) -> Iterator[str]:
     question = next(plan.read(), None)
     if question is None:
         return
-    path = ("focus", "think", "answer")
-    asked = [("teacher", teacher_messages(question, path))]
+    path = tuple(name for name in ("focus", "think", "answer") if name != plan.settings.removed)
+    asked = [("teacher", teacher_messages(question, path, plan.settings))]
     if plan.settings.is_cot:
         asked = [("teacher", policy_messages(question, "cot"))]
     else:

@@ -71,7 +71,7 @@ class SamplingPlan:
         identity = {
             "questions": [sha256_of(part) for part in parts_of(self.questions)],
             "settings": asdict(self.settings),
-            "words": [policy_messages(probe, self.settings.mode), teacher_messages(probe, ())],
+            "words": [policy_messages(probe, self.settings.mode), teacher_messages(probe, (), self.settings)],
             "models": [self.student.model, self.teacher.model],
             "encoder": self.encoder,
             "version": cinema_verl.__version__,

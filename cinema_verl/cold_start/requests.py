@@ -10,17 +10,17 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Final
 
+from cinema_verl import prompts
 from cinema_verl.cold_start.retrieval import SIMILARITIES
 from cinema_verl.cold_start.tree import Path, SampledTrajectory
 from cinema_verl.data.canonical import IMAGE, ImageRef, Question
 from cinema_verl.endpoint.ledger import Call
 from cinema_verl.meta_action import ANSWER, GLOBAL, TAGS
-from cinema_verl.prompts import messages, render, system_prompt
+from cinema_verl.prompts import messages, removed_action, render, system_prompt
 from cinema_verl.utils.stable_random import stable_hash
 
 NO_SYSTEM: Final = "none"
 """Prompt mode without a system prompt, for policies that already know the format (the shipped digits policy)."""
-MODES: Final = ("cinema", "compact", "cot", NO_SYSTEM)  # not `direct`: its reply has no path
 COT_PATH: Final[Path] = ("think", ANSWER)
 
 # Our choice: the paths that the teacher is asked to follow if the student has shown no other. They are short and long,
@@ -39,13 +39,23 @@ _STANDARD_PATHS: Final[tuple[Path, ...]] = tuple(
 )
 
 
+def modes() -> tuple[str, ...]:
+    """The modes of `cinema_verl.prompts`, but for ``direct``, whose reply has no path; and ``none``.
+
+    Raises:
+        ExtensionError: See `cinema_verl.prompts.modes`.
+    """
+    return (*(mode for mode in prompts.modes() if mode != "direct"), NO_SYSTEM)
+
+
 @dataclass(frozen=True)
 class SamplingSettings:
     """What is asked, and how often. Results with other settings are kept apart.
 
     Attributes:
-        mode: Prompt of the student and the SFT rows: a mode of `cinema_verl.prompts`, or ``none``. ``cot`` is the
-            ablation: no drafts, the teacher thinks and answers, one trajectory per question.
+        mode: Prompt of the student and the SFT rows: one of `modes`. ``cot`` is the ablation: no drafts, the teacher
+            thinks and answers, one trajectory per question. ``cinema_without_ACTION`` is another: neither model is told
+            of the action, and a trajectory that uses it breaks the format rule.
         trajectories: Trajectories per question. The paper has 2; 1 is its ablation, without a second path.
         similarity: What retrieval compares: one of `retrieval.SIMILARITIES`. The paper does not say.
         drafts: Draws of the student. Our choice: 4 show two or three paths, at a quarter of an RL group's price.
@@ -77,8 +87,8 @@ class SamplingSettings:
     max_pixels: int = 602_112
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"unknown mode {self.mode!r}; known: {', '.join(MODES)}")
+        if self.mode not in modes():
+            raise ValueError(f"unknown mode {self.mode!r}; known: {', '.join(modes())}")
         if self.similarity not in SIMILARITIES:
             raise ValueError(f"unknown similarity {self.similarity!r}; known: {', '.join(SIMILARITIES)}")
         if self.trajectories not in (1, 2):
@@ -97,6 +107,11 @@ class SamplingSettings:
         return self.mode == "cot"
 
     @property
+    def removed(self) -> str | None:
+        """The action that the mode takes out, if it takes one out."""
+        return None if self.mode == NO_SYSTEM else removed_action(self.mode)
+
+    @property
     def wanted(self) -> int:
         """Trajectories per question. Plain chain of thought has one path only."""
         return 1 if self.is_cot else self.trajectories
@@ -112,10 +127,10 @@ def policy_messages(question: Question, mode: str) -> list[dict[str, str]]:
     return messages(question.prompt, mode)
 
 
-@lru_cache(maxsize=1)
-def _teacher_system() -> str:
+@lru_cache
+def _teacher_system(mode: str) -> str:
     words = (files("cinema_verl") / "templates" / "teacher.txt").read_text(encoding="utf-8").strip()
-    return f"{system_prompt('cinema')}\n\n{render(words)}"
+    return f"{system_prompt(mode)}\n\n{render(words)}"
 
 
 def path_line(path: Path) -> str:
@@ -123,10 +138,10 @@ def path_line(path: Path) -> str:
     return "Path: " + " ".join(f"{TAGS[name].open}…{TAGS[name].close}" for name in path)
 
 
-def teacher_messages(question: Question, path: Path) -> list[dict[str, str]]:
+def teacher_messages(question: Question, path: Path, settings: SamplingSettings) -> list[dict[str, str]]:
     """The teacher's prompt. It does not show the draft: an incorrect one would mislead, a correct one be copied."""
     return [
-        {"role": "system", "content": _teacher_system()},
+        {"role": "system", "content": _teacher_system(settings.mode if settings.removed else "cinema")},
         {"role": "user", "content": f"{question.prompt}\n\n{path_line(path)}"},
     ]
 
@@ -171,7 +186,7 @@ class Calls:
 
     def _along(self, purpose: str, question: Question, path: Path, draw: int) -> Call:
         settings = self.settings
-        chat = policy_messages(question, "cot") if settings.is_cot else teacher_messages(question, path)
+        chat = policy_messages(question, "cot") if settings.is_cot else teacher_messages(question, path, settings)
         sampling = self._sampling(settings.teacher_temperature, settings.teacher_tokens, question.uid, draw)
         return Call(purpose, self.teacher, with_images(chat, question.images), sampling, draw)
 
@@ -181,16 +196,19 @@ class Calls:
         return {"temperature": temperature, "max_tokens": tokens, **seed}
 
 
-def other_paths(samples: Sequence[SampledTrajectory], refined: Path, num_images: int, uid: str) -> list[Path]:
+def other_paths(
+    samples: Sequence[SampledTrajectory], refined: Path, num_images: int, uid: str, removed: str | None = None
+) -> list[Path]:
     """Paths to explore, best first: those of the student's drafts, then standard ones, starting where the uid decides.
 
-    Over a single image, no path contains Global.
+    Over a single image, no path contains Global. No path contains the action `removed`.
     """
     own = [sample.path for sample in samples if sample.usable]
     start = stable_hash(uid) % len(_STANDARD_PATHS)
-    standard = _STANDARD_PATHS[start:] + _STANDARD_PATHS[:start]
+    rotated = _STANDARD_PATHS[start:] + _STANDARD_PATHS[:start]
+    standard = [tuple(name for name in path if name != removed) for path in rotated]
     return [
         path
         for path in dict.fromkeys((*own, *standard))
-        if path != refined and not (num_images == 1 and GLOBAL in path)
+        if path not in (refined, (ANSWER,)) and not (num_images == 1 and GLOBAL in path)
     ]

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from cinema_verl.cold_start.tree import SampledTrajectory
+from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 SIMILARITIES: Final = ("text", "actions")
 """``text``: the text of all actions. ``actions``: their names alone."""
@@ -46,8 +47,6 @@ class Encoder:
         # Waiting threads should sleep: spinning, they would slow down a student's server, other workers and image
         # loading. The variable is read when torch is loaded, which is here.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from cinema_verl.utils.torchvision import ensure_torchvision_importable
-
         ensure_torchvision_importable()
         try:
             from sentence_transformers import SentenceTransformer

@@ -205,8 +205,9 @@ class Sampler:
     async def _second(self, question: Question, result: QuestionResult) -> QuestionResult:
         """Retrieve a second path. If none was sampled, ask the teacher to follow others, one at a time."""
         assert result.refined is not None
-        paths = other_paths(result.samples, result.path, len(question.images), question.uid)
-        for path in [*paths[: self.calls.settings.explorations], None]:
+        settings = self.calls.settings
+        paths = other_paths(result.samples, result.path, len(question.images), question.uid, settings.removed)
+        for path in [*paths[: settings.explorations], None]:
             if await self._retrieve(result):
                 return result.end(COLD_START, "two_paths")
             if path is not None:
@@ -239,7 +240,7 @@ class Sampler:
         if reply.outcome is not Outcome.OK:
             return None
         # In a thread, because mathematics is compared in another process, and a judge is asked over the network.
-        sample = await asyncio.to_thread(read, origin, reply.text, question)
+        sample = await asyncio.to_thread(read, origin, reply.text, question, self.calls.settings.removed)
         result.final &= sample.correct is not None  # the gold can be read, so it is the judge that did not answer
         result.samples.append(sample)
         return sample

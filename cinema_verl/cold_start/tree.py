@@ -34,7 +34,7 @@ class SampledTrajectory:
         origin: ``student/0`` or ``teacher/0`` with the number of the draw, or ``explore/`` and the pattern asked for.
         text: The model's text, without surrounding white space.
         trajectory: The parsed text.
-        violations: Codes of the format rule for the question's number of images.
+        violations: Codes of the format rule for the question's number of images and the prompt mode.
         correct: The verifier's verdict; None if it abstains.
     """
 
@@ -71,11 +71,15 @@ def verdict(answer: str | None, question: Question) -> bool | None:
     )
 
 
-def read(origin: str, text: str, question: Question) -> SampledTrajectory:
-    """Parse, check and verify one text. As in the reward, an answer is verified in spite of violations."""
+def read(origin: str, text: str, question: Question, removed: str | None = None) -> SampledTrajectory:
+    """Parse, check and verify one text. As in the reward, an answer is verified in spite of violations.
+
+    Args:
+        removed: The action that the prompt mode takes out: using it is a violation.
+    """
     text = text.strip()
     trajectory = parse(text)
-    violations = trajectory.violations_for(len(question.images))
+    violations = trajectory.violations_for(len(question.images), removed)
     return SampledTrajectory(origin, text, trajectory, violations, verdict(trajectory.answer, question))
 
 

@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 from cinema_verl import __version__
 from cinema_verl.registration import moved
 from cinema_verl.registration.command_line import check_command_line, running_program
+from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 TESTED_VERL = ">=0.9.1,<0.10"  # the same range as in pyproject.toml; a test holds them together
 ALLOW_UNTESTED = "CINEMA_VERL_ALLOW_UNTESTED_VERL"
@@ -70,7 +71,7 @@ def install() -> None:
     moved.install()
     for hook in HOOKS:
         wrapt.register_post_import_hook(partial(run, hook), hook.after)
-    prepare_torchvision()
+    ensure_torchvision_importable()  # for the Qwen processors, which verl imports
     if driver and os.environ.get("RANK", "0") == "0":
         provided = ", ".join(dict.fromkeys(hook.provides for hook in HOOKS))
         print(f"cinema-verl {__version__} loaded into verl {verl}: {provided}", file=sys.stderr)
@@ -120,13 +121,6 @@ def register_rollout_replica(replica: ModuleType) -> None:
 def register_rollout_adapter(base: ModuleType) -> None:
     """`verl.workers.rollout.base` has no register function; its registry maps to dotted names."""
     base._ROLLOUT_REGISTRY[("transformers", "async")] = "cinema_verl.rollout.engine.ServerAdapter"
-
-
-def prepare_torchvision() -> None:
-    """The Qwen processors import torchvision, whose wheel does not load with a PyTorch without CUDA."""
-    from cinema_verl.utils.torchvision import ensure_torchvision_importable
-
-    ensure_torchvision_importable()
 
 
 def register_search_path(hydra: ModuleType) -> None:

@@ -39,16 +39,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN_DIR", help="one run, or two to compare")
-    add("--output", type=Path, metavar="FILE", help="default: report.html in the first RUN_DIR")
+    add("--output", type=Path, metavar="FILE", help="the page (default: report.html in the first RUN_DIR)")
     add("--metrics", type=Path, metavar="FILE", help="the metrics, if they are elsewhere (one run only)")
     add("--rollouts", type=Path, metavar="DIR", help="the rollouts, if they are elsewhere (one run only)")
-    add("--data", type=Path, action="append", default=[], metavar="FILE", help="parquet with the questions; repeatable")
+    add(
+        "--data",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="parquet with the questions, if it is elsewhere; may be given several times",
+    )
     add(
         "--max-mb",
         type=float,
         default=10,
         metavar="MB",
-        help="largest size of the page; a larger one shows more groups (%(default)s)",
+        help="largest size of the page in megabytes; a larger one shows more groups (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     if len(options.runs) > 2:

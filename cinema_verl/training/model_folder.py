@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from cinema_verl.training.verdict import FAMILIES, Refusal
+from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 _TRAINABLE: Final = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _TRAJECTORY: Final = "<think>They differ.</think><answer>B</answer>"
@@ -64,8 +65,6 @@ def model_refusals(
         rl: For reinforcement learning, whose responses follow the generation prompt; supervised fine-tuning has
             trajectories that the template renders.
     """
-    from cinema_verl.utils.torchvision import ensure_torchvision_importable
-
     ensure_torchvision_importable()  # before transformers, whose processors import torchvision
     from transformers import AutoConfig, AutoProcessor
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-
-import torch
+from typing import Any
 
 # The operators whose fake kernels torchvision registers unconditionally at import
 # (torchvision/_meta_registrations.py).
@@ -20,7 +19,7 @@ _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_library: torch.library.Library | None = None  # a definition lives as long as its Library object
+_library: Any = None  # torch.library.Library; a definition lives as long as its Library object
 
 
 def ensure_torchvision_importable() -> bool:
@@ -32,6 +31,8 @@ def ensure_torchvision_importable() -> bool:
     Returns:
         Whether the schemas stand in for the native operators in this process.
     """
+    import torch  # here, so that naming this function in a command does not cost seconds
+
     global _library
     if _library is not None:
         return True
@@ -48,6 +49,8 @@ def _native_operators_load() -> bool:
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         return True
+    import torch
+
     for library in sorted(Path(spec.origin).parent.glob("_C*.so")):
         try:
             torch.ops.load_library(str(library))

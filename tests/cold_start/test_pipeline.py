@@ -174,6 +174,16 @@ def test_plain_chain_of_thought_needs_no_student(endpoints):
     run.student.start()
 
 
+def test_an_action_that_is_taken_out_is_in_no_row_and_no_prompt(endpoints):
+    run = endpoints(20)
+    assert run.run("--mode", "cinema_without_hint") == 0
+    rows = pq.read_table(run.output / SFT).to_pylist()
+    assert len(rows) >= 10
+    for row in rows:
+        assert "hint" not in row["pattern"]
+        assert "<hint>" not in row["messages"][0]["content"]
+
+
 def test_a_dry_run_asks_nothing_needs_no_key_and_writes_nothing(endpoints, capsys, monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     run = endpoints(9)

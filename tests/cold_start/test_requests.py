@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cinema_verl import prompts
 from cinema_verl.cold_start.requests import (
     COT_PATH,
-    MODES,
     Calls,
     SamplingSettings,
+    modes,
     other_paths,
     path_line,
     policy_messages,
@@ -27,7 +28,7 @@ def test_the_student_reads_what_the_rl_row_holds(make_question):
 
 
 def test_the_teacher_is_told_the_rules_and_the_path_and_not_the_gold(make_question):
-    system, user = teacher_messages(make_question(answer="B"), ("hint", "focus", "answer"))
+    system, user = teacher_messages(make_question(answer="B"), ("hint", "focus", "answer"), SamplingSettings())
     for tags in TAGS.values():
         assert tags.open in system["content"]
     assert user["content"].endswith("\nPath: <hint>…</hint> <focus>…</focus> <answer>…</answer>")
@@ -111,7 +112,26 @@ def test_settings_that_make_no_sense_are_refused(wrong):
 
 
 def test_plain_chain_of_thought_wants_one_trajectory():
-    assert [SamplingSettings(mode=mode).wanted for mode in MODES] == [2, 2, 1, 2]
+    assert {mode for mode in modes() if SamplingSettings(mode=mode).wanted == 1} == {"cot"}
+
+
+def test_a_mode_of_another_package_is_a_mode_of_the_cold_start(install):
+    install("mine", {prompts.GROUP: {"brief": "mine:BRIEF"}}, "BRIEF = '{think}…{/think}{answer}…{/answer}'")
+    assert SamplingSettings(mode="brief").mode == "brief"
+    assert not {"direct"} & {*modes()}
+
+
+@pytest.mark.parametrize("action", [name for name in TAGS if name != "answer"])
+def test_an_action_that_is_taken_out_is_nowhere(make_question, text, action):
+    settings = SamplingSettings(mode=f"cinema_without_{action}")
+    question, path = make_question(), ("think" if action != "think" else "hint", "answer")
+    words = [message["content"] for message in teacher_messages(question, path, settings)]
+    words += [message["content"] for message in policy_messages(question, settings.mode)]
+    assert not any(TAGS[action].open in each for each in words)
+    assert not read("student/0", text(action), question, settings.removed).usable
+    paths = other_paths([], path, 2, question.uid, settings.removed)
+    assert len(paths) >= 2
+    assert not any(action in each or each == ("answer",) for each in paths)
 
 
 @given(st.lists(st.sampled_from(list(TAGS)), max_size=6))
