@@ -119,7 +119,7 @@ def test_an_editable_install_composes_from_elsewhere(bare, source, mode, run):
 def test_without_an_installation_the_place_of_the_recipe_must_be_named(bare, run):
     code = COMPOSE.replace(', sys.modules["cinema_verl"].__file__', "")
     done = run("-c", code, "+recipe=cinema", python=bare)
-    assert done.stdout.split() == ["sync", "cinema"], "the open door of docs/fail_closed.md"
+    assert done.stdout.split() == ["sync", "cinema"], "what docs/fail_closed.md says cannot be refused"
     done = run("-c", code, "+recipe@_global_=cinema", python=bare)
     assert done.returncode == 1
     assert "recipe@_global_" in done.stderr

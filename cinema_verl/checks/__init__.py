@@ -1,1 +1,1 @@
-"""What is said before a run: does the machine fit (`doctor`), do data and configuration (`preflight`, `gallery`)?"""
+"""Checks before a run: of the machine (`doctor`), of configuration, model and data (`preflight`, `gallery`)."""

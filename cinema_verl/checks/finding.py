@@ -1,4 +1,4 @@
-"""One word for what is said of a run: a finding."""
+"""A finding: one statement about a run or a machine, with what to do about it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a run takes of this machine: host memory, /dev/shm, disk for checkpoints.
+"""What a run needs of this machine: host memory, /dev/shm, disk for checkpoints.
 
-CPUs that Ray must have are the verdict's (`cinema_verl.training.verdict`), GPUs the doctor's.
+The number of CPUs is checked by `cinema_verl.training.verdict`, GPUs by the doctor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Other packages' chatter, kept out of a report."""
+"""Log messages and progress bars of other packages, kept out of a report."""
 
 import contextlib
 import io

@@ -1,7 +1,7 @@
 """The files that a run would read, read as the run reads them, every row looked at.
 
 `survey` goes over the rows that a `Plan` names once, and keeps counts, a few examples and three numbers a row, so that
-millions of rows are no matter.
+it can go over millions of rows.
 """
 
 from __future__ import annotations

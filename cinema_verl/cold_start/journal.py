@@ -1,7 +1,7 @@
 """The result of each question, appended as one JSON line as soon as it is known.
 
-After a kill at any moment only the last line can be incomplete; it is cut off, and its question is done again. Memory
-holds the offsets of the lines, not their content.
+Whenever the process is killed, only the last line can be incomplete; it is cut off, and its question is done again.
+Memory holds the offsets of the lines, not their content.
 """
 
 import json

@@ -3,7 +3,7 @@
     python -m cinema_verl.demo.measure outputs/cold_start/policy --data outputs/digits/test.parquet
 
 Each question is answered once greedily and `--samples` times at temperature 1, with plain ``transformers.generate`` and
-the reward function of the training. It shares no code with the rollout engine, and so checks it.
+the reward function of the training. It shares no code with the rollout engine, so each checks the other.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Questions are the sample, not rollouts: every function takes one number a question, for instance the share of its
 rollouts that are correct. A simulation tests the coverage of the intervals (`tests/evaluate`): 93-97 % from 100
-questions on. With fewer questions, or questions that are all alike, they are too wide rather than too narrow.
+questions on. With fewer questions, or questions of equal difficulty, they are too wide rather than too narrow.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Modules that have moved: whoever still has an old dotted name gets an error that says the new one.
+"""Modules that have moved: importing one by its old dotted name is an error that says the new name.
 
 There are no aliases. Python asks the finder here last, when nothing else has found a module.
 """

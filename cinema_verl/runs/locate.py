@@ -1,7 +1,7 @@
 """Find the parts of a run (metrics, rollouts, questions, configuration) from any of its folders.
 
 verl writes them to four places, and only Hydra's record of the run (`.hydra/`) knows all four. What is in the folder
-itself comes first, so that a run that was copied to another machine is found, too.
+itself comes first, so that a run is also found after it was copied to another machine.
 """
 
 import json

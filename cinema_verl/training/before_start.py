@@ -1,4 +1,4 @@
-"""The door in the driver: Hydra has composed the configuration, and nothing has been started.
+"""The check in the driver: Hydra has composed the configuration, and nothing has been started.
 
 The recipes name this class under `hydra.callbacks`, Hydra's public place for it. verl's `main` runs after it, so a
 configuration that cannot train what it says ends with its reasons instead of minutes of Ray. Sweeps (`--multirun`) pass

@@ -1,4 +1,4 @@
-"""Files that are absent, the old one, or complete, whatever kills the process that writes them; and who may write."""
+"""Atomic writes, a lock that does not wait, and digests of files."""
 
 import errno
 import fcntl

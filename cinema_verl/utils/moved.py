@@ -1,4 +1,4 @@
-"""Names of a module that has become a package: whoever still imports them from there is told where they are."""
+"""Names of a module that has become a package: importing them from there is an error that says where they are."""
 
 from collections.abc import Callable, Collection
 from typing import NoReturn

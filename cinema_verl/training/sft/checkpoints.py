@@ -1,4 +1,4 @@
-"""Saving and resuming of supervised fine-tuning: a checkpoint is whole, or it is not there.
+"""Saving and resuming of supervised fine-tuning: a checkpoint is complete, or it does not exist.
 
 verl's `CheckpointHandler` writes a checkpoint in its final place over several minutes, after its engine has deleted an
 older one, and names it in the tracker at the end. Here it is written to `global_step_N.partial` and renamed when

@@ -1,7 +1,7 @@
 """verl's SFT trainer, killed at any moment and started again, ends as if nothing had happened.
 
-The data, the model, the engine and the optimiser are `verl.trainer.sft_trainer.SFTTrainer`'s. The loop is written
-anew, because verl's has no place to hold on to: where to go on is computed from the step, a validation is over every
+The data, the model, the engine and the optimiser are `verl.trainer.sft_trainer.SFTTrainer`'s. The loop is our
+own, because verl's has no hooks: where to resume is computed from the step, a validation is over every
 row once, the history of a resumed run is kept, and SIGTERM saves and ends the run. `cinema_verl.registration.sft_patch`
 puts it in the place of verl's for the recipes that ask for it.
 """
