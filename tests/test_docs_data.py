@@ -72,6 +72,8 @@ def followed(tmp_path_factory):
         if RL_TRAINER in command:
             continue
         command = [HELD_OUT if part == "0.02" else part for part in command]
+        if "preflight" in command:  # the recipe is for a node of eight GPUs, which this machine is not
+            command.append("--other-machine")
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
         printed[" ".join(command[1:3]) if command[1] == "prepare" else command[1]] = done.stdout

@@ -11,6 +11,7 @@ from cinema_verl.data.canonical import ImageRef, Question, Rejected, VideoRef, l
 from cinema_verl.data.schema import RL_SCHEMA
 from cinema_verl.prepare.mix_spec import MixSpec
 from cinema_verl.prepare.sources import gold_answers
+from cinema_verl.verify import registry
 
 IMAGE = ImageRef(path="/data/images/ab/abc.png", width=56, height=28, sha256="abc", phash="00ff00ff00ff00ff")
 QUESTION = Question(
@@ -100,7 +101,8 @@ def test_a_rejection_has_a_known_reason():
 @pytest.fixture
 def roman(monkeypatch):
     """An answer type that somebody registered after everything was imported."""
-    monkeypatch.setattr(verify, "_CHECKERS", dict(verify._CHECKERS))
+    monkeypatch.setattr(registry, "CHECKERS", dict(registry.CHECKERS))
+    monkeypatch.setattr(verify, "CHECKERS", registry.CHECKERS)
     assert "roman" not in verify.answer_types()
     verify.register("roman", lambda answer, gold: verify.Verdict(answer.strip().upper() == gold.text, "compared"))
 
