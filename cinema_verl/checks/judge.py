@@ -22,7 +22,7 @@ def inspect_judge(found: Survey | None = None) -> list[Finding]:
     if not wanted and not os.environ.get("CINEMA_JUDGE_URL"):
         return []
     try:
-        judge.probe()
+        judge.probe(required=wanted)
     except Exception as error:  # whatever keeps it from answering is what is to be said
         advice = "set CINEMA_JUDGE_URL, CINEMA_JUDGE_MODEL and, if it wants one, CINEMA_JUDGE_API_KEY, and see it runs"
         return [Finding(JUDGE, "endpoint", False, f"{type(error).__name__}: {error}", advice)]
