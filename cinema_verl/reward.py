@@ -17,7 +17,7 @@ from typing import Any, Final
 from cinema_verl.meta_action import PATTERN_MODES, parse, pattern_of
 from cinema_verl.prompts import removed_action
 from cinema_verl.verify import decide
-from cinema_verl.verify.verdict import TIMEOUT
+from cinema_verl.verify.verdict import TIMED_OUT
 
 ACCURACY_WEIGHT: Final = 0.5  # paper, the reward of the diversity-preserving strategy
 FORMAT_WEIGHT: Final = 0.5  # the same
@@ -125,7 +125,7 @@ def _score(
         "pattern": pattern_of(trajectory, pattern_mode),
         "answer": trajectory.answer or "",
         "abstained": float(verdict.correct is None),
-        "timed_out": float(verdict.reason == TIMEOUT.reason),
+        "timed_out": float(verdict.reason in TIMED_OUT),
         "violations": ",".join(violations),
         "verdict": verdict.reason,
         "answer_type": answer_type,

@@ -23,8 +23,8 @@ from cinema_verl.verify import latex_guard, math_pool, number
 from cinema_verl.verify.latex_form import Items, Leaf, Named, Node, Relation, Row, flipped, read, spread
 from cinema_verl.verify.latex_names import name_of
 from cinema_verl.verify.latex_spelling import tokens
-from cinema_verl.verify.reading import fold, peel
-from cinema_verl.verify.verdict import ABSTAIN, DIFFERENT, RIGHT, UNREADABLE, Gold, Verdict
+from cinema_verl.verify.reading import fold, peel, statements
+from cinema_verl.verify.verdict import ABSTAIN, CORRECT, DIFFERENT, UNREADABLE, Gold, Verdict
 
 Engine = Callable[[str, str], Verdict | None]
 """``engine(answer, gold)`` on two LaTeX expressions, or on two relations to zero ("x-1=0"); None for no opinion; it
@@ -51,6 +51,9 @@ def _form(text: str, separate: bool) -> Node:
     """The form of folded text; ``separate``: whether the comma of "1,200" separates."""
     if len(text) > MAX_READ:
         return Node(" ".join(text.split()))
+    numbers = statements(text)
+    if numbers.count("(") > 1:  # ①③ is no product
+        return Node(numbers)
     found = tokens(_bare(text), thousands=not separate)
     return read(found) if found else Node("")
 
@@ -75,7 +78,11 @@ def _same_leaf(answer: Leaf, gold: Leaf, equal: Equal | None) -> bool:
     """Equal in spelling or as numbers, or as ``equal`` says."""
     if answer.unit and gold.unit and answer.unit != gold.unit:
         return False
-    if answer.value_key == gold.value_key or (answer.word is not None and answer.word == gold.word):
+    if answer.value_key == gold.value_key:
+        return True
+    if answer.word is not None and answer.word == (gold.as_word or gold.word):
+        return True
+    if gold.word is not None and gold.word == answer.as_word:
         return True
     comparable = answer.variables == gold.variables or gold.is_number
     if comparable and number.check(answer.number_text, Gold(gold.number_text)).correct is True:
@@ -106,6 +113,8 @@ def _same(answer: Node, gold: Node, equal: Equal | None) -> bool:
     if isinstance(answer, Items) and isinstance(gold, Items):
         return _same_items(answer, gold, equal)
     if isinstance(gold, Items):
+        if isinstance(answer, Row) and (values := _by_name(gold)):
+            return (answer.opening, answer.closing) == ("(", ")") and _in_order_of(values, answer, equal)
         return gold.is_set and len(gold.items) == 1 and _same(answer, gold.items[0], equal)
     if isinstance(answer, Row) and isinstance(gold, Row):
         if (answer.opening, answer.closing) != (gold.opening, gold.closing) or len(answer.items) != len(gold.items):
@@ -114,6 +123,17 @@ def _same(answer: Node, gold: Node, equal: Equal | None) -> bool:
     if isinstance(answer, Row):
         return isinstance(gold, Leaf) and _is_ratio(answer, gold)
     return isinstance(gold, Row) and isinstance(answer, Leaf) and _is_ratio(gold, answer)
+
+
+def _by_name(items: Items) -> tuple[Node, ...]:
+    """The values of x = 2, y = 3 as the point (2,3) has them: in the order of the names; () for other lists."""
+    named = sorted((item for item in items.items if isinstance(item, Named)), key=lambda item: item.name)
+    names = {item.name for item in named if len(item.name) == 1}
+    return tuple(item.value for item in named) if len(names) == len(items.items) > 1 else ()
+
+
+def _in_order_of(golds: tuple[Node, ...], answer: Row, equal: Equal | None) -> bool:
+    return len(answer.items) == len(golds) and _in_order(answer.items, golds, equal)
 
 
 def _is_ratio(ratio: Row, fraction: Leaf) -> bool:
@@ -148,7 +168,7 @@ def _matched(answers: tuple[Node, ...], golds: tuple[Node, ...], equal: Equal | 
 
 
 def _same_items(answer: Items, gold: Items, equal: Equal | None) -> bool:
-    if len(answer.items) != len(gold.items):
+    if len(answer.items) != len(gold.items) or answer.either != gold.either:
         return False
     if gold.ordered or _names(answer) != _names(gold):
         # Several blanks; or only one side says what is x and what is y: then the order says it.
@@ -256,7 +276,7 @@ def check(answer: str, gold: Gold) -> Verdict:
         return UNREADABLE
     pairs = [(readings[_separates(form)], form) for form in forms]
     if any(_same(found, form, None) for found, form in pairs) or _close_commas(folded) in map(_close_commas, texts):
-        return RIGHT
+        return CORRECT
     if _engine is None or not _balanced(folded):
         return DIFFERENT
     inquiry = _Inquiry(_engine)

@@ -69,14 +69,29 @@ class Leaf(Node):
         text = "".join(" " * token.spaced + token.text for token in self.tokens)
         return " ".join(_folded(word, marked) for word in text.split())
 
+    @cached_property
+    def as_word(self) -> str:
+        """The letters of a short word that was not marked as one: Odd, Yes."""
+        if self.unit or len(self.tokens) < 2 or any(token.kind != "letter" for token in self.tokens):
+            return ""
+        return "" if any(token.spaced for token in self.tokens[1:]) else _folded(self.value_key, False)
+
 
 @dataclass(frozen=True)
 class Items(Node):
-    """A list or set: no order, unless it fills several blanks."""
+    """A list or set: no order, unless it fills several blanks.
+
+    Attributes:
+        items: The items.
+        ordered: Whether each fills a blank of its own.
+        is_set: Whether it is written in braces.
+        either: Whether it says that one of several conditions holds, where "and" would say something else.
+    """
 
     items: tuple[Node, ...] = ()
     ordered: bool = False
     is_set: bool = False
+    either: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,8 +183,23 @@ def _list(tokens: tuple[Token, ...], depth: int, *, is_set: bool = False) -> Nod
     if set(separators) == {"or"} and (union := _union_of(items)):
         return union
     in_order = ";" in separators and not all(isinstance(item, Named) and item.name for item in items)
+    either = "or" in separators and _are_conditions(items)
     items = [part for item in items for part in _parts(item)]
-    return Items(("set:" if is_set else "") + ",".join(item.key for item in items), tuple(items), in_order, is_set)
+    key = "set:" * is_set + "or:" * either + ",".join(item.key for item in items)
+    return Items(key, tuple(items), in_order, is_set, either)
+
+
+def _are_conditions(items: list[Node]) -> bool:
+    """Whether items are more than the values of one thing: k < 1, k ≠ 0, or x = 0, y = 0."""
+    if any(isinstance(item, Relation) or (isinstance(item, Named) and _is_range(item)) for item in items):
+        return True
+    return len({item.name for item in items if isinstance(item, Named)}) > 1
+
+
+def _is_range(item: Named) -> bool:
+    """Whether it says where a variable lies; P(1,2) is a point."""
+    value, is_point = item.value, "," in item.name or item.name.isupper()
+    return isinstance(value, Row) and value.opening in "([∪" and not is_point
 
 
 def _separated(tokens: tuple[Token, ...], inside: dict[int, int]) -> tuple[list[tuple[Token, ...]], list[str]]:
@@ -202,8 +232,8 @@ def _named_alike(items: list[Node]) -> list[Node]:
 
 def _union_of(items: list[Node]) -> Node | None:
     """ "x<1 or x>3" is one union of intervals."""
-    names = {item.name for item in items if isinstance(item, Named) and isinstance(item.value, Row)}
-    values = [item.value for item in items if isinstance(item, Named) and isinstance(item.value, Row)]
+    names = {item.name for item in items if isinstance(item, Named) and _is_range(item)}
+    values = [item.value for item in items if isinstance(item, Named) and _is_range(item)]
     if len(values) != len(items) or len(names) != 1:
         return None
     union = Row("∪".join(value.key for value in values), "∪", tuple(values), commutes=True)
@@ -290,13 +320,16 @@ def _value(tokens: tuple[Token, ...], depth: int) -> Node:
     inside = matches(tokens)
     if not tokens or depth > MAX_DEPTH or -1 in inside:
         return _raw(tokens)
+    if all(len(split(tokens, inside, "sign", joint)) > 1 for joint in "∪∩"):
+        return _raw(tokens)  # neither of the two comes first
     for joint in "∪∩":
         parts = split(tokens, inside, "sign", joint)
         if len(parts) > 1:
             items = tuple(_value(part, depth + 1) for part in parts[::2])
             if any(isinstance(item, Items) and not item.is_set for item in items):
                 return _raw(tokens)
-            return Row(key_of(tokens), joint, items, commutes=True)
+            keys = (f"({item.key})" if isinstance(item, Row) and item.opening in "∪∩" else item.key for item in items)
+            return Row(joint.join(keys), joint, items, commutes=True)
     ratio = split(tokens, inside, "sign", ":")
     if len(ratio) > 1:
         if not all(ratio[::2]):
@@ -324,6 +357,8 @@ def _bracketed(tokens: tuple[Token, ...], depth: int) -> Node:
         return _list(inner, depth + 1, is_set=True)
     if inner and inner[0].kind == "begin" and matches(inner).get(0) == len(inner) - 1:
         return _environment(inner[1:-1], inner[0].text, depth)
+    if any(len(split(inner, matches(inner), "sign", joint)) > 1 for joint in "∪∩") and opening.text == "(":
+        return _value(inner, depth + 1)
     parts = split(inner, matches(inner), "separator")
     if len(parts) == 1 or any(part[0].text != "," for part in parts[1::2]) or not all(parts[::2]):
         return _signs(tokens) if len(parts) == 1 else _raw(tokens)
@@ -388,8 +423,9 @@ def _without_unit(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], str]:
         start += 1
     if start in (0, len(tokens)) or tokens[start - 1].text in "+-·/^_{([=":
         return tokens, ""
-    if tokens[start].text == "°" and any(token.text in "°+-" for token in tokens[1:start]):
-        return tokens, ""  # the last of several terms
+    terms = (token.text in "°+-" for token in tokens[1:start])
+    if tokens[start].text == "°" and (any(terms) or any(token.kind == "function" for token in tokens[:start])):
+        return tokens, ""  # the last of several terms, or an argument
     text = "".join(" " * (token.kind == "word") * token.spaced + token.text for token in tokens[start:])
     unit = unit_named(re.sub(r"[{}()]", "", text).strip())
     return (tokens[:start], unit) if unit else (tokens, "")

@@ -38,7 +38,10 @@ _HAS_LETTER = re.compile(r"[^\W\d_]")
 _LOOKS: Final = (
     (re.compile(r"\\(?:left|right|middle|displaystyle|limits|[bB]igg?[lrm]?|textstyle|rm|bf)(?![A-Za-z])\.?"), " "),
     (re.compile(r"\\q?quad(?![A-Za-z])"), " \ue000 "),  # between the items of a list
-    (re.compile(r"\{,\}|,\\!\s?"), "\ue001"),  # the comma of thousands
+    # The comma of thousands, by its spelling or because no number of a list has figures such as 001.
+    (re.compile(r"\{,\}|,\\!\s?|(?:(?<=[1-9])|(?<=[1-9]\d)|(?<=[1-9]\d\d)|(?<=,\d\d\d)),(?=0\d\d(?!\d))"), "\ue001"),
+    (re.compile(r"\\\\\s?\[[^\]]{1,12}\]|\\cr(?![A-Za-z])"), r"\\\\"),
+    (re.compile(r"(?<![\w)}])\((\d{1,40})\)\s?(?=_)"), r"\1"),  # (204)_5
     (re.compile(r"(?<!\\)\\[,!;:> ]|~"), " "),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (
@@ -105,7 +108,8 @@ _TOKEN = re.compile(
     |(?P<other>.)""",
     re.VERBOSE | re.DOTALL,
 )
-_ONE_IN_BRACES = re.compile(r"(?<=[\^_])\s?\{\s?(\w)\s?\}")
+_ONE_IN_BRACES = re.compile(r"(?<=[\^_])\s?\{\s?(\w)\s?\}(?:(?=\s?([^\W_]))|)")
+_OPEN_SYSTEM = re.compile(r"\\left\s?\\(?:\{|lbrace)(?=\s?\\begin)")  # closed by the invisible \right.
 _REPEATING = re.compile(
     r"(?<![\d.])(\d{0,20})\.(\d{0,20})(?:\\overline\s?\{\s?(\d{1,20})\s?\}|\\dot\s?\{?\s?(\d)\s?\}?"
     r"(?:(\d{0,20})\\dot\s?\{?\s?(\d)\s?\}?)?|\((\d{1,20})\))"
@@ -121,6 +125,7 @@ _ARGUMENTS: Final = (
     (re.compile(r"\\frac\s?\{([^{}]*)\}\s?([A-Za-z\d])"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\frac(?:\s([A-Za-z])|\s?(\d))\s?(?=\{)"), r"\\frac{\1\2}"),
     (re.compile(r"\\sqrt(?:\s([A-Za-z])|\s?(\d))"), r"\\sqrt{\1\2}"),
+    (re.compile(r"\\(vec|overrightarrow|hat|bar|overline|tilde|mathbb|mathcal)\s([A-Za-z])"), r"\\\1{\2}"),
 )
 
 
@@ -162,11 +167,15 @@ def tokens(text: str, *, thousands: bool = True) -> list[Token]:
         thousands: Whether "1,200" outside of brackets is one number; otherwise the comma separates.
     """
     text = _without_marks(text)
+    if r"\right." in text or text.endswith(r"\right"):  # peeled of its stop
+        text = _OPEN_SYSTEM.sub("", text)
     for pattern, replacement in _LOOKS:
         text = pattern.sub(replacement, text)
     if "(" in text and _OPENS_ARGUMENT.search(text):
         text = _braces_for_brackets(text)
-    text = _REPEATING.sub(_repeating, _ONE_IN_BRACES.sub(r"\1", text))
+    # x^{2}3 is not x^{23}: a space stays between the two
+    text = _ONE_IN_BRACES.sub(lambda match: match[1] + " " * bool(match[2]), text)
+    text = _REPEATING.sub(_repeating, text)
     for pattern, replacement in _ARGUMENTS:
         text = pattern.sub(replacement, text)
     if thousands and "," in text:

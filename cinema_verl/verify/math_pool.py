@@ -26,7 +26,7 @@ from collections import deque
 from functools import lru_cache
 from typing import Final
 
-from cinema_verl.verify.verdict import CRASHED, DIFFERENT, TIMEOUT, Verdict
+from cinema_verl.verify.verdict import CRASHED, DIFFERENT, TIMEOUT, WALL_CLOCK, Verdict
 
 CPU_SECONDS: Final = 1.0
 """A worker's CPU time for one answer. Our choice: a hundred times what ordinary answers take."""
@@ -53,8 +53,6 @@ CACHED: Final = 4096
 """Decided pairs that are kept, by content. Our choice: some training steps' worth."""
 
 EQUIVALENT: Final = Verdict(True, "equivalent")
-WALL_CLOCK: Final = Verdict(False, "timeout (wall clock)")
-"""The machine gave the worker no CPU time; says nothing of the answer."""
 
 _logger = logging.getLogger(__name__)
 

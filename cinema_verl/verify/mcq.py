@@ -34,6 +34,7 @@ from cinema_verl.verify.reading import (
     peel,
     peel_both,
     same_name,
+    statements,
     without_looks,
     without_math_marks,
     words,
@@ -44,7 +45,7 @@ from cinema_verl.verify.verdict import ABSTAIN, CONTRADICTORY, CORRECT, DIFFEREN
 _FIRM = re.compile(
     r"""\*{0,2}(?:
         [(\[<]\s?\*{0,2}(?P<bracketed>[A-Za-z])\*{0,2}\s?[)\]>]
-      | (?P<letter>[A-Za-z])\*{0,2}\s?(?:[.:),;|\]]|->|=>|→|\s-{1,2}\s|\n)
+      | (?P<letter>[A-Za-z])\*{0,2}(?:\s?(?:[.:),;|\]]|->|=>|→|\s-{1,2}\s|\n)|(?=[\u3400-\u9fff]{2}))
     )\*{0,2}[\s.:,;|]*(?:-{1,2}\s)?(?=[^\s.:,;|])""",
     re.ASCII | re.VERBOSE,
 )
@@ -82,7 +83,7 @@ _VALUE_IN_PROSE = re.compile(rf"\\[dt]?frac\{{\d+\}}\{{\d+\}}|(?<![\w.]){_FIGURE
 _HEAD = re.compile(r"(?:[.;:]|,(?!\d))(?=\s)|\n|\s-{1,2}\s")
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)(?:\s?:\s?|\s(?:to)\s|比)(\d+(?:\.\d+)?)")
 _AROUND_SIGNS = re.compile(r"\s?([,;:=+*/<>()\[\]{}|^]|-(?=\d))\s?")
-_TWO_NUMBERS = re.compile(r"\d, \d")
+_TWO_NUMBERS = re.compile(r"\d, \d{3}(?!\d)")
 _MATHS = re.compile(r"[\\^=√π∠°×·<>≤≥∞±]|\d")
 _WORD = re.compile(r"(?<![\\A-Za-z])(?!sqrt)[^\W\d_]{4}")
 # What a remark has and a text that should be an option's has not.
@@ -95,6 +96,7 @@ _REMARK = re.compile(
 _IDLE: Final = frozenset(("a", "an", "the", "of", "in", "on", "at", "to", "and", "with", "for", "by", "side"))
 _MAX_VALUE: Final = 200  # our choice: longer texts are compared as texts
 _MAX_CLAIM: Final = 4  # words; our choice: what is longer is a sentence
+_MAX_HAN: Final = 12  # the same in Chinese characters
 
 
 class Options:
@@ -176,8 +178,10 @@ class Options:
         same = []
         for i, own in enumerate(self._maths):
             own_name, own_body = named(without_looks(own))
-            found, expected = (text, own) if name == own_name else (body, own_body)
-            if own and same_name(name, own_name) and latex.check(found, Gold(expected)).correct:
+            if not own:
+                continue
+            values = name != own_name and same_name(name, own_name) and latex.check(body, Gold(own_body)).correct
+            if values or latex.check(text, Gold(own)).correct:
                 same.append(i)
         return _only(same)
 
@@ -239,7 +243,7 @@ class Options:
         value = self._values[own]
         if (value is None or not value.is_plain) and not self._maths[own]:
             if not text.isascii():
-                return len(text) <= _MAX_CLAIM and plain not in expected and expected not in plain
+                return len(text) <= _MAX_HAN and plain not in expected and expected not in plain
             found, own_words = _content(plain), _content(expected)
             if found <= own_words or own_words <= found:
                 return False
@@ -273,6 +277,8 @@ def _plain(text: str) -> str:
 
 def _squeeze(text: str) -> str:
     """Without spaces around signs: "P, Q" is "P,Q". A list of figures keeps them: "1, 200" is not 1,200."""
+    if numbers := statements(text):
+        return numbers
     return text if _TWO_NUMBERS.search(text) else _AROUND_SIGNS.sub(r"\1", text)
 
 

@@ -21,6 +21,7 @@ _SEPARATORS = (
     re.compile(r",(?:\s(?:and|&)(?=\s))?", re.IGNORECASE),
     re.compile(r"[/+&]|\b(?:and|plus|as\swell\sas)\b|以?及|和|与|(?<=[)\]])\s?(?=[(\[])", re.IGNORECASE),
 )
+_BULLET = re.compile(r"^[-*•]\s")
 _CAPITALS = re.compile(r"[A-Z](?:\s?[A-Z])*")
 _LEAD_IN = re.compile(
     r"(?:the\s)?(?:correct\s|right\s)?(?:answers|options|choices|statements|letters)\b(?:\sare)?\s?:?\s?"
@@ -52,6 +53,7 @@ def _letters(text: str, options: Options, separators: tuple[re.Pattern[str], ...
     whole = read_exact(text, options)
     if whole:
         return [whole]
+    text = _BULLET.sub("", text)
     if _CAPITALS.fullmatch(text):
         return [letter for letter in text if not letter.isspace()]
     if not separators:

@@ -64,6 +64,7 @@ _NUMBER = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _FRACTION = (
+    (re.compile(r"\{\s?(\\frac\s?\{[\d ]+\}\s?\{[\d ]+\}|[×·])\s?\}"), r"\1"),
     (re.compile(rf"\\frac\s?\{{\s?(-?\s?(?:{_PART}))\s?\}}\s?(?:\{{\s?(-?\s?(?:{_PART}))\s?\}}|(\d))"), r" \1/\2\3"),
     (re.compile(rf"\\frac\s?(\d)\s?(?:(\d)|\{{\s?((?:{_PART}))\s?\}})"), r" \1/\2\3"),
     (re.compile(r"\{?\s?(-?\d+)\s?\\over(?![A-Za-z])\s?(\d+)\s?\}?"), r"\1/\2"),
@@ -217,7 +218,7 @@ def _with_unit(value: Fraction, currency: str, rest: str) -> Quantity | None:
         return None  # 5/x is a quotient
     if text.startswith("_") or "base" in text:
         base = _BASE.fullmatch(text)
-        return Quantity(value, f"base {base[1] or base[2]}", Standing.UNKNOWN) if base and not currency else None
+        return Quantity(value, _base(base[1] or base[2]), Standing.UNKNOWN) if base and not currency else None
     first, _, after = text.partition(" ")
     currency = currency.replace(" ", "")
     scale = (_SCALES_OF_MONEY.get(first.casefold()) if currency else None) or _SCALES.get(first.casefold())
@@ -235,6 +236,11 @@ def _with_unit(value: Fraction, currency: str, rest: str) -> Quantity | None:
     if unit.standing is Standing.UNKNOWN and any(c.isdigit() for c in unit.name.removesuffix("^2").removesuffix("^3")):
         return None
     return Quantity(value, unit.name, unit.standing)
+
+
+def _base(text: str) -> str:
+    said = read_words(text)
+    return f"base {said[0] if said and not said[1] else text}"
 
 
 def _leading_scale(text: str) -> str:

@@ -27,6 +27,8 @@ _SAME_SIGN = str.maketrans(
         # Degree signs that NFKC would turn into the letter o and into a space with a ring.
         "\u00ba": "°",
         "\u02da": "°",
+        # Numbers of statements, which NFKC would run together: ①③ is not 13.
+        **{chr(ord("①") + i): f"({i + 1})" for i in range(20)},
     }
 )
 # A comma of Chinese and Japanese text separates: "10、100" is a list and not ten thousand one hundred. Only among
@@ -189,9 +191,12 @@ _LOOKS: Final = (
     (re.compile(r"\\(?:[,;:> ]|(?:q?quad|(?:thin|med|thick|en)?space|nobreakspace)(?![A-Za-z]))|~"), " "),
     (re.compile(r"\\(?:[dtc]frac|nicefrac|sfrac)(?![A-Za-z])"), r"\\frac"),
     (
-        re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname|rm|bf)\s?\{([^{}]*)\}"),
+        re.compile(
+            r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname|rm|bf)\s?\{((?:[^{}]|\{[^{}]*\})*)\}"
+        ),
         r" \1 ",
     ),
+    (re.compile(r"\{\s?\\(?:rm|bf|it)\s([^{}]*)\}"), r" \1 "),
     (re.compile(r"\s?\^\s?(?:\{\s?(?:\\circ|°|o)\s?\}|\\circ(?![A-Za-z])|°|o(?![A-Za-z0-9]))"), "°"),
     (re.compile(r"\\(?:text)?degree(?![A-Za-z])"), "°"),
     (re.compile(r"\\(?:text)?celsius(?![A-Za-z])"), "°C"),
@@ -223,6 +228,14 @@ def without_looks(text: str) -> str:
     for pattern, replacement in _LOOKS:
         text = pattern.sub(replacement, text)
     return _tidy(text)
+
+
+_STATEMENTS = re.compile(r"\(\d{1,2}\)(?:\s?(?:,|;|和|and|&)?\s?\(\d{1,2}\))*")
+
+
+def statements(text: str) -> str:
+    """ "(1)(3)" for folded text that names statements by number, as in ①③; "" for what does not."""
+    return "".join(re.findall(r"\(\d+\)", text)) if text[:1] == "(" and _STATEMENTS.fullmatch(text) else ""
 
 
 # What an answer may say that its value belongs to: x, BF, ∠ABC, a_n, f(2), |AB|, S_{△ABC}, cos B, AB:BC, (p, q), Area.

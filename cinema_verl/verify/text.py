@@ -9,25 +9,20 @@ of ``latex`` accepts for it. A gold that is empty abstains; empty aliases are ig
 
 import re
 from functools import lru_cache
-from typing import Final
 
 from cinema_verl.verify import latex
-from cinema_verl.verify.reading import fold, named, peel, same_name, words
+from cinema_verl.verify.reading import fold, named, peel, same_name, statements, words
 from cinema_verl.verify.verdict import ABSTAIN, CORRECT, DIFFERENT, UNREADABLE, Gold, Verdict
 
-_CIRCLED: Final = {ord("①") + i: f"({i + 1})" for i in range(20)}
-_STATEMENTS = re.compile(r"\(\d{1,2}\)(?:\s?(?:,|、|;|和|and|&)?\s?\(\d{1,2}\))*")
-_FORMULA = re.compile(r"\\[A-Za-z]|\bsqrt\(|\d\s?\{|\}\s?\{|[\w)}]\s?\^\s?[\w({]")
+_FORMULA = re.compile(r"\\[A-Za-z]|(?<![A-Za-z])sqrt\(|\d\s?\{|\}\s?\{|[\w)}]\s?\^\s?[\w({]")
 _BRACED_WORD = re.compile(r"\{\s?([A-Za-z]{2,}[A-Za-z ]*)\}\s*$")
 
 
 def _readings(text: str) -> set[str]:
     """Folded text as it stands and peeled: a gold such as "(None)" or "Option" may be meant literally."""
-    if not text.isascii() and any(ord(char) in _CIRCLED for char in text):
-        text = text.translate(_CIRCLED)
     text = fold(text)
-    if text[:1] == "(" and _STATEMENTS.fullmatch(text):
-        return {"".join(re.findall(r"\(\d+\)", text))}
+    if numbers := statements(text):
+        return {numbers}
     return {reading for reading in (words(text), words(peel(text))) if reading}
 
 

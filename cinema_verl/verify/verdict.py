@@ -44,8 +44,11 @@ NO_ANSWER: Final = Verdict(False, "no answer")
 TOO_LONG: Final = Verdict(False, "answer too long")
 ABSTAIN: Final = Verdict(None, "gold not readable")
 TIMEOUT: Final = Verdict(False, "timeout")
+WALL_CLOCK: Final = Verdict(False, "timeout (wall clock)")
+"""The machine gave the worker no CPU time; says nothing of the answer."""
 CRASHED: Final = Verdict(False, "crashed")
-RIGHT: Final = CORRECT
+TIMED_OUT: Final = frozenset({TIMEOUT.reason, WALL_CLOCK.reason})
+"""The reasons that say that a limit was reached before anything was decided."""
 
 Checker = Callable[[str, Gold], Verdict]
 """The rule of one answer type, for str of at most MAX_CHARS. Pure and without exceptions, all but ``judge``."""

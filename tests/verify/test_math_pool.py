@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from cinema_verl.verify import decide, math_pool
-from cinema_verl.verify.math_pool import EQUIVALENT, WALL_CLOCK, MathPool
-from cinema_verl.verify.verdict import DIFFERENT, TIMEOUT
+from cinema_verl.verify.math_pool import EQUIVALENT, MathPool
+from cinema_verl.verify.verdict import DIFFERENT, TIMEOUT, WALL_CLOCK
 
 BOMB = "9^{9^{9^{9}}}+x"
 
