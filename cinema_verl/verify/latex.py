@@ -23,7 +23,7 @@ from cinema_verl.verify import latex_guard, math_pool, number
 from cinema_verl.verify.latex_form import Items, Leaf, Named, Node, Relation, Row, flipped, read, spread
 from cinema_verl.verify.latex_names import name_of
 from cinema_verl.verify.latex_spelling import tokens
-from cinema_verl.verify.reading import fold, peel, statements
+from cinema_verl.verify.reading import described, fold, peel, statements
 from cinema_verl.verify.verdict import ABSTAIN, CORRECT, DIFFERENT, UNREADABLE, Gold, Verdict
 
 Engine = Callable[[str, str], Verdict | None]
@@ -66,7 +66,8 @@ def _bare(text: str) -> str:
     bare = peel(text, brackets=False)
     if bare.replace(" ", "").isalpha() and _IN_TEXT.search(text):
         return rf"\mbox{{{bare}}}"
-    return bare
+    name, value = described(bare)
+    return value if name else bare
 
 
 # ---- one expression -------------------------------------------------------------------------------------------------
@@ -119,6 +120,8 @@ def _same(answer: Node, gold: Node, equal: Equal | None) -> bool:
     if isinstance(answer, Row) and isinstance(gold, Row):
         if (answer.opening, answer.closing) != (gold.opening, gold.closing) or len(answer.items) != len(gold.items):
             return False
+        if gold.opening == ":" and (_is_time(answer) or _is_time(gold)):
+            return False  # and not spelled alike: 3:00 is not 3:0
         return (_matched if gold.commutes else _in_order)(answer.items, gold.items, equal)
     if isinstance(answer, Row):
         return isinstance(gold, Leaf) and _is_ratio(answer, gold)
@@ -136,12 +139,21 @@ def _in_order_of(golds: tuple[Node, ...], answer: Row, equal: Equal | None) -> b
     return len(answer.items) == len(golds) and _in_order(answer.items, golds, equal)
 
 
+def _is_time(ratio: Row) -> bool:
+    return any(item.key[:1] == "0" and item.key.isdigit() for item in ratio.items[1:])
+
+
 def _is_ratio(ratio: Row, fraction: Leaf) -> bool:
     """3:2 is 3/2, and 19:54 not 38/108."""
     if ratio.opening != ":" or len(ratio.items) != 2:
         return False
     above, below = (item.key for item in ratio.items)
-    return above.isdigit() and below.isdigit() and fraction.key in (f"{above}/{below}", rf"\frac{{{above}}}{{{below}}}")
+    return (
+        not _is_time(ratio)
+        and above.isdigit()
+        and below.isdigit()
+        and fraction.key in (f"{above}/{below}", rf"\frac{{{above}}}{{{below}}}")
+    )
 
 
 def _in_order(answers: tuple[Node, ...], golds: tuple[Node, ...], equal: Equal | None) -> bool:
@@ -170,6 +182,8 @@ def _matched(answers: tuple[Node, ...], golds: tuple[Node, ...], equal: Equal | 
 def _same_items(answer: Items, gold: Items, equal: Equal | None) -> bool:
     if len(answer.items) != len(gold.items) or answer.either != gold.either:
         return False
+    if _names(answer) != _names(gold) and (answer.is_set or gold.is_set):
+        return False  # a set does not say what is x and what is y
     if gold.ordered or _names(answer) != _names(gold):
         # Several blanks; or only one side says what is x and what is y: then the order says it.
         return _in_order(answer.items, gold.items, equal)

@@ -163,6 +163,8 @@ def _raw(tokens: Sequence[Token]) -> Node:
 
 
 def _list(tokens: tuple[Token, ...], depth: int, *, is_set: bool = False) -> Node:
+    if _has_condition(tokens):
+        return _bracketed((Token("sign", r"\{"), *tokens[1:-1], Token("sign", r"\}")), depth)
     tokens = without_braces(tokens)
     inside = matches(tokens)
     if depth > MAX_DEPTH or -1 in inside:
@@ -200,6 +202,13 @@ def _is_range(item: Named) -> bool:
     """Whether it says where a variable lies; P(1,2) is a point."""
     value, is_point = item.value, "," in item.name or item.name.isupper()
     return isinstance(value, Row) and value.opening in "([∪" and not is_point
+
+
+def _has_condition(tokens: tuple[Token, ...]) -> bool:
+    """Whether it is {x|x>3}, a set whose braces lost their backslashes."""
+    if len(tokens) < 6 or tokens[0].text != "{" or matches(tokens).get(0) != len(tokens) - 1:
+        return False
+    return tokens[2].text in ("|", ":") and _occurs(tokens[1].text, tokens[3:])
 
 
 def _separated(tokens: tuple[Token, ...], inside: dict[int, int]) -> tuple[list[tuple[Token, ...]], list[str]]:
@@ -353,11 +362,13 @@ def _bracketed(tokens: tuple[Token, ...], depth: int) -> Node:
     if opening.text == r"\{":
         condition = [i for i, token in enumerate(inner) if token.text in ("|", ":")]
         if condition and any(token.kind == "relation" for token in inner):
+            if not condition[0] or not _occurs(inner[0].text, inner[condition[0] + 1 :]):
+                return _raw(tokens)
             return _list(inner[condition[0] + 1 :], depth + 1)  # { x | x > 3 }
         return _list(inner, depth + 1, is_set=True)
     if inner and inner[0].kind == "begin" and matches(inner).get(0) == len(inner) - 1:
         return _environment(inner[1:-1], inner[0].text, depth)
-    if any(len(split(inner, matches(inner), "sign", joint)) > 1 for joint in "∪∩") and opening.text == "(":
+    if any(len(split(inner, matches(inner), "sign", joint)) > 1 for joint in "∪∩") and closing.text == ")":
         return _value(inner, depth + 1)
     parts = split(inner, matches(inner), "separator")
     if len(parts) == 1 or any(part[0].text != "," for part in parts[1::2]) or not all(parts[::2]):
@@ -377,7 +388,8 @@ def _environment(inner: tuple[Token, ...], kind: str, depth: int) -> Node:
         return _raw((Token("begin", kind), *inner))
     has_relation = any(token.kind == "relation" for token in inner)
     if kind in _SYSTEMS and (kind != "array" or has_relation):
-        if all(len(row) == 1 for row in cells) or kind != "cases":
+        aligned = any(cell and cell[0].kind == "relation" for row in cells for cell in row[1:])
+        if aligned or all(len(row) == 1 for row in cells) or kind not in ("cases", "array"):
             lines = tuple(_statement(tuple(t for t in row if t.text != "&"), depth + 1) for row in rows)
             return Items(",".join(line.key for line in lines), lines)
         kind = "piecewise"
@@ -414,6 +426,11 @@ def _leaf(tokens: tuple[Token, ...]) -> Leaf:
 
 def _without_unit(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], str]:
     """The value and the canonical unit behind it."""
+    for length in (3, 5):  # m/s and m/s^2 behind a space and no variable
+        value, unit = tokens[:-length], tokens[-length:]
+        is_unit = value and unit[0].kind == "letter" and unit[0].spaced and key_of(unit) in number.units()
+        if is_unit and not any(token.kind == "letter" and token.text != "π" for token in value):
+            return value, unit_named(key_of(unit))
     start = len(tokens)
     while start and _may_be_unit(tokens, start - 1):
         start -= 1

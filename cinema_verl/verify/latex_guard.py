@@ -150,6 +150,8 @@ class _Writer:
         if token.text == r"\binom":
             middle = group_end(self.tokens, i + 1)
             last = group_end(self.tokens, middle)
+            if last > end or middle >= end:
+                raise _NotAsked
             parts = self.write(i + 1, middle, depth + 1), self.write(middle, last, depth + 1)
             return last, rf"\binom{parts[0]}{parts[1]}"
         if token.text == "×":
@@ -249,6 +251,8 @@ class _Writer:
 
     def _braced(self, i: int, end: int, depth: int) -> str:
         """An argument, with or without braces of its own."""
+        if not i < end <= len(self.tokens):
+            raise _NotAsked
         has_braces = self.tokens[i].text == "{" and closing(self.tokens, i) == end - 1
         inner = self.write(i + has_braces, end - has_braces, depth + 1)
         self._end_run()

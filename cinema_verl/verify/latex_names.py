@@ -157,6 +157,8 @@ def name_of(tokens: tuple[Token, ...]) -> str | None:
 def _plain_name(tokens: tuple[Token, ...]) -> str | None:
     if len(tokens) > 1 and tokens[0].text == "m" and tokens[1].text == "∠":
         tokens = tokens[1:]  # the measure of an angle
+    if tokens[0].text in APPLIED and key_of(tokens[1:6]) == "^{-1}":
+        tokens = (tokens[0]._replace(text=tokens[0].text + "⁻¹"), *tokens[6:])  # the inverse function
     names, i = [], 0
     while i < len(tokens):
         if tokens[i].kind == "function" and i + 1 < len(tokens):

@@ -125,6 +125,7 @@ _ARGUMENTS: Final = (
     (re.compile(r"\\frac\s?\{([^{}]*)\}\s?([A-Za-z\d])"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\frac(?:\s([A-Za-z])|\s?(\d))\s?(?=\{)"), r"\\frac{\1\2}"),
     (re.compile(r"\\sqrt(?:\s([A-Za-z])|\s?(\d))"), r"\\sqrt{\1\2}"),
+    (re.compile(r"\\binom\s?(\d)\s?(\d)"), r"\\binom{\1}{\2}"),
     (re.compile(r"\\(vec|overrightarrow|hat|bar|overline|tilde|mathbb|mathcal)\s([A-Za-z])"), r"\\\1{\2}"),
 )
 

@@ -56,7 +56,7 @@ _TAIL = re.compile(
     r"(?:(?:\s|(?<=[^\x00-\x7f]))[(\[]\s?(?:option\s)?([A-Za-z])\s?[)\]]|,?\s(?:option|choice)\s\(?([A-Za-z])\)?)$",
     re.ASCII | re.IGNORECASE,
 )
-_BARE = re.compile(r"[(\[<]?\s?([A-Za-z])\s?[)\]>.:]?", re.ASCII)
+_BARE = re.compile(r"[(\[<]?\s?([A-Za-z])\s?(?:[)\]>.:]?|选?项)", re.ASCII)
 _LABEL = re.compile(r"[(\[]?([A-Za-z])(?:\s*[.:)\],]\s*|\s+-\s+|\n\s*)(?=\S)", re.ASCII)  # of an option
 # A letter that stands alone, in either case, so that "B, c" is two letters; but no article, no pronoun, and
 # no part of a word such as "T-shirt".

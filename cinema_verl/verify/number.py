@@ -64,6 +64,12 @@ _NUMBER = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _FRACTION = (
+    (
+        re.compile(
+            r"\\frac\s?\{\s?([A-Za-zΩμ][^{}]*(?:\{-?\d\}[^{}]*)?)\}\s?\{\s?([A-Za-zΩμ][^{}]*(?:\{-?\d\}[^{}]*)?)\}$"
+        ),
+        r" \1/(\2)",
+    ),
     (re.compile(r"\{\s?(\\frac\s?\{[\d ]+\}\s?\{[\d ]+\}|[×·])\s?\}"), r"\1"),
     (re.compile(rf"\\frac\s?\{{\s?(-?\s?(?:{_PART}))\s?\}}\s?(?:\{{\s?(-?\s?(?:{_PART}))\s?\}}|(\d))"), r" \1/\2\3"),
     (re.compile(rf"\\frac\s?(\d)\s?(?:(\d)|\{{\s?((?:{_PART}))\s?\}})"), r" \1/\2\3"),

@@ -4,7 +4,7 @@ Answer and gold are sequences: items separated by commas, semicolons, ">", "->",
 "followed by" or line breaks; a JSON list; bracketed items side by side ("(2)(1)(3)", "<image 2><image 1>"); letters or
 digits separated by spaces or hyphens, or run together ("BCA", "bca", "213"); or a numbered list ("1. B", "2. A" on
 lines of their own), whose numbers count the places. An item is compared as words without brackets and without a leading
-"image", "frame", "picture", "step", "event" or "option"; a number in words is that number. Correct is the same
+"image", "frame", "picture", "step", "event" or "option", the first without "first" and the last without "last"; a number in words is that number. Correct is the same
 sequence; nothing is given for a part of it or for the reverse, and "<" is no separator because it reverses the order. A
 gold of fewer than two items or with an item twice abstains.
 """
@@ -18,7 +18,7 @@ from cinema_verl.verify.reading import fold, peel, without_looks, words
 from cinema_verl.verify.verdict import ABSTAIN, CORRECT, DIFFERENT, UNREADABLE, Gold, Verdict
 
 _SEPARATOR = re.compile(
-    r"\s?(?:,\s?(?:and\b\s?)?(?:then\b|next\b|finally\b)?|-{1,3}>|(?<=\s)-(?=\s)|={1,3}>|>>|[→⇒⟶⟹➔➜➡⇨➝►]"
+    r"\s?(?:,\s?(?:and\b\s?)?(?:then\b|next\b|finally\b|followed\sby\b)?|-{1,3}>|(?<=\s)-(?=\s)|={1,3}>|>>|[→⇒⟶⟹➔➜➡⇨➝►]"
     r"|\\(?:long)?(?:right|Right)arrow(?![A-Za-z])|\\(?:to|gt|implies)(?![A-Za-z])|[;>|\n/]"
     r"|\b(?:(?:and\s)?then|and|before|(?:is\s)?followed\sby|precedes|comes\sbefore)\b"
     r"|(?<=[)\]>])(?=\s?[(\[<])|然后|再|接着)\s?",
@@ -46,6 +46,8 @@ _LEAD_IN = re.compile(
     r"|(?:正确的?)?(?:的)?(?:顺序|排序)(?:应该?)?[是为]?\s?:?\s?(?=\S)",
     re.IGNORECASE,
 )
+_FIRST = re.compile(r"^first(?:ly)?\b[,:]?\s(?=\S)|(?<=\w)\s(?:(?:comes|is|goes)\s)?first$", re.IGNORECASE)
+_LAST = re.compile(r"^(?:finally|lastly|last)\b[,:]?\s(?=\S)|(?<=\w)\s(?:(?:comes|is|goes)\s)?last$", re.IGNORECASE)
 _NUMBERED = re.compile(r"\(?(\d{1,2})[.):]\s?(\S.*)")
 
 
@@ -61,6 +63,8 @@ def read(text: str) -> tuple[str, ...] | None:
     parts = _numbered(text) or _SEPARATOR.split(text)
     if len(parts) == 1:
         parts = _short(text)
+    if len(parts) > 1:
+        parts[0], parts[-1] = _FIRST.sub("", parts[0]), _LAST.sub("", parts[-1])
     items = [_item(part) for part in parts]
     if len(items) < 2 or not all(items) or len(set(items)) != len(items):
         return None

@@ -243,6 +243,7 @@ _MAX_NAME: Final = 60  # our choice: "The total surface area of the solid figure
 _NAME_MARKS = re.compile(
     r"\\(?:overline|overrightarrow|vec|widehat|hat|bar|tilde|odot|operatorname|mathbf|mathit|mathcal|bm)(?![A-Za-z])"
 )
+_NUMBERED_ANGLE = re.compile(r"(?:∠|\\angle)\s?(\d{1,2})(?!\d)")
 _NAME_FRACTION = re.compile(r"\\frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}")
 _SUBSCRIPT = re.compile(r"_\s?(?:\{([^{}]*)\}|(\w))|(?<=[A-Za-z])(\d{1,2})(?!\d)")
 _ARGUMENT = re.compile(r"(?<=[A-Za-z'])\s?\(([^()=]*)\)")
@@ -250,6 +251,11 @@ _TUPLE_OF_NAMES = re.compile(r"\(\s?[^\W\d_]'?(?:\s?,\s?[^\W\d_]'?)+\s?\)")
 _NAME = re.compile(r"(?![+\-:/])(?=[^A-Za-z\u0370-\u9fff]*[A-Za-z\u0370-\u9fff])(?:[∠△⊙|'\\ +\-:/]|[^\W\d_])+")
 _FUNCTION = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc|log|ln|lim|max|min)(?![a-z])")
 _RELATION = re.compile(r"[=≈<>≠≤≥]")
+_DENIES = re.compile(r"\b(?:no|none|never|nothing|nobody|without|false|than|untrue)\b|[不非没未无否]")
+# Before a value, so that "it is not so" says nothing.
+_SAYS = re.compile(
+    r"(?:\s(?:is|are|equals)\s(?:about\s|approximately\s|equal\sto\s)?|:\s|(?<![不没非未])(?:约?[为是]|等于))(?=\s?[-+$\\√\d])"
+)
 _PROSE = re.compile(r"[A-Za-z][a-z]{3}|[A-Za-z]{2,} [A-Za-z]{2}|[\u3400-\u9fff]")
 
 
@@ -261,7 +267,9 @@ def named(text: str) -> tuple[str, str]:
     answer. A leading "=" or "≈" names nothing and is taken off.
     """
     relation = _RELATION.search(text)
-    if not relation or relation.group() not in "=≈" or relation.start() > _MAX_NAME:
+    if not relation:
+        return described(text)
+    if relation.group() not in "=≈" or relation.start() > _MAX_NAME:
         return "", text
     left, right = text[: relation.start()].removesuffix(":").strip(), text[relation.end() :].strip()
     if not right or _RELATION.search(right):
@@ -272,10 +280,22 @@ def named(text: str) -> tuple[str, str]:
     return (name, right) if name else ("", text)
 
 
+def described(text: str) -> tuple[str, str]:
+    """Split "The area is 12" and 面积为12 like :func:`named`: words without figures that say one thing, and a value."""
+    verb = _SAYS.search(text)
+    if not verb or verb.start() > _MAX_NAME or _SAYS.search(text, verb.end()):
+        return "", text
+    name = _name(text[: verb.start()].strip())
+    if name[:1] != " " or _DENIES.search(name):
+        return "", text
+    return name, text[verb.end() :].strip()
+
+
 def _name(text: str) -> str:
     """One spelling of a name, or "" for what is none; a description in words ("total area") begins with a space."""
     if hedges(text):
         return ""
+    text = _NUMBERED_ANGLE.sub(r"∠a_\1", text)
     text = _NAME_FRACTION.sub(r"\1/\2", without_looks(_NAME_MARKS.sub("", text)))
     if _TUPLE_OF_NAMES.fullmatch(text):
         return text.replace(" ", "")

@@ -154,6 +154,8 @@ HK$: hkd HKD 港元 港币
 francs: franc CHF 法郎
 pence: penny
 times: time 次 遍 倍
+ways: way 种 种方法
+ppm: parts_per_million
 images: image picture photo frame 张 幅
 people: person 人 名 位
 items: item object piece 个 只 件 条 根 支 枚 颗 粒 棵 朵 本 辆 台 把 套 份 头 匹 座 栋 盒 箱 瓶 袋 双 对
