@@ -427,10 +427,10 @@ def _leaf(tokens: tuple[Token, ...]) -> Leaf:
 def _without_unit(tokens: tuple[Token, ...]) -> tuple[tuple[Token, ...], str]:
     """The value and the canonical unit behind it."""
     for length in (3, 5):  # m/s and m/s^2 behind a space and no variable
-        value, unit = tokens[:-length], tokens[-length:]
-        is_unit = value and unit[0].kind == "letter" and unit[0].spaced and key_of(unit) in number.units()
+        value, behind = tokens[:-length], tokens[-length:]
+        is_unit = value and behind[0].kind == "letter" and behind[0].spaced and key_of(behind) in number.units()
         if is_unit and not any(token.kind == "letter" and token.text != "π" for token in value):
-            return value, unit_named(key_of(unit))
+            return value, unit_named(key_of(behind))
     start = len(tokens)
     while start and _may_be_unit(tokens, start - 1):
         start -= 1

@@ -109,6 +109,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _ONE_IN_BRACES = re.compile(r"(?<=[\^_])\s?\{\s?(\w)\s?\}(?:(?=\s?([^\W_]))|)")
+_SIGN_IN_BRACES = re.compile(r"(?<=[\^_])\s?\{\s?([+\-*])\s?\}(?!\s?[\w\\({.])")  # of an ion
 _OPEN_SYSTEM = re.compile(r"\\left\s?\\(?:\{|lbrace)(?=\s?\\begin)")  # closed by the invisible \right.
 _REPEATING = re.compile(
     r"(?<![\d.])(\d{0,20})\.(\d{0,20})(?:\\overline\s?\{\s?(\d{1,20})\s?\}|\\dot\s?\{?\s?(\d)\s?\}?"
@@ -176,7 +177,7 @@ def tokens(text: str, *, thousands: bool = True) -> list[Token]:
         text = _braces_for_brackets(text)
     # x^{2}3 is not x^{23}: a space stays between the two
     text = _ONE_IN_BRACES.sub(lambda match: match[1] + " " * bool(match[2]), text)
-    text = _REPEATING.sub(_repeating, text)
+    text = _REPEATING.sub(_repeating, _SIGN_IN_BRACES.sub(r"\1", text))
     for pattern, replacement in _ARGUMENTS:
         text = pattern.sub(replacement, text)
     if thousands and "," in text:

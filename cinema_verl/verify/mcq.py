@@ -83,8 +83,10 @@ _VALUE_IN_PROSE = re.compile(rf"\\[dt]?frac\{{\d+\}}\{{\d+\}}|(?<![\w.]){_FIGURE
 _HEAD = re.compile(r"(?:[.;:]|,(?!\d))(?=\s)|\n|\s-{1,2}\s")
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)(?:\s?:\s?|\s(?:to)\s|比)(\d+(?:\.\d+)?)")
 _AROUND_SIGNS = re.compile(r"\s?([,;:=+*/<>()\[\]{}|^]|-(?=\d))\s?")
+_JOINT = re.compile(r",?\s(?:and|&)\s")  # "I, II and III" is "I, II, III"
+_ANGLED = re.compile(r"<\s?(image|img|figure|picture|video)\s?(\d{1,2})\s?>")
 _TWO_NUMBERS = re.compile(r"\d, \d{3}(?!\d)")
-_MATHS = re.compile(r"[\\^=√π∠°×·<>≤≥∞±]|\d")
+_MATHS = re.compile(r"[\\^+=√π∠°×·<>≤≥∞±]|\d")
 _WORD = re.compile(r"(?<![\\A-Za-z])(?!sqrt)[^\W\d_]{4}")
 # What a remark has and a text that should be an option's has not.
 _REMARK = re.compile(
@@ -136,7 +138,7 @@ class Options:
         if not self.has_texts:
             return None
         letter = self._letter_of.get(words(text)) or self._verbatim.get(as_written)
-        if letter or not (self._have_signs or "\\" in text or "$" in text):
+        if letter or not (self._have_signs or "\\" in text or "$" in text or "<" in text):
             return letter
         return self._squeezed.get(_squeeze(_plain(text)))
 
@@ -279,7 +281,9 @@ def _squeeze(text: str) -> str:
     """Without spaces around signs: "P, Q" is "P,Q". A list of figures keeps them: "1, 200" is not 1,200."""
     if numbers := statements(text):
         return numbers
-    return text if _TWO_NUMBERS.search(text) else _AROUND_SIGNS.sub(r"\1", text)
+    if _TWO_NUMBERS.search(text):
+        return text
+    return _AROUND_SIGNS.sub(r"\1", _JOINT.sub(", ", _ANGLED.sub(r"\1 \2", text)))
 
 
 def _spaced(tokens: Iterable[str]) -> str:

@@ -4,9 +4,9 @@ Answer and gold are sequences: items separated by commas, semicolons, ">", "->",
 "followed by" or line breaks; a JSON list; bracketed items side by side ("(2)(1)(3)", "<image 2><image 1>"); letters or
 digits separated by spaces or hyphens, or run together ("BCA", "bca", "213"); or a numbered list ("1. B", "2. A" on
 lines of their own), whose numbers count the places. An item is compared as words without brackets and without a leading
-"image", "frame", "picture", "step", "event" or "option", the first without "first" and the last without "last"; a number in words is that number. Correct is the same
-sequence; nothing is given for a part of it or for the reverse, and "<" is no separator because it reverses the order. A
-gold of fewer than two items or with an item twice abstains.
+"image", "frame", "picture", "step", "event" or "option", the first one without "first" and the last one without "last";
+a number in words is that number. Correct is the same sequence; nothing is given for a part of it or for the reverse,
+and "<" is no separator because it reverses the order. A gold of fewer than two items or with an item twice abstains.
 """
 
 import re
