@@ -5,13 +5,14 @@ A gold is never guessed and has no default: what no rule of `cinema_verl.verify`
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Final
 
 from cinema_verl.data.canonical import IMAGE, Rejected
+from cinema_verl.prepare.sources import gold_parts, gold_spelling
 from cinema_verl.prepare.sources.options import listed_in
 from cinema_verl.verify import MAX_CHARS, answer_types, mcq, mcq_multi, number, verify, yesno
 from cinema_verl.verify.reading import fold, peel
@@ -56,13 +57,16 @@ def read(
 
     1. options, given or listed in the question: a letter, an option's text or both is ``mcq``, several ``mcq_multi``;
     2. one capital letter from A to H: ``mcq`` whose choices are in the picture; several with commas: ``mcq_multi``;
-    3. several circled numbers are ``text``: the statements that hold;
+    3. numbers of statements that hold (①③, (1)(3), "1.3.4.") are ``text``, with the other ways to write them;
     4. yes, no, true, false and their Chinese forms: ``yesno``;
     5. a number, with a known unit or none: ``number``;
-    6. digits, operators or LaTeX, with no word of four letters: ``latex`` (also times and ratios);
-    7. at most `max_words` words: ``text``.
+    6. an order of 1 to n that is not the natural one: ``ordering``;
+    7. digits, operators or LaTeX, with no word of four letters: ``latex`` (also times and ratios);
+    8. at most `max_words` words: ``text``; of "360 sets" also the number alone.
 
-    ``##`` separates alternatives; they must be of one type, and other words for the first: see `one_of`.
+    Alternatives (``##``, "4/5 m / 0.8 m", ``['a', 'b']``) must be one answer: see `one_of`. Answers of several blanks
+    (a line each, formulas side by side, a list that is no set) are ``multi_part``. The spelling that files mangle is
+    mended first: see `gold_spelling`.
 
     Args:
         text: As the source writes it: in ``<answer>``, ``\\boxed{}``, behind "Answer:", in brackets, …
@@ -78,11 +82,14 @@ def read(
         raise Rejected("answer_type", f"{answer_type!r} is unknown; known are {', '.join(answer_types())}")
     if len(text) > MAX_CHARS:
         raise Rejected("free_text", f"{len(text)} characters: {text[:80]!r}")
+    if answer_type in ("", "latex", "number"):
+        text = gold_spelling.plain(text)
+    if not answer_type and not options and (numbers := gold_parts.statements(text.strip(), question)):
+        return _of_statements(numbers)
     text = unwrap(text)
-    if not text or (not options and text.casefold() in _NONE):
+    if not text or (not options and (text.casefold() in _NONE or _LEFT_OUT.fullmatch(text))):
         raise Rejected("no_answer", f"the answer is {text!r}")
-    if "##" in text:
-        parts = [part.strip() for part in text.split("##") if part.strip()]
+    if answer_type not in _LITERAL and (parts := gold_parts.alternatives(text)) is not None:
         return one_of(
             parts, question=question, options=options, answer_type=answer_type, tolerance=tolerance, max_words=max_words
         )
@@ -96,28 +103,35 @@ def read(
         found = _choice(text, (), several=answer_type != "mcq")
     if found is None and (options or answer_type or _LETTERS.fullmatch(text)):
         raise Rejected("not_an_option", f"{text[:80]!r} is none of {list(listed)!r}"[:300])
-    return found or _open(text, max_words, tolerance)
+    return found or _open(gold_spelling.closed(text), question, max_words, tolerance)
 
 
 def one_of(golds: Sequence[str], **how: object) -> Gold:
-    """The gold of a row that gives several: the first, if the others are of its type.
+    """The gold of a row that gives several: the first, if the others are the same answer.
 
     ``text`` and ``judge`` keep the others as aliases. For the other types each must be a correct answer to the first by
-    the rule itself, because such a rule knows one gold.
+    the rule itself, because such a rule knows one gold; numbers may also be the first one rounded, which then has a
+    tolerance of half a unit of their last decimal.
 
     Raises:
         Rejected: ``no_answer``, ``several_golds``, and what `read` raises.
     """
     if not golds:
         raise Rejected("no_answer", "the list of answers is empty")
+    if len(golds) > 1 and gold_parts.several_blanks(golds[0]):
+        return _restated(golds)
     first, *others = [read(gold, **how) for gold in golds]  # type: ignore[arg-type]
-    if kinds := {other.answer_type for other in others} - {first.answer_type}:
-        raise Rejected(
-            "several_golds", f"of types {first.answer_type}, {', '.join(sorted(kinds))}: {list(golds)!r}"[:300]
-        )
+    kinds = {gold.answer_type for gold in (first, *others)}
+    if kinds == {"latex", "number"}:
+        first, *others = (replace(gold, answer_type="latex") for gold in (first, *others))
+    elif len(kinds) > 1:
+        raise Rejected("several_golds", f"of types {', '.join(sorted(kinds))}: {list(golds)!r}"[:300])
     if first.answer_type in ("text", "judge"):
-        aliases = dict.fromkeys(other.answer for other in others if other.answer != first.answer)
-        return replace(first, aliases=(*first.aliases, *aliases))
+        also = (alias for other in others for alias in (other.answer, *other.aliases))
+        aliases = dict.fromkeys((*first.aliases, *(alias for alias in also if alias != first.answer)))
+        return replace(first, aliases=tuple(aliases))
+    if first.answer_type == "number" and first.tolerance is None and (rounded := _rounded([first, *others])):
+        return rounded
     for other in others:
         how_read = {"options": first.options, "tolerance": first.tolerance}
         if verify(other.answer, first.answer, first.answer_type, **how_read) is False:  # type: ignore[arg-type]
@@ -125,15 +139,38 @@ def one_of(golds: Sequence[str], **how: object) -> Gold:
     return first
 
 
-def as_list(text: str) -> list[str] | None:
-    """The items of a list that was written as text (``['cat', 'tabby']``), or None."""
-    if not (text.startswith("[") and text.endswith("]") and len(text) < 10_000):
+def _restated(golds: Sequence[str]) -> Gold:
+    """Several blanks, of which the alternatives write only the last another way: compared as they are written."""
+    first, *others = (unwrap(gold) for gold in golds)
+    last = re.split(r"\\q?quad(?![A-Za-z])|\n", first)[-1]
+    for other in others:
+        if not any(gold_parts.same_value(other, part) for part in (last, first)):
+            raise Rejected("multi_part", f"{other!r} is no other spelling of the last of {first!r}"[:300])
+    return Gold("text", first, aliases=tuple(others))
+
+
+def _rounded(golds: Sequence[Gold]) -> Gold | None:
+    """The one of several numbers that all others are rounded from, with the tolerance that they show."""
+    quantities = [number.read(fold(gold.answer)) for gold in golds]
+    values = [quantity.value for quantity in quantities if quantity]
+    if len(values) < len(golds) or len(set(values)) == 1:
         return None
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return [str(item) for item in value] if isinstance(value, list) else None
+    steps = [_half_unit(gold.answer) for gold in golds]
+    for gold, exact in zip(golds, values, strict=True):
+        others = [(value, step) for value, step in zip(values, steps, strict=True) if value != exact]
+        if all(step is not None and abs(value - exact) <= step for value, step in others):
+            return replace(gold, tolerance=float(max(step for _, step in others if step)))
+    return None
+
+
+def _half_unit(text: str) -> Fraction | None:
+    """Half a unit of the last decimal of a decimal number; None for what is not rounded: an integer, a fraction."""
+    decimals = re.search(r"\d\.(\d+)(?!.*\d)", text)
+    return Fraction(1, 2 * 10 ** len(decimals[1])) if decimals else None
+
+
+def _of_statements(numbers: list[int]) -> Gold:
+    return Gold("text", gold_parts.circled(numbers), aliases=gold_parts.spellings_of_statements(numbers))
 
 
 # --- Unwrapping -----------------------------------------------------------------------------------------------------
@@ -191,7 +228,22 @@ _YES_NO: Final = frozenset(
 )
 # What people and pandas write for no answer; not "none", which counts something.
 _NONE: Final = frozenset(("-", "?", "n/a", "nan", "null"))
-_CIRCLED = re.compile(r"[①-⑳][①-⑳\s,，、和]*[①-⑳]")  # statements that hold: ①③ is not 13
+_LEFT_OUT = re.compile(
+    r"[(（]?\s?(?:omitted|略|(?:see|refer to) (?:the )?(?:analysis|solution|explanation|proof|figure|diagram)"
+    r"|(?:the )?(?:proof|solution|figure|diagram) (?:is )?omitted|见解析|如图)\s?[.。)）]*",
+    re.IGNORECASE,
+)
+_OPEN_ENDED = re.compile(
+    r"\bnot\s+(?:be\s+)?unique\b|\banswers?\s+(?:may|can|will|could)?\s*(?:vary|varies|differ)\b|\bopen[- ]ended\b"
+    r"|不唯一|合理即可|\b(?:any|other)\s+(?:reasonable|correct|valid)\b",
+    re.IGNORECASE,
+)
+_LITERAL: Final = frozenset(("text", "ocr", "ordering", "judge"))  # stated types whose golds may hold any sign
+_COUNTED = re.compile(r"(-?[\d,.]+(?:\s?/\s?\d+)?)\s?(?:\\(?:text|mathrm)\s?\{\s?)?([A-Za-z]+)\s?\}?")
+_PLURAL = re.compile(r"[a-z]{3,}s|children|(?:wo)?men|mice|geese|sheep|fish|teeth", re.IGNORECASE)
+_NO_PLURAL = re.compile(
+    r"(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand)ths|thirds|halves|quarters", re.IGNORECASE
+)
 _LETTERS = re.compile(r"[(\[]?[A-H](?:\s?[,&]\s?[A-H])*[)\]]?")
 _YES_NO_REMARK = re.compile(r"(yes|no)\s?[,.;:]\s", re.IGNORECASE)  # "Yes, both do."
 _PARTS = re.compile(r"(?:^|\s)[(（]?[1i①][)）.].*[\s;,；，][(（]?(?:2|ii|②)[)）.]|①.*②|[;；]", re.DOTALL)
@@ -222,23 +274,37 @@ def _letter(text: str) -> str | None:
     return peeled.upper() if len(peeled) == 1 and peeled.isascii() and peeled.isalpha() else None
 
 
-def _open(text: str, max_words: int, tolerance: float | None) -> Gold:
+def _open(text: str, question: str, max_words: int, tolerance: float | None) -> Gold:
     if text.casefold().rstrip("!") in _YES_NO:
         return Gold("yesno", text)
     if (remark := _YES_NO_REMARK.match(text)) and yesno.read(text) is not None:
         return Gold("yesno", remark[1])
-    if _CIRCLED.fullmatch(text):
-        return Gold("text", text)
+    if numbers := gold_parts.statements(text, question):
+        return _of_statements(numbers)
+    if _OPEN_ENDED.search(text):
+        raise Rejected("several_golds", f"others are correct, too: {text[:80]!r}")
+    if gold_parts.several_blanks(text, question):
+        raise Rejected("multi_part", f"the answers of several blanks: {text[:80]!r}")
+    if gold_parts.permutation(text):
+        return Gold("ordering", text)
     quantity = None if _BRACKETED_LIST.fullmatch(text) else number.read(fold(text))
     if quantity is not None and quantity.is_plain:
         return Gold("number", text, tolerance=tolerance)
-    if _PARTS.search(text):
+    if _PARTS.search(text) or gold_parts.has_formula_among_words(text):
         raise Rejected("multi_part", f"{text[:80]!r}")
     if _MATH.search(text) and not _DATE.fullmatch(text) and not _WORD.search(_TEXT_COMMAND.sub(" ", text)):
-        if _JOINED.search(text):
+        if _JOINED.search(text) or gold_parts.is_list(text, question):
             raise Rejected("multi_part", f"{text[:80]!r}")
         if len(text) <= _MAX_MATH:
             return Gold("latex", text)
     if len(text.split()) > max_words or len(text) > MAX_TEXT * max(1, max_words // MAX_WORDS) or "\n" in text:
         raise Rejected("free_text", f"{len(text.split())} words: {text[:80]!r}")
+    return _text(text)
+
+
+def _text(text: str) -> Gold:
+    """Words; of a number of things that are no unit, the number alone is an answer, too."""
+    counted = _COUNTED.fullmatch(text)
+    if counted and _PLURAL.fullmatch(counted[2]) and not _NO_PLURAL.fullmatch(counted[2]):
+        return Gold("text", f"{counted[1]} {counted[2]}", aliases=(counted[1],))
     return Gold("text", text)

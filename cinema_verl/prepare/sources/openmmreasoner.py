@@ -5,7 +5,7 @@ that were written as text. The set contains ViRL39K and MMK12: deduplicate if yo
 """
 
 from cinema_verl.prepare.draft import Adapter, Draft
-from cinema_verl.prepare.sources import fields, gold_answers
+from cinema_verl.prepare.sources import fields, gold_parts
 from cinema_verl.prepare.sources.build import build
 from cinema_verl.prepare.sources.conversations import only_request
 
@@ -20,7 +20,7 @@ def convert(row: fields.Row) -> Draft:
         source=fields.sub_source("openmmreasoner", source),
         question=fields.text({"prompt": question}, "prompt"),
         media=media,
-        answer=gold_answers.as_list(gold) or gold,
+        answer=gold_parts.as_list(gold) or gold,
     )
 
 

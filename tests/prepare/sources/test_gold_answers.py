@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from cinema_verl.data.canonical import Rejected
 from cinema_verl.data.faults import gold_fault
-from cinema_verl.prepare.sources.gold_answers import MAX_WORDS, as_list, boxes, one_of, read, unwrap
+from cinema_verl.prepare.sources.gold_answers import MAX_WORDS, boxes, one_of, read, unwrap
+from cinema_verl.prepare.sources.gold_parts import as_list
 from cinema_verl.verify import verify
 
 
