@@ -33,7 +33,7 @@ REASONS: Final[dict[str, str]] = {
     "answer_type": CODES["answer_type"],
     "gold_unreadable": CODES["gold_unreadable"],
     "too_many_images": CODES["too_many_images"],
-    "several_videos": "a video beside other media: one video, or any number of images, make a question",
+    "several_videos": "several videos, or a video behind images: one video comes first, and images may follow",
     "special_token": CODES["special_token"],
     "prompt_too_long": CODES["prompt_too_long"],
     "path_url": "the row names a URL where a file is expected, and downloads are not allowed for its host",

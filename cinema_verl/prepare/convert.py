@@ -97,9 +97,9 @@ class Converter:
         self._store = ImageStore(output / IMAGES, settings.max_pixels, factor=self._patching.factor)
         self._downloads = Downloads(frozenset(settings.allow_download), output / WORK / "downloads")
 
-    def draft(self, row: Row) -> Draft:
-        """What the adapter makes of a row, or `Rejected`."""
-        return self._adapter.draft(row)
+    def draft(self, row: Row, file: str = "") -> Draft:
+        """What the adapter makes of a row of a file, or `Rejected`."""
+        return self._adapter.draft(row, file)
 
     def uid(self, draft: Draft) -> str:
         return f"{draft.source or self._adapter.name}/{draft.source_id}"
@@ -112,12 +112,15 @@ class Converter:
             OSError: the machine's fault, not the row's.
         """
         check_draft(draft, self._settings.max_images)
+        refs, video, text = [], None, draft.question
+        pictures = draft.media
         if draft.media[0].kind == "video":
             refs, video = self._frames(draft.media[0])
-            text = _in_lines(draft.question, "Frame", len(refs))
-        else:
-            refs, video = [self._store.put(self._bytes(medium)) for medium in draft.media], None
-            text = _in_lines(draft.question, "Image", len(refs)) if len(refs) > 1 else draft.question
+            pictures, (before, _, after) = draft.media[1:], draft.question.partition(IMAGE)
+            text = _with_lines(before, "Frame", len(refs), after)
+        elif len(pictures) > 1:
+            text = _in_lines(draft.question, "Image", len(pictures))
+        refs += [self._store.put(self._bytes(medium)) for medium in pictures]
         try:
             question = Question(
                 uid=self.uid(draft),
@@ -148,21 +151,44 @@ class Converter:
     def _bytes(self, medium: Media) -> bytes:
         if medium.data is not None:
             return medium.data
-        return _read(self._path(medium))
+        return _read(self._path(self.located(medium)))
 
     def _path(self, medium: Media) -> Path:
         if is_url(medium.path):
             return self._downloads.fetch(medium.path)
         return resolve(self._settings.media_root, medium.path)
 
+    def located(self, medium: Media) -> Media:
+        """The medium at the first of its places where there is something.
+
+        Raises:
+            Rejected: What `resolve` says of its own place, if there is nothing at any.
+        """
+        if medium.data is not None or is_url(medium.path):
+            return medium
+        try:
+            self._path(medium)
+            return medium
+        except Rejected as rejected:
+            if rejected.reason != "path_missing":
+                raise
+            for place in medium.places:
+                try:
+                    self._path(place)
+                    return place
+                except Rejected:
+                    continue
+            raise
+
     def _frames(self, medium: Media) -> tuple[list[ImageRef], VideoRef]:
-        settings = self._settings
+        settings, medium = self._settings, self.located(medium)
         wanted: dict[str, Any] = {
             "count": settings.frames,
             "fps": settings.fps,
             "max_frames": max(settings.frames or 0, settings.max_frames),
             "start": medium.start,
             "end": medium.end,
+            "to_end": medium.to_end,
         }
         with self._file(medium) as path:
             if path.is_dir():
@@ -244,7 +270,7 @@ def check_draft(draft: Draft, max_images: int | None = None) -> None:
     if not draft.media:
         raise Rejected("no_images", "the row names no image and no video")
     videos = sum(medium.kind == "video" for medium in draft.media)
-    if videos and len(draft.media) > 1:
+    if videos > 1 or (videos and draft.media[0].kind != "video"):
         raise Rejected("several_videos", f"{videos} video(s) among {len(draft.media)} media")
     if not videos:
         _reject(image_count_fault(len(draft.media), max_images, "Raise --max-images"))
@@ -278,6 +304,9 @@ def _in_lines(text: str, word: str, count: int) -> str:
     run = _RUN.search(text)
     if run is None or run[0].count(IMAGE) != text.count(IMAGE):
         return text
-    before, after = text[: run.start()].rstrip(), text[run.end() :].lstrip()
+    return _with_lines(text[: run.start()], word, count, text[run.end() :])
+
+
+def _with_lines(before: str, word: str, count: int, after: str) -> str:
     lines = "\n".join(f"{word} {number}: {IMAGE}" for number in range(1, count + 1))
-    return "\n".join(part for part in (before, lines, after) if part)
+    return "\n".join(part for part in (before.rstrip(), lines, after.lstrip()) if part)

@@ -21,7 +21,7 @@ from cinema_verl.data.canonical import REASONS, Rejected, SourceError
 from cinema_verl.data.directory import MANIFEST, WORK, sole_writer
 from cinema_verl.prepare.convert import Converter, ConvertSettings
 from cinema_verl.prepare.draft import Adapter
-from cinema_verl.prepare.media.paths import is_url, resolve
+from cinema_verl.prepare.media.paths import is_url
 from cinema_verl.prepare.readers import Span, check_fields, contents, find_files, plan, read
 from cinema_verl.prepare.shards import PLAN, ROWS_PER_SHARD, Job, join, make_shard
 from cinema_verl.utils.files import Locked, atomic_write, sha256_of
@@ -76,7 +76,7 @@ def prepare(
             changed while it was read; the disk, a permission or a worker failed. What is finished stays.
     """
     output = Path(output).absolute()
-    root, found = find_files(source, adapter.patterns)
+    root, found = find_files(source, adapter.patterns, adapter.otherwise)
     files = [file for file in found if output not in (root / file).absolute().parents]  # an output inside the input
     try:
         with sole_writer(output):
@@ -228,12 +228,12 @@ def _check_media(job: Job, span: Span) -> None:
         try:
             if isinstance(row, Rejected):
                 continue
-            media = [medium for medium in converter.draft(row).media if medium.data is None]
+            media = [medium for medium in converter.draft(row, span.file).media if medium.data is None]
         except Rejected:
             continue
         for medium in media:
             try:
-                if is_url(medium.path) or resolve(job.settings.media_root, medium.path):
+                if is_url(medium.path) or converter.located(medium):
                     return
             except Rejected as rejected:
                 if rejected.reason not in ("path_missing", "path_outside"):

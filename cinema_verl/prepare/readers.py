@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -58,12 +59,13 @@ class Span(NamedTuple):
 # --- Which files ----------------------------------------------------------------------------------------------------
 
 
-def find_files(path: str | Path, patterns: Sequence[str]) -> tuple[Path, list[str]]:
+def find_files(path: str | Path, patterns: Sequence[str], otherwise: Sequence[str] = ()) -> tuple[Path, list[str]]:
     """The root of an input, and the files of rows below it in the order of their names.
 
     Args:
         path: A file; a directory; or one that ``datasets`` saved (``save_to_disk``), with or without splits.
-        patterns: Globs below a directory of any other kind.
+        patterns: Globs below a directory of any other kind; those that begin with ``!`` take files out.
+        otherwise: Globs that are tried where `patterns` find nothing.
 
     Raises:
         SourceError: nothing is there, or nothing that matches; the message says what was looked for.
@@ -80,11 +82,20 @@ def find_files(path: str | Path, patterns: Sequence[str]) -> tuple[Path, list[st
         if not splits:
             raise SourceError(f"{path}: dataset_dict.json is there and none of its splits is")
         return path, [split.name for split in splits]
-    found = {file for pattern in patterns for file in path.glob(pattern) if file.is_file()}
+    found = _matching(path, patterns) or _matching(path, otherwise)
     if not found:
         inside = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
-        raise SourceError(f"{path} has no {' or '.join(patterns)}; it holds {inside}. Is --input the right folder?")
+        wanted = " or ".join(pattern for pattern in (*patterns, *otherwise) if not pattern.startswith("!"))
+        raise SourceError(f"{path} has no {wanted}; it holds {inside}. Is --input the right folder?")
     return path, [_known(file).relative_to(path).as_posix() for file in sorted(found)]
+
+
+def _matching(path: Path, patterns: Sequence[str]) -> set[Path]:
+    found: set[Path] = set()
+    for pattern in patterns:
+        if not pattern.startswith("!"):
+            found.update(file for file in path.glob(pattern) if file.is_file())
+    return found.difference(*(path.glob(pattern[1:]) for pattern in patterns if pattern.startswith("!")))
 
 
 def _known(path: Path) -> Path:
@@ -148,7 +159,7 @@ def check_fields(root: Path, spans: Sequence[Span], adapter: Adapter) -> None:
                     f"{where}, {place}: no field {', '.join(map(repr, missing))}; found "
                     f"{', '.join(map(repr, sorted(map(str, row))))}. This file is not what the source has: see --help"
                 )
-            adapter.draft(row)
+            adapter.draft(row, spans[0].file)
             return
         except Rejected as rejected:
             if rejected.reason != "bad_record":
@@ -224,21 +235,40 @@ def _read_lines(path: Path, span: Span) -> Iterator[Placed]:
 # --- JSON arrays ----------------------------------------------------------------------------------------------------
 
 
+_KEYED = re.compile(rb'\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\{')
+_KEY = re.compile(r'"(?:[^"\\]|\\.)*"\s*:\s*')
+
+
+def _is_whole(start: bytes) -> bool:
+    """Whether the beginning of a JSON file is an array of rows, or one object that holds each row under its key.
+
+    An object whose first field is an object may also be a row, on a line of its own: then a field beside it is none.
+    """
+    if start.startswith(b"["):
+        return True
+    if not _KEYED.match(start):
+        return False
+    row = _record(start.partition(b"\n")[0])
+    return isinstance(row, Rejected) or all(isinstance(value, dict) for value in row.values())
+
+
 def _plan_json(path: Path, rows_per_span: int) -> Iterator[Span]:
-    """An array of rows, or objects one a line under the wrong name."""
+    """An array of rows, an object of rows by their keys, or objects one a line under the wrong name."""
     with open(path, "rb") as file:
         start = file.read(_BLOCK).removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start.startswith(b"["):
+    if _is_whole(start):
         yield from _cut(_elements(path), rows_per_span)
         return
     first_line = start.partition(b"\n")[0]
     if start and isinstance(_record(first_line), Rejected):
-        raise SourceError(f"{path}: neither an array of rows nor an object a line, it begins {start[:40]!r}")
+        raise SourceError(
+            f"{path}: neither an array of rows nor an object a line, nor rows by their keys: it is {start[:40]!r}"
+        )
     yield from _plan_lines(path, rows_per_span)
 
 
 def _elements(path: Path) -> Iterator[tuple[int, int, int]]:
-    """(start, stop) bytes of each element of the array that the file is, holding no more than one of them; and 0."""
+    """(start, stop) bytes of each element of the array or object that the file is, holding no more than one; and 0."""
     decoder = json.JSONDecoder()
     with open(path, encoding="utf-8", newline="") as file:
         text, at, position, rows = "", 0, 0, 0  # text[at] is byte `position` of the file
@@ -253,16 +283,21 @@ def _elements(path: Path) -> Iterator[tuple[int, int, int]]:
                 raise complain(f"not UTF-8 ({error.reason})") from error
 
         text = more()
-        at = text.index("[") + 1
-        position = len(text[:at].encode())
+        at = re.search(r"[\[{]", text).end()  # type: ignore[union-attr]  # the plan has seen it
+        position, closer = len(text[:at].encode()), "]" if text[at - 1] == "[" else "}"
+        named = False  # whether the key of the element at hand was read already
         while True:
             begin = _skip(text, at, " \t\r\n," if rows else " \t\r\n")
-            position, at = position + begin - at, begin
-            if text[at : at + 1] == "]":
+            key = _KEY.match(text, begin) if closer == "}" and not named else None
+            begin = key.end() if key else begin
+            position, at = position + len(text[at:begin].encode()), begin
+            if text[at : at + 1] == closer:
                 if text[at + 1 :].strip() or more().strip():
                     raise complain("something follows the array's end")
                 return
             try:
+                if closer == "}" and not key and not named:
+                    raise ValueError("a value without a key")
                 _, end = decoder.raw_decode(text, at)
             except RecursionError:
                 raise complain("an element is nested too deeply") from None
@@ -271,11 +306,11 @@ def _elements(path: Path) -> Iterator[tuple[int, int, int]]:
                     raise complain(f"no element ends within {MAX_RECORD_BYTES} characters") from error
                 if not (block := more()):
                     raise complain(f"the array is damaged ({error})") from error
-                text, at = text[at:] + block, 0
+                text, at, named = text[at:] + block, 0, named or bool(key)
                 continue
             length = end - at if text.isascii() else len(text[at:end].encode())
             yield position, position + length, 0
-            position, at, rows = position + length, end, rows + 1
+            position, at, rows, named = position + length, end, rows + 1, False
 
 
 def _skip(text: str, at: int, characters: str) -> int:
@@ -286,8 +321,7 @@ def _skip(text: str, at: int, characters: str) -> int:
 
 def _read_json(path: Path, span: Span) -> Iterator[Placed]:
     with open(path, "rb") as file:
-        is_array = file.read(_BLOCK).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
-        if not is_array:
+        if not _is_whole(file.read(_BLOCK).removeprefix(b"\xef\xbb\xbf").lstrip()):
             yield from _read_lines(path, span)
             return
         file.seek(span.start)
@@ -300,6 +334,7 @@ def _read_json(path: Path, span: Span) -> Iterator[Placed]:
             raise SourceError(f"{path}: no JSON at byte {span.start} any more: the file has changed") from error
         yield f"row {number}", row if isinstance(row, dict) else _record(json.dumps(row), "element")
         at, number = _skip(text, at, " \t\r\n,"), number + 1
+        at = key.end() if (key := _KEY.match(text, at)) else at
 
 
 # --- CSV ------------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def make_shard(item: dict[str, Any], *, job: Job) -> dict[str, Any]:
         converter = Converter(job.adapter, job.settings, job.output)
         with _try(job, item["number"], span) as file:
             for place, row in read(job.root, span):
-                record = _outcome(converter, row, f"{span.file}, {place}", job)
+                record = _outcome(converter, row, span.file, place, job)
                 file.write(record + b"\n")
                 file.flush()  # to the kernel: if this process dies over the next row, it is known which
                 result["rows"] += 1
@@ -125,13 +125,14 @@ def _try(job: Job, number: int, span: Span) -> Iterator[IO[bytes]]:
 _REJECTED: Final = b'{"rejected"'
 
 
-def _outcome(converter: Converter, row: Row | Rejected, place: str, job: Job) -> bytes:
-    """A shard's line. `place` is where a person finds the row, and takes the place of its uid where it has none."""
+def _outcome(converter: Converter, row: Row | Rejected, file: str, place: str, job: Job) -> bytes:
+    """A shard's line. File and place are where a person finds the row, and stand for its uid where it has none."""
+    place = f"{file}, {place}"
     uid = f"{job.adapter.name}/{place}"
     try:
         if isinstance(row, Rejected):
             raise row
-        draft = converter.draft(row)
+        draft = converter.draft(row, file)
         uid = converter.uid(draft)
         question = converter.question(draft).to_json(job.output)
         record = json.dumps({"question": question, "place": place}, ensure_ascii=False)

@@ -108,7 +108,7 @@ EXPECTED = {  # (images, modality, answer type, answer) of each example
     "mirb": (2, "multi", "number", "5"),
     "mvbench": (8, "frames", "mcq", "B"),
     "video_mme": (8, "frames", "mcq", "C"),
-    "videommmu": (8, "frames", "mcq", "C"),
+    "videommmu": (9, "frames", "mcq", "C"),
     "mathvista": (1, "single", "number", "2.4"),
     "mathvision": (1, "single", "mcq", "D"),
 }

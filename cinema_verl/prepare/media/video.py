@@ -86,6 +86,7 @@ def sample_frames(
     max_frames: int,
     start: float | None = None,
     end: float | None = None,
+    to_end: bool = False,
     max_pixels: int | None = None,
     factor: int = QWEN2_5_VL.factor,
 ) -> Frames:
@@ -96,7 +97,7 @@ def sample_frames(
     Args:
         path: A file that was checked (`cinema_verl.prepare.media.paths.resolve`).
         count, fps, max_frames: As in `sample_times`.
-        start, end: Seconds; None for the whole file.
+        start, end, to_end: As in `sample_times`; None for the whole file.
         max_pixels: Area that frames are shrunk to while they are converted. It bounds the memory: the frames that are
             returned, and a few that the decoder holds, are all that is ever there.
         factor: As in `images.shrunk_size`.
@@ -109,7 +110,7 @@ def sample_frames(
     with _open(path) as container:
         stream = _video_stream(container)
         shown = _index(container, stream)
-    times = sample_times(shown.length, count=count, fps=fps, max_frames=max_frames, start=start, end=end)
+    times = sample_times(shown.length, count=count, fps=fps, max_frames=max_frames, start=start, end=end, to_end=to_end)
     # The last frame that is shown at or before each time.
     seconds = (shown.pts - shown.pts[0]) * shown.tick
     picked = np.unique(np.searchsorted(seconds, np.asarray(times) + _ROUNDING, side="right") - 1)
@@ -138,6 +139,7 @@ def sample_folder(
     max_frames: int,
     start: float | None = None,
     end: float | None = None,
+    to_end: bool = False,
 ) -> FolderFrames:
     """Frames of a folder of pictures, in natural order (``2.jpg`` before ``10.jpg``), by `sample_times`.
 
@@ -153,7 +155,8 @@ def sample_folder(
     names = sorted((entry.name for entry in folder.iterdir() if entry.suffix.lower() in _FRAME_FILES), key=_natural)
     if not names:
         raise Rejected("video_no_frames", f"{folder.name}: no {', '.join(sorted(_FRAME_FILES))} in this folder")
-    times = sample_times(len(names) / folder_fps, count=count, fps=fps, max_frames=max_frames, start=start, end=end)
+    length = len(names) / folder_fps
+    times = sample_times(length, count=count, fps=fps, max_frames=max_frames, start=start, end=end, to_end=to_end)
     picked = sorted({min(len(names) - 1, int(time * folder_fps + 1e-6)) for time in times})
     paths = [resolve(folder, names[i]) for i in picked]
     return FolderFrames(paths, tuple(i / folder_fps for i in picked), folder_fps)
@@ -167,6 +170,7 @@ def sample_times(
     max_frames: int,
     start: float | None = None,
     end: float | None = None,
+    to_end: bool = False,
 ) -> list[float]:
     """Seconds at which to look at a video: evenly spread, or at a rate.
 
@@ -179,6 +183,7 @@ def sample_times(
         count, fps: One of the two.
         max_frames: Upper limit of either.
         start, end: The part to look at; cut to the video's length.
+        to_end: Whether the very end is one of the times, for questions about what a video ends with.
 
     Raises:
         Rejected: ``video_no_frames``: nothing lies between `start` and `end`.
@@ -191,10 +196,10 @@ def sample_times(
         raise Rejected("video_no_frames", f"nothing from {start} to {end} s of a video of {length:.3f} s")
     if fps is not None:
         number = max(1, math.ceil((last - first) * fps - 1e-6))
-        if number <= max_frames:
-            return [first + i / fps for i in range(number)]
-    number = min(count or max_frames, max_frames)
-    return [first + (i + 0.5) * (last - first) / number for i in range(number)]
+        if number + to_end <= max_frames:
+            return [first + i / fps for i in range(number)] + [last] * to_end
+    number = min(count or max_frames, max_frames) - to_end
+    return [first + (i + 0.5) * (last - first) / number for i in range(number)] + [last] * to_end
 
 
 @contextmanager

@@ -6,6 +6,7 @@ questions. A row with several is flagged ``first_of_3_turns``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -58,6 +59,40 @@ def only_request(turns: Sequence[Any], name: str) -> Any:
     if len(asked) != 1:
         raise Rejected("bad_record", f"field {name!r}: expected a chat with one turn of the user, got {len(asked)}")
     return asked[0].get("content")
+
+
+def as_text(content: Any, name: str) -> str:
+    """What a turn holds, as text with ``<image>``; content may be a text or a list of parts.
+
+    Raises:
+        Rejected: ``bad_record`` for anything else.
+    """
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence) or not all(isinstance(part, Mapping) for part in content):
+        raise Rejected("bad_record", f"field {name!r}: expected text or a list of parts, got {type(content).__name__}")
+    said = []
+    for part in content:
+        kind = part.get("type") or next((kind for kind in ("text", *_MEDIA) if part.get(kind)), "")
+        if kind not in ("text", *_MEDIA) or (kind == "text" and not isinstance(part.get("text"), str)):
+            raise Rejected("bad_record", f"field {name!r}: a part of the type {kind!r}, expected text or image")
+        said.append(part["text"] if kind == "text" else "<image>")
+    return "".join(said)
+
+
+_MEDIA = ("image", "image_url", "video")
+_INSTRUCTION = re.compile(
+    r"\s*(?:please\s+)?(?:answer|respond|reply|provide|give|select|choose|state|output)\b"
+    r"[^.\n]*\b(?:letter|options?|choices?|single word|phrase|short answer)\b[^.\n]*\.?\s*$",
+    re.IGNORECASE,
+)
+
+
+def without_instruction(question: str) -> str:
+    """A question without a last sentence that says in which form to answer: the prompt says that in its own words."""
+    found = _INSTRUCTION.search(question)
+    before = question[: found.start()] if found else ""
+    return before if before.rstrip().endswith((".", "?", "!", ":", ")")) or "\n" in before.strip() else question
 
 
 def _turn(turn: Any) -> tuple[str, str]:

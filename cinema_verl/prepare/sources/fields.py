@@ -9,12 +9,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, Final
 
 from cinema_verl.data.canonical import Rejected
-from cinema_verl.prepare.draft import Media
+from cinema_verl.prepare.draft import FILE, Media
 
 Row = Mapping[str, Any]
 
@@ -117,8 +118,35 @@ def pictures(value: Any, name: str = "images") -> tuple[Media, ...]:
     raise bad(name, "a path or an image with bytes", value)
 
 
-def video(path: str, start: float | None = None, end: float | None = None) -> tuple[Media, ...]:
-    return (Media("video", path=relative(path), start=start, end=end),)
+def video(
+    path: str,
+    start: float | None = None,
+    end: float | None = None,
+    *,
+    places: Iterable[str | Media] = (),
+    to_end: bool = False,
+) -> tuple[Media, ...]:
+    """A video; `places` are other paths of the same part of it, or have a part of their own: see `Media.places`."""
+    others = (
+        place if isinstance(place, Media) else Media("video", relative(place), None, start, end, to_end)
+        for place in places
+    )
+    return (Media("video", relative(path), None, start, end, to_end, tuple(others)),)
+
+
+def with_places(media: Iterable[Media], *folders: str) -> tuple[Media, ...]:
+    """Images that are named without their folder, which may be one of these."""
+    return tuple(
+        replace(medium, places=tuple(Media("image", f"{folder}/{medium.path}") for folder in folders))
+        if medium.path
+        else medium
+        for medium in media
+    )
+
+
+def stem(row: Row) -> str:
+    """The name of the file that the row is in, in small letters and without its ending; "" where it is not known."""
+    return PurePosixPath(row.get(FILE, "")).stem.casefold()
 
 
 def is_video(path: str) -> bool:

@@ -33,7 +33,8 @@ ADAPTER = Adapter(
     name="mathvision",
     summary="MathVision, 3,040 questions over one file of one or several images",
     license="mit",
-    patterns=("**/test-*.parquet", "**/test.jsonl"),  # not testmini, whose rows are among these
+    patterns=("**/test-*.parquet",),  # not testmini, whose rows are among these
+    otherwise=("**/test.jsonl",),
     example={
         "id": "77",
         "question": "Five tiles are shown. <image1> Which of them completes the wall? <image2>",

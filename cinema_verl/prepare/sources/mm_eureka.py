@@ -14,7 +14,7 @@ from typing import Any
 from cinema_verl.prepare.draft import Adapter, Draft
 from cinema_verl.prepare.sources import fields
 from cinema_verl.prepare.sources.build import build
-from cinema_verl.prepare.sources.conversations import only_request
+from cinema_verl.prepare.sources.conversations import as_text, only_request
 
 
 def convert(row: fields.Row) -> Draft:
@@ -26,11 +26,12 @@ def convert(row: fields.Row) -> Draft:
         except ValueError as error:
             raise fields.bad("message", f"a chat in JSON ({error})", chat) from None
     content = only_request(fields.items({"message": chat}, "message"), "message")
-    parts: list[Mapping[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    question = as_text(content, "message")
+    parts: list[Mapping[str, Any]] = [] if isinstance(content, str) else content
     images = [fields.text(part, "image") for part in parts if part.get("type") == "image"]
     return build(
         source_id=fields.text(row, "id"),
-        question="".join("<image>" if part.get("type") == "image" else fields.text(part, "text") for part in parts),
+        question=question,
         media=fields.pictures(images or row.get("image_urls"), "image_urls"),
         answer=fields.text(row, "answer"),
     )

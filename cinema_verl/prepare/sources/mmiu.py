@@ -30,7 +30,8 @@ ADAPTER = Adapter(
     name="mmiu",
     summary="MMIU, 11,698 questions over several images",
     license="cc-by-4.0",
-    patterns=("**/*.json", "**/*.jsonl", "**/*.parquet"),
+    patterns=("all.parquet", "all.json", "all.jsonl"),
+    otherwise=("**/*.json", "**/*.jsonl", "**/*.parquet"),
     example={
         "task": "spot_the_diff",
         "visual_input_component": "natural image",

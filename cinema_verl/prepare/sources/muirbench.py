@@ -25,7 +25,8 @@ ADAPTER = Adapter(
     name="muirbench",
     summary="MUIRBench, 2,600 questions over several images",
     license="mit",
-    patterns=("**/test*.parquet", "**/*.jsonl"),
+    patterns=("**/test*.parquet",),
+    otherwise=("**/*.jsonl",),
     example={
         "idx": 5,
         "task": "Visual Retrieval",

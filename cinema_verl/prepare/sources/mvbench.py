@@ -1,31 +1,31 @@
 """MVBench (OpenGVLab/MVBench): 20 tasks over short videos or folders of frames.
 
-    cinema-verl prepare mvbench --input downloads/mvbench/json/action_count.json \\
-        --media-root downloads/mvbench/video/perception/videos --output outputs/mvbench/action_count
-
-The rows of a task do not say in which folder its videos are: run once for each task, with its own media root and
-output. The gold is an option's text and becomes a letter; start and end cut the video; folders of frames are read,
-too.
+Reads json/*.json, one file a task; the file's name is the task and says in which folder its videos are. Both
+distributions are read: full videos, of which start and end cut the part that is asked about, and segments that were cut
+before. Videos are looked for where the archives unpack (video/star/Charades_v1_480/…), then in the media root itself.
+The gold is an option's text and becomes a letter.
 """
 
 from cinema_verl.prepare.draft import Adapter, Draft
-from cinema_verl.prepare.sources import fields
+from cinema_verl.prepare.sources import fields, layouts
 from cinema_verl.prepare.sources.build import build
 from cinema_verl.prepare.sources.options import letter_of
 
 
 def convert(row: fields.Row) -> Draft:
-    media = fields.video(fields.text(row, "video"), fields.number(row, "start"), fields.number(row, "end"))
-    question, answer = fields.text(row, "question"), fields.text(row, "answer")
-    candidates = fields.texts(row, "candidates")
+    task = fields.stem(row)
+    task = task if task in layouts.MVBENCH_TASKS else fields.text(row, "task_type", "").casefold().replace(" ", "_")
+    name, start, end = fields.text(row, "video"), fields.number(row, "start"), fields.number(row, "end")
+    media = fields.video(name, start, end, places=layouts.mvbench_places(name, task, start, end))
+    question, candidates = fields.text(row, "question"), fields.texts(row, "candidates")
     return build(
-        source_id=fields.content_id(question, candidates, *media),
-        source=fields.sub_source("mvbench", fields.text(row, "task_type", "")),
+        source_id=fields.content_id(task, question, candidates, *media),
+        source=fields.sub_source("mvbench", task),
         split="test",
         question=question,
         media=media,
         options=candidates,
-        answer=letter_of(answer, candidates),
+        answer=letter_of(fields.text(row, "answer"), candidates),
         answer_type="mcq",
     )
 
@@ -34,7 +34,8 @@ ADAPTER = Adapter(
     name="mvbench",
     summary="MVBench, 4,000 questions over videos",
     license="mit",
-    patterns=("**/*.json", "**/*.jsonl", "**/*.parquet"),
+    patterns=("**/*.json",),
+    otherwise=("**/*.jsonl", "**/*.parquet"),
     example={
         "video": "shell/42.mp4",
         "question": "Under which cup does the ball end?",

@@ -1,17 +1,19 @@
 """OpenMMReasoner-RL-74K (OpenMMReasoner/OpenMMReasoner-RL-74K): verl's own parquet, mixed from several sets.
 
-Reads verl's parquet with embedded images. System messages are dropped: training asks with its own. Golds may be lists
-that were written as text. The set contains ViRL39K and MMK12: deduplicate if you mix them.
+Reads verl's parquet with embedded images; a prompt's content is text or a list of parts. System messages are dropped:
+training asks with its own. Golds may be lists that were written as text. The set contains ViRL39K and MMK12:
+deduplicate if you mix them.
 """
 
 from cinema_verl.prepare.draft import Adapter, Draft
 from cinema_verl.prepare.sources import fields, gold_parts
 from cinema_verl.prepare.sources.build import build
-from cinema_verl.prepare.sources.conversations import only_request
+from cinema_verl.prepare.sources.conversations import as_text, only_request
 
 
 def convert(row: fields.Row) -> Draft:
-    question = only_request(fields.items(row, "prompt"), "prompt")
+    content = only_request(fields.items(row, "prompt"), "prompt")
+    question = as_text(content, "prompt")
     media = fields.pictures(row.get("images"))
     gold = fields.text(fields.record(row, "reward_model"), "ground_truth")
     source = fields.text(row, "data_source", "")

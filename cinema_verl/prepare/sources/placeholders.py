@@ -81,6 +81,11 @@ def in_words(text: str) -> str:
     return PLACEHOLDER.sub(lambda match: f"Image {int(match['number'])}" if match["number"] else match[0], text)
 
 
+def without_stale(text: str, last: int) -> str:
+    """The text without numbered tags of images that no row can have: ``<img_4421>``, a number of another data set."""
+    return PLACEHOLDER.sub(lambda match: "" if match["number"] and int(match["number"]) > last else match[0], text)
+
+
 def cited(text: str) -> set[int]:
     """The numbers of the images that numbered tags name."""
     return {int(match["number"]) for match in PLACEHOLDER.finditer(text) if match["number"]}

@@ -1,9 +1,7 @@
 """Video-MME (lmms-lab/Video-MME): multiple choice over short, medium and long videos.
 
-    cinema-verl prepare video_mme --input downloads/video_mme --media-root downloads/video_mme/data \\
-        --output outputs/video_mme
-
-Videos are files VIDEOID.mp4 in the media root. They become frames.
+Videos are files VIDEOID.mp4 in data/, where the archives unpack them, in videos/ or in the media root itself. They
+become frames.
 """
 
 from cinema_verl.prepare.draft import Adapter, Draft
@@ -18,7 +16,7 @@ def convert(row: fields.Row) -> Draft:
         source=fields.sub_source("video_mme", fields.text(row, "duration", "")),
         split="test",
         question=question,
-        media=fields.video(f"{video}.mp4"),
+        media=fields.video(f"{video}.mp4", places=[f"data/{video}.mp4", f"videos/{video}.mp4", f"video/{video}.mp4"]),
         options=fields.texts(row, "options"),
         answer=fields.text(row, "answer"),
         answer_type="mcq",
@@ -29,7 +27,8 @@ ADAPTER = Adapter(
     name="video_mme",
     summary="Video-MME, 2,700 questions over 900 videos",
     license="academic use only, as its card states",
-    patterns=("**/test*.parquet", "**/*.json", "**/*.jsonl"),
+    patterns=("**/test*.parquet",),
+    otherwise=("**/*.json", "**/*.jsonl"),
     example={
         "question_id": "004-2",
         "videoID": "aB3_xyz",

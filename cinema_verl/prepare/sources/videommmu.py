@@ -1,49 +1,33 @@
 """Video-MMMU (lmms-lab/VideoMMMU): questions about lectures, in three tracks.
 
-    cinema-verl prepare videommmu --input downloads/videommmu --media-root downloads/videommmu/videos \\
-        --output outputs/videommmu
-
-Videos are DISCIPLINE/ID.mp4 below the media root (Science/validation_Physics_2.mp4), as their archives unpack.
-Questions of the adaptation track that cite <image 1> mean a picture at the video's end; they get the flag image_at_end.
+Reads the parquet of the three tracks, whose folders (Perception, Comprehension, Adaptation) name the tasks. Videos are
+DISCIPLINE/ID.mp4 (Science/validation_Physics_2.mp4), as their archives unpack, in the media root or in videos/.
+Questions of the adaptation track are about a picture that the video ends with: the frames then include the last, and
+the picture of the column image, which they cite as <image 1>, is shown behind them.
 """
 
-from typing import Final
-
 from cinema_verl.prepare.draft import Adapter, Draft
-from cinema_verl.prepare.sources import fields, placeholders
+from cinema_verl.prepare.sources import fields, layouts, placeholders
 from cinema_verl.prepare.sources.build import build
-
-FOLDERS: Final = {
-    "Art": "Art Art_Theory Design Music",
-    "Business": "Accounting Economics Finance Manage Marketing",
-    "Engineering": "Agriculture Architecture_and_Engineering Computer_Science Electronics Energy_and_Power Materials "
-    "Mechanical_Engineering",
-    "Humanities": "History Literature Psychology Sociology",
-    "Medicine": "Basic_Medical_Science Clinical_Medicine Diagnostics_and_Laboratory_Medicine Pharmacy Public_Health",
-    "Science": "Biology Chemistry Geography Math Physics",
-}
-_FOLDER_OF: Final = {subject: f"{folder}/" for folder, names in FOLDERS.items() for subject in names.split()}
 
 
 def convert(row: fields.Row) -> Draft:
-    """One video has a question in each track, under one id. ``<image 1>`` is a picture that the video ends with."""
-    name, kind = fields.text(row, "id"), fields.text(row, "question_type")
-    question = fields.text(row, "question")
-    subject = "_".join(name.split("_")[1:-1])
-    shown = placeholders.cited(question)
-    if shown:
-        question = f"{placeholders.in_words(question)}\nImage 1 is shown at the end of the video."
-    options = [placeholders.in_words(option) for option in fields.texts(row, "options")]
+    """One video has a question in each track, under one id; only the file's folder, or ``qa_type``, says which."""
+    name, track = fields.text(row, "id"), layouts.videommmu_track(row)
+    question, options = fields.text(row, "question"), fields.texts(row, "options")
+    picture, cited = fields.pictures(row.get("image"), "image"), placeholders.cited("\n".join([question, *options]))
+    path, *places = layouts.videommmu_paths(name)
+    shown = "\nImage 1: <image>" if picture else "\nImage 1 is shown at the end of the video." if cited else ""
     return build(
-        source_id=f"{name}-{kind}",
-        source=fields.sub_source("videommmu", kind),
+        source_id=f"{name}-{track}",
+        source=fields.sub_source("videommmu", track),
         split="test",
-        question=question,
-        media=fields.video(f"{_FOLDER_OF.get(subject, '')}{name}.mp4"),
-        options=options,
+        question=f"<image>\n{placeholders.in_words(question)}{shown}",
+        media=(*fields.video(path, places=places, to_end=bool(picture or cited)), *picture),
+        options=[placeholders.in_words(option) for option in options],
         answer=fields.text(row, "answer"),
         answer_type="mcq" if options else "",
-        flags=("image_at_end",) if shown else (),
+        flags=("image_at_end",) if picture or cited else (),
     )
 
 
@@ -58,7 +42,8 @@ ADAPTER = Adapter(
         "options": ["the first", "the second", "the third"],
         "answer": "C",
         "question_type": "multiple-choice",
-        "image": None,
+        "qa_type": "Adaptation",
+        "image": {"bytes": None, "path": "ledger.png"},
     },
     required=("id", "question", "options", "answer", "question_type"),
     convert=convert,

@@ -4,7 +4,9 @@ import pytest
 
 from cinema_verl.data import sources
 from cinema_verl.data.canonical import lists_options
+from cinema_verl.prepare.convert import check_draft
 from cinema_verl.prepare.draft import Media
+from cinema_verl.prepare.sources import adapter
 from cinema_verl.verify import verify
 
 from .conftest import convert, reason_of
@@ -57,11 +59,10 @@ def test_mv_math_cited_twice():
 @pytest.mark.parametrize(
     ("answer", "answer_type", "also_right"),
     [
-        ("真", "yesno", "true"),
-        ("假", "yesno", "No"),
+        ("真", "text", "真"),  # a word on a face of a cube, and no yes
         ("19:54", "latex", "19 : 54"),
         (r"4+\sqrt{2} ## \sqrt{2}+4", "latex", r"\sqrt{2}+4"),
-        (r"$12\sqrt{3}$ cm", "latex", r"12\sqrt{3} cm"),
+        (r"$12\sqrt{3}$ cm", "latex", r"12\sqrt{3}"),
         ("36 cm^2", "number", "36"),
     ],
 )
@@ -92,6 +93,48 @@ def test_emma_columns_of_images():
     opened = convert("emma", options=[], answer="7", question="How many? <image_1>", image_2=None, image_3=None)
     assert (opened.answer_type, opened.answer) == ("number", "7")
     assert convert("emma", context="A chain of beads.").question.startswith("A chain of beads.\nWhich")
+
+
+def test_emma_rows_of_mathvision_have_one_file_for_all_images():
+    draft = convert(
+        "emma", question="Which of <image1> fits? <image2>", options=[], answer="12", image_2=None, image_3=None
+    )
+    assert (draft.question, draft.flags) == ("<image>\nWhich of Image 1 fits? Image 2", ("composite",))
+    assert reason_of("emma", question="Which of <image_5>?") == "placeholders"  # of three columns none is the fifth
+
+
+def test_emma_tags_of_another_data_set_are_no_images():
+    draft = convert("emma", context="A chain <img_7310> of beads.")
+    assert draft.question.startswith("A chain  of beads.\nWhich shape continues <image>?")
+
+
+def test_emma_lists_as_text_are_ways_to_say_one_answer():
+    draft = convert(
+        "emma", options=[], answer="['$CaS$', 'CaS']", question="What forms? <image_1>", image_2=None, image_3=None
+    )
+    assert verify("CaS", draft.answer, draft.answer_type, aliases=draft.aliases) is True
+
+
+def mirb(file, **changes):
+    return adapter("mirb").draft({**adapter("mirb").example, **changes}, file)
+
+
+def test_mirb_the_file_is_the_task_and_says_the_form_of_the_answer():
+    draft = mirb("MIR/count.json")
+    assert (draft.source, draft.answer_type) == ("mirb/count", "number")
+    assert draft.question.splitlines()[-1] == "Give one number."
+    assert [medium.path for medium in draft.media] == ["count/harbour.jpg", "count/lake.jpg"]
+    assert mirb("analogy.json", answers="soft").source == "mirb/analogy"
+    title = "On the Drift of Paper Boats in Shallow and Slowly Turning Water"
+    assert mirb("arxiv.json", answers=title).answer == title
+
+
+def test_mirb_html_in_a_question_is_no_image():
+    question = 'What does <img> or <img src="a.png"/> show?\nA. a boat\nB. a lake'
+    draft = mirb("codeu.json", questions=question, answers="B")
+    assert draft.question.count("<image>") == 2
+    assert "[img]" in draft.question
+    assert (draft.answer_type, draft.answer, draft.options) == ("mcq", "B", ("a boat", "a lake"))
 
 
 @pytest.mark.parametrize(
@@ -131,20 +174,65 @@ def test_mvbench_option_text_becomes_its_letter():
     assert reason_of("mvbench", candidates=["left", "left"], answer="left") == "not_an_option"
 
 
+def test_mvbench_tasks_are_files_and_have_folders_of_videos():
+    row = {**adapter("mvbench").example, "video": "7.mp4"}
+    draft = adapter("mvbench").draft(row, "json/action_sequence.json")
+    places = {place.path: (place.start, place.end) for place in draft.media[0].places}
+    assert draft.source == "mvbench/action_sequence"
+    assert places["video/star/Charades_v1_480/7.mp4"] == (1.5, 9.0)
+    assert places["star/Charades_segment/7.mp4"] == (None, None)  # cut before
+    counted = adapter("mvbench").draft(row, "action_count.json")
+    assert [place.path for place in counted.media[0].places][:2] == [
+        "video/perception/videos/7.mp4",
+        "perception/videos/7.mp4",
+    ]
+    assert counted.source_id != draft.source_id
+    assert adapter("mvbench").draft({**row, "task_type": "Action Count"}, "rows.json").source == "mvbench/action_count"
+
+
 def test_video_mme_options_lose_their_letters():
     draft = convert("video_mme")
     assert (draft.options, draft.answer) == (("One.", "Two.", "Three.", "Four."), "C")
     assert (draft.media, draft.source) == ((Media("video", path="aB3_xyz.mp4"),), "video_mme/short")
 
 
-def test_videommmu_pictures_are_at_the_end_of_the_video():
+def test_videommmu_questions_of_the_end_show_the_end_and_their_picture():
     draft = convert("videommmu")
-    assert draft.media == (Media("video", path="Business/dev_Accounting_9.mp4"),)
-    assert "which entry of Image 1 is wrong?\nImage 1 is shown at the end" in draft.question
-    assert (draft.question.count("<image>"), draft.flags) == (1, ("image_at_end",))
-    other = convert("videommmu", question="What is 3 + 4?", options=[], answer="7", question_type="open")
-    assert (other.answer_type, other.flags) == ("number", ())
-    assert other.source_id != draft.source_id  # one video, a question in each track
+    video, picture = draft.media
+    assert video == Media("video", path="Business/dev_Accounting_9.mp4", to_end=True)
+    assert picture == Media("image", path="ledger.png")
+    assert draft.question.startswith("<image>\nWith the method")
+    assert draft.question.endswith("which entry of Image 1 is wrong?\nImage 1: <image>")
+    assert (draft.question.count("<image>"), draft.flags) == (2, ("image_at_end",))
+    without = convert("videommmu", image=None)
+    assert (without.media, without.question.count("<image>")) == ((video,), 1)
+    assert without.question.endswith("Image 1 is shown at the end of the video.")
+
+
+def test_videommmu_one_id_has_a_question_in_each_track():
+    """The tracks share ids and question types: what tells them apart is the file's folder, or ``qa_type``."""
+    row = {**adapter("videommmu").example, "image": None, "question": "What is 3 + 4?", "options": [], "answer": "7"}
+    row.pop("qa_type")
+    files = [f"{track}/test-00000-of-00001.parquet" for track in ("Perception", "Comprehension", "Adaptation")]
+    drafts = [adapter("videommmu").draft(row, file) for file in files]
+    assert [draft.source for draft in drafts] == [f"videommmu/{file.split('/')[0]}" for file in files]
+    assert len({draft.source_id for draft in drafts}) == 3
+    assert {(draft.answer_type, draft.flags) for draft in drafts} == {("number", ())}
+    assert convert("videommmu", qa_type="perception").source == "videommmu/Perception"
+    assert reason_of("videommmu", qa_type=...) == "bad_record"  # which of the three questions?
+
+
+def test_places_of_videos_in_the_layouts_of_their_downloads():
+    def paths(draft):
+        return [draft.media[0].path, *(place.path for place in draft.media[0].places)]
+
+    assert paths(convert("video_mme")) == ["aB3_xyz.mp4", *(f"{f}/aB3_xyz.mp4" for f in ("data", "videos", "video"))]
+    assert "videos/Business/dev_Accounting_9.mp4" in paths(convert("videommmu"))
+    assert paths(convert("llava_video_178k"))[1:] == ["academic_source/kitchen/v8.mp4"]
+    assert [p.path for m in convert("mv_math").media[:1] for p in m.places] == [
+        "images/31_1.png",
+        "data/images/31_1.png",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +266,19 @@ def test_mathvista_choices_that_are_letters_in_another_order():
 def test_mathvista_rejections():
     assert reason_of("mathvista", answer="") == "no_answer"  # the test split
     assert reason_of("mathvista", answer_type="essay") == "answer_type"
-    assert reason_of("mathvista", answer_type="list", answer="[2, 2]") == "gold_unreadable"
+
+
+def test_mathvista_lists_that_repeat_an_item_are_compared_as_written():
+    draft = convert("mathvista", answer_type="list", answer="[2, 2]", precision=None)
+    check_draft(draft)
+    for answer, right in (("[2, 2]", True), ("2, 2", True), ("2,2", True), ("[2, 3]", False), ("2", False)):
+        assert verify(answer, draft.answer, draft.answer_type, aliases=draft.aliases) is right
+
+
+def test_mathvista_equal_options_are_one():
+    draft = convert("mathvista", choices=["5", "6", "5 ", "7"], answer="7", answer_type="text", unit=None)
+    assert (draft.options, draft.answer) == (("5", "6", "7"), "C")
+    assert convert("mathvista", choices=["5", "6", "5"], answer="5", answer_type="text").answer == "A"
 
 
 def test_mathvision_composites_are_one_image_with_words():

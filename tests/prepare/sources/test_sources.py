@@ -1,6 +1,7 @@
 """Rows of each training source's shape, made up: good ones, its traps, its rejections."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -126,6 +127,26 @@ def test_llava_video_image_stands_for_the_video():
     assert reason_of("llava_video_178k", conversations=caption) == "free_text"
 
 
+@pytest.mark.parametrize(
+    "suffix",
+    [
+        "\nPlease provide your answer by stating the letter followed by the full option.",
+        "\nAnswer with the option's letter from the given choices directly.",
+        "\nPlease respond with only the letter of the correct answer.",
+    ],
+)
+def test_llava_video_the_form_of_the_answer_is_no_part_of_the_question(suffix):
+    question = "<image>\nWhat is poured into the bowl?\nA. Milk.\nB. Flour."
+    draft = convert("llava_video_178k", conversations=chat(question + suffix, "B. Flour."))
+    assert draft.question == question
+    assert (draft.options, draft.answer) == (("Milk.", "Flour."), "B")
+
+
+def test_llava_video_a_question_about_choosing_is_one():
+    question = "<image>\nGive the letter on the door."
+    assert convert("llava_video_178k", conversations=chat(question, "K")).question == question
+
+
 def test_virl39k_pass_rate():
     draft = convert("virl39k")
     assert (draft.pass_rate, draft.answer, draft.options) == (0.5, "A", ("the first", "the second"))
@@ -191,6 +212,15 @@ def test_openmmreasoner_lists_of_golds_are_aliases():
     assert draft.question == "<image>Which layer lies below the crust?"
     assert reason_of("openmmreasoner", reward_model={"ground_truth": "['3', 'mantle']"}) == "several_golds"
     assert reason_of("openmmreasoner", reward_model=None) == "bad_record"
+
+
+def test_openmmreasoner_content_in_parts():
+    parts = [{"type": "image"}, {"type": "text", "text": "Which layer lies below the crust?"}]
+    assert convert("openmmreasoner", prompt=[{"role": "user", "content": parts}]) == replace(
+        convert("openmmreasoner"), source_id=convert("openmmreasoner").source_id
+    )
+    for wrong in (7, [7], [{"type": "audio"}], [{"type": "text"}]):
+        assert reason_of("openmmreasoner", prompt=[{"role": "user", "content": wrong}]) == "bad_record"
 
 
 @pytest.mark.parametrize(
