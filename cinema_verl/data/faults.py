@@ -39,7 +39,7 @@ CODES: Final[Mapping[str, str]] = {
     "image_missing": "an image's file does not exist",
     "image_unreadable": "the system does not let an image's file be read",
     "image_corrupt": "an image's file is not a whole image",
-    "image_size": "an image has a side too short, or an aspect ratio too large, for the image processor",
+    "image_size": "an image is too thin for the image processor: its aspect ratio, or what a limit leaves of a side",
     "too_many_images": "more images than are allowed",
     "prompt_too_long": "text and images have more tokens than are allowed",
     "agent_name": "another agent loop may roll the row out",

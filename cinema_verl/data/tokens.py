@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 MIN_SIDE: Final = 28
-"""Pixels: one vision token of Qwen2-VL. Our choice: verl would stretch a smaller side, and not say so."""
+"""Pixels: one vision token of Qwen2-VL. An area limit must leave room for one; a smaller picture is enlarged to it."""
 MAX_ASPECT_RATIO: Final = 200
 """qwen_vl_utils' ``MAX_RATIO``, and the same in transformers' ``smart_resize``: both raise beyond it."""
 
@@ -36,12 +36,6 @@ class ImageSizeError(ValueError):
     """
 
     reason = "image_too_thin"
-
-
-class ImageTooSmallError(ImageSizeError):
-    """A side is shorter than `MIN_SIDE`."""
-
-    reason = "image_too_small"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +100,9 @@ def vision_tokens(
         min_pixels, max_pixels: The row's own limits; None for qwen_vl_utils' defaults.
 
     Raises:
-        ImageSizeError: A side is under `MIN_SIDE` (`ImageTooSmallError`), the aspect ratio is over `MAX_ASPECT_RATIO`
-            before or after the row's resizing, the limits contradict each other or leave nothing of a side.
+        ImageSizeError: The aspect ratio is over `MAX_ASPECT_RATIO` before or after the row's resizing, the limits
+            contradict each other or leave nothing of a side.
     """
-    check_sides(width, height)
     factor = patching.patch_size * _FETCH_MERGE_SIZE
     low = _DEFAULT_MIN_TOKENS * factor**2 if min_pixels is None else min_pixels
     high = _DEFAULT_MAX_TOKENS * factor**2 if max_pixels is None else max_pixels
@@ -123,19 +116,6 @@ def vision_tokens(
     seen = smart_resize(*fetched, patching.factor, patching.min_pixels, patching.max_pixels)
     rows, columns = (max(1, side // patching.factor) for side in seen)
     return rows * columns
-
-
-def check_sides(width: int, height: int) -> None:
-    """Make sure that an image has sides of at least one vision token.
-
-    Raises:
-        ImageTooSmallError: A side is under `MIN_SIDE`.
-    """
-    if min(width, height) < MIN_SIDE:
-        raise ImageTooSmallError(
-            f"{width}x{height} px has a side under {MIN_SIDE} px, which verl would stretch. "
-            "Leave the image out, or enlarge it when preparing the data"
-        )
 
 
 def check_ratio(width: int, height: int) -> None:

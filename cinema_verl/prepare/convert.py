@@ -27,6 +27,7 @@ from cinema_verl.data.faults import (
     special_token_fault,
 )
 from cinema_verl.data.tokens import QWEN2_5_VL, ImageSizeError, PromptCounter, vision_tokens
+from cinema_verl.prepare import natural_answers
 from cinema_verl.prepare.draft import Adapter, Draft, Media
 from cinema_verl.prepare.media.images import ImageStore
 from cinema_verl.prepare.media.paths import Downloads, is_url, resolve
@@ -112,6 +113,7 @@ class Converter:
             OSError: the machine's fault, not the row's.
         """
         check_draft(draft, self._settings.max_images)
+        draft = checked_gold(draft)
         refs, video, text = [], None, draft.question
         pictures = draft.media
         if draft.media[0].kind == "video":
@@ -305,6 +307,23 @@ def _in_lines(text: str, word: str, count: int) -> str:
     if run is None or run[0].count(IMAGE) != text.count(IMAGE):
         return text
     return _with_lines(text[: run.start()], word, count, text[run.end() :])
+
+
+def checked_gold(draft: Draft) -> Draft:
+    """The draft, flagged where its gold refuses some natural ways to write the correct answer.
+
+    Raises:
+        Rejected: ``gold_unreadable``: it refuses all of them, so that every rollout would be incorrect.
+    """
+    bad, tried = natural_answers.refused(draft)
+    if not bad:
+        return draft
+    if len(bad) == tried:
+        raise Rejected(
+            "gold_unreadable",
+            f"the gold {draft.answer[:80]!r} is {draft.answer_type!r}, and no natural answer is right, not {bad[0]!r}",
+        )
+    return replace(draft, flags=(*draft.flags, natural_answers.STRICT))
 
 
 def _with_lines(before: str, word: str, count: int, after: str) -> str:

@@ -264,7 +264,6 @@ def test_images_are_shrunk_to_whole_tokens_of_the_model_that_will_see_them(conve
         ({"media": (Media("image", path="text.png"),)}, "image_format"),
         ({"media": (Media("image", path="half.png"),)}, "image_broken"),
         ({"media": (Media("image", path="moving.gif"),)}, "image_animated"),
-        ({"media": (Media("image", path="tiny.png"),)}, "image_too_small"),
         ({"media": (Media("image", path="thin.png"),)}, "image_too_thin"),
         ({"media": (Media("video", path="a.png"),) * 2, "question": "<image><image> How many?"}, "several_videos"),
         ({"media": (IMAGE, Media("video", path="a.png")), "question": "<image><image> How many?"}, "several_videos"),
@@ -283,7 +282,6 @@ def test_what_is_wrong_with_a_draft(convert, root, make_picture, changes, reason
     (root / "folder").mkdir()
     (root / "text.png").write_text("hello")
     (root / "half.png").write_bytes(make_picture(0, 200, 200)[:2000])
-    (root / "tiny.png").write_bytes(make_picture(0, 20, 200))
     (root / "thin.png").write_bytes(make_picture(0, 28, 28 * 201))
     Image.new("L", (60, 60)).save(root / "moving.gif", save_all=True, append_images=[Image.new("L", (60, 60), 9)])
     assert reason_of(convert, replace(DRAFT, **changes)) == reason
@@ -362,7 +360,6 @@ ROWS = [  # what becomes of it, and the row
     ("path_missing", {"id": "loop", "question": "How many?", "image": "loop.png", "answer": "3"}),
     ("image_format", {"id": "format", "question": "How many?", "image": "rows.jsonl", "answer": "3"}),
     ("image_broken", {"id": "broken", "question": "How many?", "image": "half.png", "answer": "3"}),
-    ("image_too_small", {"id": "small", "question": "How many?", "image": "small.png", "answer": "3"}),
     ("video_format", {"id": "film", "question": "How many?", "video": "a.png", "answer": "3"}),
 ]
 
@@ -370,7 +367,6 @@ ROWS = [  # what becomes of it, and the row
 @pytest.fixture
 def source(root, make_picture):
     (root / "half.png").write_bytes(make_picture(0, 200, 200)[:2000])
-    (root / "small.png").write_bytes(make_picture(0, 27, 200))
     (root.parent / "outside.png").write_bytes(make_picture(9))
     (root / "link.png").symlink_to("../outside.png")
     (root / "loop.png").symlink_to("loop.png")

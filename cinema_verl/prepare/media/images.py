@@ -24,7 +24,6 @@ from cinema_verl.data.tokens import (
     QWEN2_5_VL,
     ImageSizeError,
     check_ratio,
-    check_sides,
     smart_resize,
 )
 from cinema_verl.prepare.media.phash import phash
@@ -87,8 +86,8 @@ class ImageStore:
         the upper 8 are kept; colour profiles are not applied, as no reader on verl's way does.
 
         Raises:
-            Rejected: ``image_format``, ``image_broken``, ``image_animated``, ``image_too_large``, ``image_too_small``
-                or ``image_too_thin``.
+            Rejected: ``image_format``, ``image_broken``, ``image_animated``, ``image_too_large`` or
+                ``image_too_thin``.
             OSError: the folder cannot be written, or the disk is full.
         """
         with _decoding(f"{len(data)} bytes"):
@@ -137,7 +136,6 @@ class ImageStore:
         target = shrunk_size(width, height, self.max_pixels, self.factor)
         try:
             for sides in dict.fromkeys((size, target)):
-                check_sides(*sides)
                 check_ratio(*sides)
         except ImageSizeError as error:
             shrunk = "" if target == size else f"{width}x{height} px, shrunk to within {self.max_pixels} pixels: "

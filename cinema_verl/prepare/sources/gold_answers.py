@@ -122,8 +122,8 @@ def one_of(golds: Sequence[str], **how: object) -> Gold:
         return _restated(golds)
     first, *others = [read(gold, **how) for gold in golds]  # type: ignore[arg-type]
     kinds = {gold.answer_type for gold in (first, *others)}
-    if kinds == {"latex", "number"}:
-        first, *others = (replace(gold, answer_type="latex") for gold in (first, *others))
+    if wider := _WIDER.get(frozenset(kinds)):
+        first, *others = (replace(gold, answer_type=wider) for gold in (first, *others))
     elif len(kinds) > 1:
         raise Rejected("several_golds", f"of types {', '.join(sorted(kinds))}: {list(golds)!r}"[:300])
     if first.answer_type in ("text", "judge"):
@@ -137,6 +137,10 @@ def one_of(golds: Sequence[str], **how: object) -> Gold:
         if verify(other.answer, first.answer, first.answer_type, **how_read) is False:  # type: ignore[arg-type]
             raise Rejected("several_golds", f"{other.answer!r} is another answer than {first.answer!r}"[:300])
     return first
+
+
+# 8:25 and 8/25 are one value; H_2O and water are one thing, written as a formula and in words.
+_WIDER: Final = {frozenset(("latex", "number")): "latex", frozenset(("latex", "text")): "text"}
 
 
 def _restated(golds: Sequence[str]) -> Gold:
@@ -249,7 +253,7 @@ _YES_NO_REMARK = re.compile(r"(yes|no)\s?[,.;:]\s", re.IGNORECASE)  # "Yes, both
 _PARTS = re.compile(r"(?:^|\s)[(（]?[1i①][)）.].*[\s;,；，][(（]?(?:2|ii|②)[)）.]|①.*②|[;；]", re.DOTALL)
 _JOINED = re.compile(r"\b(?:and|or)\b|[或和]")
 _MATH = re.compile(r"\\[A-Za-z]+|[\d^=<>≤≥≠√π°∠△±∞+*/|]")
-_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textrm|mbox|operatorname)\s?\{[^{}]*\}|\\[A-Za-z]+")
+_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textrm|mbox|operatorname|begin|end)\s?\{[^{}]*\}|\\[A-Za-z]+")
 _WORD = re.compile(r"[^\W\d_]{4}|[\u3400-\u9fff]{2}")
 _DATE = re.compile(r"\d{1,4}[-/]\d{1,2}[-/]\d{1,4}")
 _BRACKETED_LIST = re.compile(r"[(\[{].*[,，].*[)\]}]", re.DOTALL)
@@ -285,26 +289,31 @@ def _open(text: str, question: str, max_words: int, tolerance: float | None) -> 
         raise Rejected("several_golds", f"others are correct, too: {text[:80]!r}")
     if gold_parts.several_blanks(text, question):
         raise Rejected("multi_part", f"the answers of several blanks: {text[:80]!r}")
+    if pair := gold_parts.exact_and_rounded(text):
+        exact, rounded = (Gold("number", part) for part in pair)
+        return _rounded([exact, rounded]) or Gold("text", exact.answer, aliases=(rounded.answer,))
     if gold_parts.permutation(text):
         return Gold("ordering", text)
     quantity = None if _BRACKETED_LIST.fullmatch(text) else number.read(fold(text))
     if quantity is not None and quantity.is_plain:
         return Gold("number", text, tolerance=tolerance)
+    if counted := _counted(text):
+        return counted
     if _PARTS.search(text) or gold_parts.has_formula_among_words(text):
         raise Rejected("multi_part", f"{text[:80]!r}")
     if _MATH.search(text) and not _DATE.fullmatch(text) and not _WORD.search(_TEXT_COMMAND.sub(" ", text)):
         if _JOINED.search(text) or gold_parts.is_list(text, question):
             raise Rejected("multi_part", f"{text[:80]!r}")
         if len(text) <= _MAX_MATH:
-            return Gold("latex", text)
+            return Gold("latex", " ".join(text.split("\n")))
     if len(text.split()) > max_words or len(text) > MAX_TEXT * max(1, max_words // MAX_WORDS) or "\n" in text:
         raise Rejected("free_text", f"{len(text.split())} words: {text[:80]!r}")
-    return _text(text)
+    return Gold("text", text)
 
 
-def _text(text: str) -> Gold:
-    """Words; of a number of things that are no unit, the number alone is an answer, too."""
+def _counted(text: str) -> Gold | None:
+    """A number of things that are no unit, "360 sets": words, and the number alone is an answer, too."""
     counted = _COUNTED.fullmatch(text)
     if counted and _PLURAL.fullmatch(counted[2]) and not _NO_PLURAL.fullmatch(counted[2]):
         return Gold("text", f"{counted[1]} {counted[2]}", aliases=(counted[1],))
-    return Gold("text", text)
+    return None

@@ -19,7 +19,7 @@ MAX_STATEMENT: Final = 20  # the last circled number of Unicode's first block
 _HASHES = re.compile(r"\\?#\s?\\?#")
 _SLASH = re.compile(r"(?<=[\s$])/|/(?=[\s$])")
 _WORDS = re.compile(r"[^\W\d_][^\W\d_ '\-]*(?: [^\W\d_'\-]+)*")
-_QUOTED_LIST = re.compile(r"\[\s*['\"].*\]", re.DOTALL)
+_QUOTED_LIST = re.compile(r"\[\s*['\"].*['\"\]]", re.DOTALL)
 _BETWEEN_QUOTES = re.compile(r"['\"]\s*,\s*['\"]")
 
 
@@ -46,7 +46,7 @@ def alternatives(text: str) -> list[str] | None:
     if _QUOTED_LIST.fullmatch(text):
         items = as_list(text)
         if items is None:  # a quotation mark was lost
-            items = [item.strip(" '\"") for item in _BETWEEN_QUOTES.split(text[1:-1])]
+            items = [item.strip(" '\"") for item in _BETWEEN_QUOTES.split(text.strip("[]"))]
         return [item for item in items if item.strip()]
     if _HASHES.search(text):
         return [part for part in map(closed, _HASHES.split(text)) if part]
@@ -59,6 +59,18 @@ def alternatives(text: str) -> list[str] | None:
     if _WORDS.fullmatch(left) and _WORDS.fullmatch(right) and len(left) > 2 < len(right):
         raise Rejected("several_golds", f"{left!r} or {right!r}: one thing or two, no rule can tell")
     return [left, right] if same_value(left, right) else None
+
+
+_APPROXIMATELY = re.compile(r"\\(?:approx|doteq|simeq)(?![A-Za-z])|≈")
+_VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]+")
+
+
+def exact_and_rounded(text: str) -> tuple[str, str] | None:
+    """The two ways to give one value in "5√2 ≈ 7.07"; None for anything else, as "x ≈ 7.07"."""
+    parts = [closed(part) for part in _APPROXIMATELY.split(text)]
+    if len(parts) != 2 or not _HAS_VALUE.search(parts[0]) or number.read(fold(parts[1])) is None:
+        return None
+    return None if _VARIABLE.search(re.sub(r"\\[A-Za-z]+", "", parts[0])) else (parts[0], parts[1])
 
 
 def same_value(one: str, other: str) -> bool:
@@ -118,6 +130,7 @@ _UNFINISHED = re.compile(r"[-+=<>*/^,]\s*$|\\(?:times|cdot|div|approx|angle|tria
 _HAS_VALUE = re.compile(r"\d|\\(?:pi|infty|sqrt|frac)|[π√∞=]")
 _CONTINUED = re.compile(r"\s*(?:[=<>+*/&]|\\(?:times|cdot|div|le|ge|approx)\b)")
 _SPACED_NUMBERS = re.compile(r"[-+]?\d+(?:\.\d+)?(?:/\d+)?(?:\s+[-+]?\d+(?:\.\d+)?(?:/\d+)?)+")
+_FRACTIONS = re.compile(r"-?\\[dt]?frac\s?\{[^{}]*\}\s?\{[^{}]*\}(?:\s+-?\\[dt]?frac\s?\{[^{}]*\}\s?\{[^{}]*\})+")
 _COMMA = re.compile(r"[,，、]")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))|\{,\}|(?<=\d)\\,|\\[,;!:]")
 _MATHS = re.compile(r"\\[A-Za-z]|[$√^]")
@@ -140,6 +153,8 @@ def several_blanks(text: str, question: str = "") -> bool:
         )
     if re.search(r"\\q?quad(?![A-Za-z])", text) and all(map(_HAS_VALUE.search, re.split(r"\\q?quad", text))):
         return True
+    if _FRACTIONS.fullmatch(text):
+        return True
     if _SPACED_NUMBERS.fullmatch(text):
         return number.read(fold(text)) is None or len(_BLANK.findall(question)) > 1
     blocks = list(_BLOCK.finditer(text))
@@ -150,7 +165,7 @@ def several_blanks(text: str, question: str = "") -> bool:
             _GAP.fullmatch(gap)
             and not _UNFINISHED.search(first)
             and not _NO_VALUE.match(second)
-            and (gap.strip() or (_HAS_VALUE.search(first) and _HAS_VALUE.search(second)))
+            and (gap.strip() or one["a"] or (_HAS_VALUE.search(first) and _HAS_VALUE.search(second)))
         ):
             return True
     return False
@@ -166,7 +181,7 @@ def is_list(text: str, question: str = "") -> bool:
     The verifier compares a list as a set, so that swapped blanks would be correct. That is right only where the
     question asks for all of something and has one blank.
     """
-    parts = split_at_commas(text)
+    parts = split_at_commas(text) if "\\begin" not in text else []
     if len(parts) < 2 or any(_DOMAIN.search(part) for part in parts):
         return False
     if _LABELLED.match(text) or any(part.strip(" $") in ("=", "<", ">", "") for part in parts):
@@ -176,7 +191,7 @@ def is_list(text: str, question: str = "") -> bool:
 
 def has_formula_among_words(text: str) -> bool:
     """ "parallelogram, $2\\sqrt{5}$": items of which one is a formula and another words."""
-    parts = split_at_commas(text)
+    parts = split_at_commas(text) if "\\begin" not in text else []
     formulas = [bool(_MATHS.search(part)) for part in parts]
     return len(parts) > 1 and any(formulas) and not all(formulas)
 

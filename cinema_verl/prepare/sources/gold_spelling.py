@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from cinema_verl.verify import units
+
 _EATEN: Final = {"\x07": "a", "\x08": "b", "\x0b": "v", "\x0c": "f"}
 _CONTROL = re.compile("([\x07\x08\x0b\x0c])(?=[A-Za-z])")
 # The escapes that are white space, too: only before what is left of a command, which no word begins with.
@@ -37,7 +39,7 @@ _COMMAND_WORDS: Final = (
 _LOST_BACKSLASH = re.compile(rf"(?<![\\A-Za-z])({_COMMAND_WORDS})(?![A-Za-z])")
 _BLOCK = re.compile(r"\$\$?[^$]+\$\$?")
 _DEGREE = re.compile(
-    r"\$?\s?(?:\^\s?\{?\s?)?\\?(?:textdegree|degree)(?![A-Za-z])\s?\}?\s?\$?(?=\W|$)|\s?\$\s?(?:\^\s?)?\\circ\s?\$"
+    r"\s?\$\s?(?:\^\s?)?\{?\\(?:textdegree|degree|circ)\}?\s?\$|(?:\^\s?)?\\?(?:textdegree|\\degree)(?![A-Za-z])"
 )
 _UNIT_POWER: Final = r"(?:[mckd]?m|km|in|ft)"
 _REWRITES: Final = (
@@ -48,6 +50,8 @@ _REWRITES: Final = (
     (re.compile(r"\{\s*\}\s*(?=[\^_])"), ""),  # an empty group that carries an exponent
     (re.compile(r"\^\s?\{?\s?\\wedge\s?\}?"), "^"),
     (re.compile(r"\\(?:mathrm|mathbf|mathit|rm|bf|it)\s?(?=\\)"), ""),  # a font for a command
+    (re.compile(r"\{\s?\\rm\s([A-Za-z]+)\s?\}|\\rm\s?\{([^{}]*)\}"), r"\\mathrm{\1\2}"),
+    (re.compile(r"\^\s?\{?\s?circ(?![A-Za-z])\s?\}?"), r"^{\\circ}"),
     (re.compile(r"\\(mathrm|text)\s([A-Za-z]+)"), r"\\\1{\2}"),
     # mm 3: an exponent that lost its sign
     (re.compile(rf"(\\(?:mathrm|text|rm)\s?\{{[~\s]*{_UNIT_POWER}\s?\}})\s?([23])(?=\s?\$*\.?$)"), r"\1^{\2}"),
@@ -56,6 +60,7 @@ _REWRITES: Final = (
 _BRACED_WORD = re.compile(
     r"(?P<before>.*(?:[\d)}°]|\\(?:pi|circ|infty)))\s?\{\s?(?P<word>[A-Za-z][A-Za-z .]+)\}\.?", re.DOTALL
 )
+_BARE_UNIT = re.compile(r"\$(?P<formula>[^$]*)\$\s?(?P<unit>[A-Za-z][A-Za-z /.]*\^?\s?[23]?)\.?")
 _FRACTION_ABOVE = re.compile(r"\\[dtc]?frac\s?\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}$")
 _GLUED = re.compile(r"(square|cubic|sq|cu)\.?\s?(?=[a-z])|(?<=[a-z]{2})(per)(?=[a-z]{2})")
 
@@ -63,7 +68,7 @@ _GLUED = re.compile(r"(square|cubic|sq|cu)\.?\s?(?=[a-z])|(?<=[a-z]{2})(per)(?=[
 def plain(gold: str) -> str:
     """A gold in the LaTeX that readers of answers know; one that has none of these marks is left as it is."""
     gold = with_escapes(gold)
-    if not any(mark in gold for mark in "\\${}"):
+    if not any(mark in gold for mark in "\\${}^"):
         return gold
     gold = _BLOCK.sub(lambda block: _LOST_BACKSLASH.sub(r"\\\1", block[0]), gold)
     for pattern, replacement in _REWRITES:
@@ -73,7 +78,20 @@ def plain(gold: str) -> str:
     if braced and not _FRACTION_ABOVE.search(braced["before"]):
         words = _GLUED.sub(lambda match: f"{match[1]} " if match[1] else " per ", braced["word"])
         gold = rf"{braced['before']}\text{{ {words}}}"
-    return gold
+    return _with_marked_unit(gold)
+
+
+def _with_marked_unit(gold: str) -> str:
+    """A formula whose unit stands behind it in words or with a bare exponent: "$9\\sqrt{3}$ square meters", "mm3"."""
+    found = _BARE_UNIT.fullmatch(gold)
+    if not found or ("\\" not in found["formula"] and "√" not in found["formula"]):
+        return gold
+    unit = units.read(found["unit"])
+    if unit.standing is not units.Standing.SURE or not re.search(r"[ \d]", found["unit"]):
+        return gold
+    name, _, power = unit.name.partition("^")
+    marked = rf"\mathrm{{{name}}}^{{{power}}}" if power.isdigit() else rf"\text{{ {found['unit']}}}"
+    return f"{found['formula']} {marked}"
 
 
 def closed(text: str) -> str:

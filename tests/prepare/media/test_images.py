@@ -245,7 +245,7 @@ def test_larger_pictures_are_shrunk_to_the_cap(tmp_path_factory, width, height):
     store, data = ImageStore(tmp_path_factory.mktemp("shrunk"), MAX_PIXELS), Image.new("L", (width, height), 9)
     scale = min(1, (MAX_PIXELS / (width * height)) ** 0.5)
     if min(width, height) * scale < 28:
-        assert outcome(store, encoded(data, "PNG")) == "image_too_small"
+        assert outcome(store, encoded(data, "PNG")) == "image_too_thin"
         return
     ref = store.put(encoded(data, "PNG"))
     assert ref.width * ref.height <= MAX_PIXELS
@@ -335,8 +335,8 @@ def test_frames_are_stored_as_jpeg(store):
     ref = store.put_image(corners(300, 200))
     assert ref.path.endswith(".jpg")
     assert ref.width * ref.height <= MAX_PIXELS
-    with pytest.raises(Rejected, match="image_too_small"):
-        store.put_image(Image.new("RGB", (20, 40)))
+    with pytest.raises(Rejected, match="image_too_thin"):
+        store.put_image(Image.new("RGB", (2, 402)))
 
 
 # --- Rejected by name -----------------------------------------------------------------------------------------------
@@ -412,9 +412,14 @@ def test_a_header_that_claims_more_than_there_is(store):
     assert reason_of(store, claiming(2_000, 2_000)) == "image_broken"
 
 
-@pytest.mark.parametrize("size", [(27, 100), (100, 27), (1, 1), (28, 3000)])
-def test_sides_under_one_token_also_once_shrunk(store, size):
-    assert reason_of(store, encoded(Image.new("RGB", size), "PNG")) == "image_too_small"
+@pytest.mark.parametrize("size", [(309, 24), (24, 309), (27, 100), (1, 1)])
+def test_what_the_processor_enlarges_is_stored_as_it_is(store, size):
+    ref = store.put(encoded(Image.new("RGB", size), "PNG"))
+    assert (ref.width, ref.height) == size
+
+
+def test_a_picture_of_which_shrinking_leaves_no_side(store):
+    assert reason_of(store, encoded(Image.new("RGB", (28, 3000)), "PNG")) == "image_too_thin"
 
 
 def test_an_aspect_ratio_that_processors_refuse(tmp_path):
