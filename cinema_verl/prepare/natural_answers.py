@@ -15,6 +15,7 @@ from typing import Final
 
 from cinema_verl.data.canonical import LETTERS
 from cinema_verl.prepare.draft import Draft
+from cinema_verl.prepare.sources import gold_parts
 from cinema_verl.verify import decide, mcq, mcq_multi, number, ordering, yesno
 from cinema_verl.verify.reading import fold, without_looks, without_math_marks
 
@@ -77,10 +78,14 @@ _TIGHT = re.compile(r"(?<![A-Za-z])\s+|\s+(?![A-Za-z])")
 _UNIT = re.compile(
     r"\s?\\(?:text|mathrm|rm)\s?\{[^{}]*\}(?:\s?\^\s?\{?\s?\d\s?\}?)?$|\s?(?:\^\s?\{?\s?\\circ\s?\}?|°)$"
 )
+_BETWEEN_BLANKS = re.compile(r"[$,\s]+|\\q?quad(?![A-Za-z])")
 _NAME = re.compile(r"[A-Za-z]\s?=\s?(?=[^=<>]+$)")
 
 
 def _latex(draft: Draft) -> Iterator[str]:
+    if gold_parts.several_blanks(draft.answer):
+        yield ", ".join(filter(None, _BETWEEN_BLANKS.split(draft.answer)))
+        return
     formula = without_math_marks(draft.answer).strip()
     spaced = _SIGNS.sub(r" \1 ", formula).strip()
     yield from (spaced, rf"$\displaystyle {spaced}$", _TIGHT.sub("", formula).replace("\\frac", "\\dfrac"))

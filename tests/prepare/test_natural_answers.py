@@ -40,7 +40,7 @@ def draft(answer_type, answer, options=(), aliases=(), tolerance=None):
         ("ocr", "Mind the gap", ()),
         ("regression", "12.5", ()),
         ("text", "the Eiffel Tower", ()),
-        ("text", "①③", ()),
+        ("text", "①", ()),
         ("judge", "anything at all", ()),
     ],
 )
@@ -52,7 +52,6 @@ def test_golds_that_every_natural_answer_meets(answer_type, answer, options):
     ("answer_type", "answer"),
     [
         ("text", "$x$, then $y$"),  # nobody writes the marks
-        ("text", "{red}"),
         ("latex", "$$7$$ $$10$$"),
         ("latex", "1 1 -1"),
         ("number", "many"),
@@ -70,6 +69,8 @@ def test_golds_that_nobody_can_hit(answer_type, answer):
 
 def test_golds_that_some_natural_answers_miss_are_flagged():
     assert checked_gold(draft("text", "Paris (France)")).flags == (STRICT,)
+    assert checked_gold(draft("text", "①③")).flags == (STRICT,)
+    assert checked_gold(draft("text", "①③", aliases=read("(1)(3)").aliases)).flags == ()
     assert checked_gold(draft("text", "Paris (France)", aliases=("Paris",))).flags == ()
 
 
