@@ -245,6 +245,28 @@ def test_images_are_shrunk_to_whole_tokens_of_the_model_that_will_see_them(conve
 # --- Rejected by name -----------------------------------------------------------------------------------------------
 
 
+def test_a_medium_is_found_at_the_first_of_its_places(convert, root):
+    (root / "deep").mkdir()
+    (root / "d.png").rename(root / "deep" / "d.png")
+    places = (Media("image", path="gone/d.png"), Media("image", path="deep/d.png"))
+    found = convert(replace(DRAFT, media=(Media("image", path="d.png", places=places),)))
+    assert found.images[0].sha256 == convert(replace(DRAFT, media=places[1:])).images[0].sha256
+    nowhere = Media("image", path="d.png", places=places[:1])
+    assert reason_of(convert, replace(DRAFT, media=(nowhere,))) == "path_missing"
+    outside = Media("image", path="../d.png", places=places)
+    assert reason_of(convert, replace(DRAFT, media=(outside,))) == "path_outside"  # no other place mends that
+
+
+def test_images_may_follow_a_video(convert, root, make_video):
+    make_video(root / "v.mp4")
+    draft = replace(
+        DRAFT, media=(Media("video", path="v.mp4"), IMAGE), question="<image>\nWhich part of Image 1: <image>?"
+    )
+    question = convert(draft, frames=2)
+    assert question.question == "Frame 1: <image>\nFrame 2: <image>\nWhich part of Image 1: <image>?"
+    assert (len(question.images), len(question.video.frame_times), question.modality) == (3, 2, "frames")
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

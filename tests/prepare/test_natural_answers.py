@@ -40,7 +40,6 @@ def draft(answer_type, answer, options=(), aliases=(), tolerance=None):
         ("ocr", "Mind the gap", ()),
         ("regression", "12.5", ()),
         ("text", "the Eiffel Tower", ()),
-        ("text", "①", ()),
         ("judge", "anything at all", ()),
     ],
 )

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cinema_verl.data.canonical import Rejected, SourceError
+from cinema_verl.prepare import readers
 from cinema_verl.prepare.readers import MAX_RECORD_BYTES, check_fields, contents, find_files, plan, read
 from cinema_verl.prepare.sources import adapter
 
@@ -310,3 +311,41 @@ def test_unreadable_first_rows(tmp_path):
     (tmp_path / "rows.jsonl").write_bytes(b"{\n" * 60)
     with pytest.raises(SourceError, match=r"none of the first rows is one of virl39k.* line 1: the line is not JSON"):
         check_fields(tmp_path, plan(tmp_path, "rows.jsonl", 50), adapter("virl39k"))
+
+
+# --- Which files, and objects of rows -------------------------------------------------------------------------------
+
+
+def test_other_layouts_are_tried_where_the_first_is_not_there(tmp_path):
+    for name in ("all.json", "part.json", "part_example.json"):
+        (tmp_path / name).write_text("[]")
+
+    def names(*patterns, otherwise=()):
+        return find_files(tmp_path, patterns, otherwise)[1]
+
+    assert names("all.json", otherwise=("*.json",)) == ["all.json"]
+    assert names("none.json", otherwise=("*.json", "!*_example.json")) == ["all.json", "part.json"]
+    with pytest.raises(SourceError, match=r"has no none.json or \*.csv; it holds"):
+        names("none.json", "!x", otherwise=("*.csv",))
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_object_of_rows_is_read_as_its_rows(tmp_path, monkeypatch, indent):
+    keyed = {'ключ " ' + row["id"]: row for row in ROWS}
+    file = write(tmp_path, ".json", json.dumps(keyed, indent=indent, ensure_ascii=False).encode())
+    assert all_rows(tmp_path, file) == ROWS
+    bounds = list(readers._elements(tmp_path / file))
+    for block in (1, 7, 64):  # wherever a block of the file ends
+        monkeypatch.setattr(readers, "_BLOCK", block)
+        assert list(readers._elements(tmp_path / file)) == bounds
+
+
+def test_a_line_whose_first_field_is_an_object_is_a_row(tmp_path):
+    rows = [{"image": {"path": f"{n}.png"}, "question": "?"} for n in range(3)]
+    assert all_rows(tmp_path, write(tmp_path, ".json", as_jsonl(rows))) == rows
+
+
+def test_an_object_of_rows_that_broke_off(tmp_path):
+    text = json.dumps({row["id"]: row for row in ROWS}, indent=1)
+    with pytest.raises(SourceError, match="Is the download complete"):
+        plan(tmp_path, write(tmp_path, ".json", text[:-30].encode()), 4)
