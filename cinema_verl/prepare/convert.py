@@ -114,7 +114,8 @@ class Converter:
         """
         check_draft(draft, self._settings.max_images)
         draft = checked_gold(draft)
-        refs, video, text = [], None, draft.question
+        refs: list[ImageRef] = []
+        video, text = None, draft.question
         pictures = draft.media
         if draft.media[0].kind == "video":
             refs, video = self._frames(draft.media[0])

@@ -78,13 +78,15 @@ _TIGHT = re.compile(r"(?<![A-Za-z])\s+|\s+(?![A-Za-z])")
 _UNIT = re.compile(
     r"\s?\\(?:text|mathrm|rm)\s?\{[^{}]*\}(?:\s?\^\s?\{?\s?\d\s?\}?)?$|\s?(?:\^\s?\{?\s?\\circ\s?\}?|°)$"
 )
-_BETWEEN_BLANKS = re.compile(r"[$,\s]+|\\q?quad(?![A-Za-z])")
+_BETWEEN_FORMULAS = re.compile(r"[$\n]+[\s,;]*[$\n]*|\\q?quad(?![A-Za-z])")
+_SPACES = re.compile(r"\s+")
 _NAME = re.compile(r"[A-Za-z]\s?=\s?(?=[^=<>]+$)")
 
 
 def _latex(draft: Draft) -> Iterator[str]:
     if gold_parts.several_blanks(draft.answer):
-        yield ", ".join(filter(None, _BETWEEN_BLANKS.split(draft.answer)))
+        between = _BETWEEN_FORMULAS if _BETWEEN_FORMULAS.search(draft.answer) else _SPACES
+        yield ", ".join(filter(None, map(str.strip, between.split(draft.answer))))
         return
     formula = without_math_marks(draft.answer).strip()
     spaced = _SIGNS.sub(r" \1 ", formula).strip()

@@ -14,7 +14,7 @@ from typing import Final
 from cinema_verl.data.canonical import IMAGE, Rejected
 from cinema_verl.prepare.sources import gold_parts, gold_spelling
 from cinema_verl.prepare.sources.options import listed_in
-from cinema_verl.verify import MAX_CHARS, answer_types, mcq, mcq_multi, number, verify, yesno
+from cinema_verl.verify import MAX_CHARS, answer_types, mcq, mcq_multi, number, units, verify, yesno
 from cinema_verl.verify.reading import fold, peel
 
 MAX_WORDS: Final = 3
@@ -243,6 +243,7 @@ _OPEN_ENDED = re.compile(
     re.IGNORECASE,
 )
 _LITERAL: Final = frozenset(("text", "ocr", "ordering", "judge"))  # stated types whose golds may hold any sign
+_UNIT_BEHIND = re.compile(r"\\(?:mathrm|text)\s?\{[\s~]*([^{}]+?)\s*\}(\s?(?:\^\s?\{?\d\}?)?)$")
 _COUNTED = re.compile(r"(-?[\d,.]+(?:\s?/\s?\d+)?)\s?(?:\\(?:text|mathrm)\s?\{\s?)?([A-Za-z]+)\s?\}?")
 _PLURAL = re.compile(r"[a-z]{3,}s|children|(?:wo)?men|mice|geese|sheep|fish|teeth", re.IGNORECASE)
 _NO_PLURAL = re.compile(
@@ -305,10 +306,20 @@ def _open(text: str, question: str, max_words: int, tolerance: float | None) -> 
         if _JOINED.search(text) or gold_parts.is_list(text, question):
             raise Rejected("multi_part", f"{text[:80]!r}")
         if len(text) <= _MAX_MATH:
-            return Gold("latex", " ".join(text.split("\n")))
+            return _formula(" ".join(text.split("\n")))
     if len(text.split()) > max_words or len(text) > MAX_TEXT * max(1, max_words // MAX_WORDS) or "\n" in text:
         raise Rejected("free_text", f"{len(text.split())} words: {text[:80]!r}")
     return Gold("text", text)
+
+
+def _formula(text: str) -> Gold:
+    """A formula; where ``latex`` does not know the unit behind it, it is right with the unit as written, or without."""
+    unit = _UNIT_BEHIND.search(text)
+    value = text[: unit.start()].strip() if unit else ""
+    is_unit = unit and value and units.read(fold(unit[1] + unit[2])).standing is units.Standing.SURE
+    if is_unit and verify(value, text, "latex") is not True:
+        return Gold("text", value, aliases=(text,))
+    return Gold("latex", text)
 
 
 def _counted(text: str) -> Gold | None:

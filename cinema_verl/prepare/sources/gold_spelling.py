@@ -60,7 +60,9 @@ _REWRITES: Final = (
 _BRACED_WORD = re.compile(
     r"(?P<before>.*(?:[\d)}°]|\\(?:pi|circ|infty)))\s?\{\s?(?P<word>[A-Za-z][A-Za-z .]+)\}\.?", re.DOTALL
 )
-_BARE_UNIT = re.compile(r"\$(?P<formula>[^$]*)\$\s?(?P<unit>[A-Za-z][A-Za-z /.]*\^?\s?[23]?)\.?")
+_BARE_UNIT = re.compile(
+    r"\$(?P<formula>[^$]*)\$\s?(?P<unit>[A-Za-z\u4e00-\u9fff][A-Za-z\u4e00-\u9fff /.]*\^?\s?[23]?)\.?"
+)
 _FRACTION_ABOVE = re.compile(r"\\[dtc]?frac\s?\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}$")
 _GLUED = re.compile(r"(square|cubic|sq|cu)\.?\s?(?=[a-z])|(?<=[a-z]{2})(per)(?=[a-z]{2})")
 
@@ -87,7 +89,7 @@ def _with_marked_unit(gold: str) -> str:
     if not found or ("\\" not in found["formula"] and "√" not in found["formula"]):
         return gold
     unit = units.read(found["unit"])
-    if unit.standing is not units.Standing.SURE or not re.search(r"[ \d]", found["unit"]):
+    if unit.standing is not units.Standing.SURE or not re.search(r"[ \d]|[^ -~]", found["unit"]):
         return gold
     name, _, power = unit.name.partition("^")
     marked = rf"\mathrm{{{name}}}^{{{power}}}" if power.isdigit() else rf"\text{{ {found['unit']}}}"

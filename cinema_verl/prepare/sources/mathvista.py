@@ -47,7 +47,7 @@ ADAPTER = Adapter(
     summary="MathVista, 1,000 questions of testmini; the test split has no answers",
     license="cc-by-sa-4.0",
     patterns=("**/testmini*.parquet",),
-    otherwise=("**/*testmini.json",),
+    otherwise=("**/testmini.json",),  # annot_testmini.json beside it has the same rows
     example={
         "pid": "12",
         "question": "How long is the shorter side?",

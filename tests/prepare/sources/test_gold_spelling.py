@@ -64,6 +64,9 @@ def test_backslashes_that_json_or_python_took_for_escapes(eaten, meant):
         (r"$21$ cm ${ }^{2}$", "21 cm^2"),
         (r"$6 \sqrt{5}$ square meters", r"6\sqrt{5}"),
         (r"$9 \pi$ cm3", r"9\pi"),
+        (r"$9 \pi$ 平方m", r"9\pi"),
+        (r"$\frac{5 \sqrt{3}}{2} \mathrm{dm}$", r"\frac{5\sqrt{3}}{2}"),
+        (r"$\frac{5 \sqrt{3}}{2} \mathrm{dm}$", r"\frac{5 \sqrt{3}}{2} \mathrm{dm}"),
         ("\x0crac{5}{8}", "5/8"),
     ],
 )
