@@ -49,7 +49,8 @@ def alternatives(text: str) -> list[str] | None:
             items = [item.strip(" '\"") for item in _BETWEEN_QUOTES.split(text.strip("[]"))]
         return [item for item in items if item.strip()]
     if _HASHES.search(text):
-        return [part for part in map(closed, _HASHES.split(text)) if part]
+        marks_pair = text.count("$") % 2 == 0
+        return [found for part in _HASHES.split(text) if (found := closed(part, was_cut=marks_pair))]
     slashes = [match.start() for match in _SLASH.finditer(text)]
     if len(slashes) != 1 or _depth(text[: slashes[0]]):
         return None

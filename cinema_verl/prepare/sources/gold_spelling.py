@@ -96,11 +96,11 @@ def _with_marked_unit(gold: str) -> str:
     return f"{found['formula']} {marked}"
 
 
-def closed(text: str) -> str:
+def closed(text: str, *, was_cut: bool = False) -> str:
     """A part of a gold without math marks that lost their partner when it was cut: "18$ cm" is "18 cm".
 
-    One dollar before figures alone is money.
+    One dollar before figures alone is money, except where the whole gold `was_cut` between two dollars.
     """
-    if text.count("$") % 2 and re.search(r"[\\^{]|\d\s?\$", text):
+    if text.count("$") % 2 and (was_cut or re.search(r"[\\^{]|\d\s?\$", text)):
         return text.replace("$", "").strip()
     return text.strip()
