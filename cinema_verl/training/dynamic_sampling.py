@@ -4,7 +4,8 @@ Paper: groups whose trajectories are all correct or all incorrect are dropped, j
 penalised reward. verl's V1 replay buffer refills such groups without limit (it ignores
 `algorithm.filter_groups.max_num_gen_batches`), so a policy that solves every question generates without end; and it
 picks among surplus groups in the order of random ids. This buffer works in rounds (generate, wait for all, filter,
-refill), respects the bound, prefers groups in the order in which they were drawn, and reports what it dropped by data source.
+refill), respects the bound, prefers groups in the order in which they were drawn, and reports what it dropped by data
+source.
 """
 
 import logging
