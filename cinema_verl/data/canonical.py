@@ -25,7 +25,7 @@ REASONS: Final[dict[str, str]] = {
     "no_question": "nothing is left of the question once its placeholders are taken away",
     "duplicate_uid": "another row of the source has the same id",
     "no_answer": "the row has no gold answer",
-    "free_text": "the gold is prose of more than a few words, which no rule can verify",
+    "free_text": "the gold is prose of more than a few words, which no rule can verify (`answer_type: text` admits it)",
     "multi_part": "the gold answers several sub-questions at once",
     "several_golds": "the row gives several golds, and they are not one answer in several words",
     "not_an_option": "the gold is none of the options, or the text of two of them",
@@ -37,7 +37,7 @@ REASONS: Final[dict[str, str]] = {
     "special_token": CODES["special_token"],
     "prompt_too_long": CODES["prompt_too_long"],
     "path_url": "the row names a URL where a file is expected, and downloads are not allowed for its host",
-    "path_outside": "a path that leaves the source's root: absolute, with .., or a link that points out",
+    "path_outside": "a path or link that leads out of the folders that were named (--media-root, --allow-root)",
     "path_missing": "there is no such file below the source's root",
     "download_refused": "a URL that must not be fetched: its host, address, scheme, redirect or size is not allowed",
     "download_failed": "a URL that could not be fetched",
@@ -55,6 +55,7 @@ REASONS: Final[dict[str, str]] = {
     "duplicate": "the same question over the same pictures as an earlier one",
     "pass_rate": "a pass rate outside the window of the mix: too easy or too hard to learn from",
     "pass_rate_unknown": "no pass rate, and the mix takes only questions that have one",
+    "excluded": "in another set, whose questions the mix was told to leave out",
     "not_in_mix": "of its kind the mix has as many as it asks for",
 }
 """Why a row of a source can be rejected, and what it means. `Rejected` refuses a reason that is not here."""

@@ -120,6 +120,9 @@ class Uids:
     def __len__(self) -> int:
         return len(self._seen)
 
+    def __contains__(self, uid: str) -> bool:
+        return stable_hash(uid) in self._seen
+
     def add(self, uid: str) -> None:
         """Note a uid.
 
@@ -209,15 +212,35 @@ def sole_writer(directory: str | Path) -> Iterator[Path]:
                     directory.rmdir()
 
 
-def start_anew(directory: str | Path) -> Path:
-    """A directory for `write_dataset` to write to: what an interrupted run left there is cleared.
+def check_output(directory: str | Path, inputs: Sequence[str | Path], *, overwrite: bool = False) -> None:
+    """Make sure that a data set may be written to a directory, before the work begins.
 
     Raises:
-        FileExistsError: a complete data set is there, which nothing here overwrites.
+        FileExistsError: A complete data set is there, and `overwrite` is not set.
+        ValueError: The directory is one of the inputs, which overwriting would destroy.
     """
     directory = Path(directory).absolute()
-    if (directory / MANIFEST).exists():
-        raise FileExistsError(f"{directory} holds a complete data set: remove it, or name another directory")
+    if directory.resolve() in {Path(path).resolve() for path in inputs}:
+        raise ValueError(f"{directory} is an input and the output: name another directory")
+    if (directory / MANIFEST).exists() and not overwrite:
+        raise FileExistsError(
+            f"{directory} holds a complete data set: give --overwrite to replace it, or name another directory"
+        )
+
+
+def start_anew(directory: str | Path, *, overwrite: bool = False) -> Path:
+    """A directory for `write_dataset` to write to: what an interrupted run left there is cleared.
+
+    Args:
+        overwrite: Whether a complete data set may be there. From now on it is none; its pictures stay, because files
+            that were made of it name them.
+
+    Raises:
+        FileExistsError: a complete data set is there, and `overwrite` is not set.
+    """
+    directory = Path(directory).absolute()
+    check_output(directory, (), overwrite=overwrite)
+    (directory / MANIFEST).unlink(missing_ok=True)
     for leftovers in (f"{QUESTIONS}/part-*.jsonl", f"{QUESTIONS}/.*.tmp", f"{IMAGES}/*/.*.tmp", ".*.tmp"):
         for leftover in directory.glob(leftovers):
             leftover.unlink()

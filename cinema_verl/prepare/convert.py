@@ -30,7 +30,7 @@ from cinema_verl.data.tokens import QWEN2_5_VL, ImageSizeError, PromptCounter, v
 from cinema_verl.prepare import natural_answers
 from cinema_verl.prepare.draft import Adapter, Draft, Media
 from cinema_verl.prepare.media.images import ImageStore
-from cinema_verl.prepare.media.paths import Downloads, is_url, resolve
+from cinema_verl.prepare.media.paths import Downloads, inline_bytes, is_inline, is_url, resolve
 from cinema_verl.prepare.media.video import sample_folder, sample_frames
 from cinema_verl.prepare.readers import Row
 from cinema_verl.prompts import messages
@@ -55,7 +55,8 @@ class ConvertSettings:
     """What a question depends on besides its row. Equal settings and equal input give equal bytes.
 
     Attributes:
-        media_root: Absolute path of the folder that media paths are relative to and never leave.
+        media_root: Absolute path of the folder that relative media paths are below, and absolute ones may be.
+        allow_root: Absolute paths of further folders that absolute media paths and links may lead into.
         min_pixels, max_pixels: Limits of an image's area as the policy sees it; larger ones are stored shrunk.
         max_images: Most images of a row, frames not counted; None for any number.
         frames, fps: Frames of a video: this many, evenly, or this many a second; exactly one of the two.
@@ -70,6 +71,7 @@ class ConvertSettings:
     """
 
     media_root: str
+    allow_root: tuple[str, ...] = ()
     min_pixels: int = MIN_PIXELS
     max_pixels: int = MAX_PIXELS
     max_images: int | None = MAX_IMAGES
@@ -114,6 +116,7 @@ class Converter:
         """
         check_draft(draft, self._settings.max_images)
         draft = checked_gold(draft)
+        draft = replace(draft, media=tuple(map(_decoded, draft.media)))
         refs: list[ImageRef] = []
         video, text = None, draft.question
         pictures = draft.media
@@ -159,7 +162,7 @@ class Converter:
     def _path(self, medium: Media) -> Path:
         if is_url(medium.path):
             return self._downloads.fetch(medium.path)
-        return resolve(self._settings.media_root, medium.path)
+        return resolve(self._settings.media_root, medium.path, self._settings.allow_root)
 
     def located(self, medium: Media) -> Media:
         """The medium at the first of its places where there is something.
@@ -248,6 +251,13 @@ def load_counter(model: str) -> PromptCounter:
     from transformers import AutoProcessor
 
     return PromptCounter(AutoProcessor.from_pretrained(model))
+
+
+def _decoded(medium: Media) -> Media:
+    """The medium with its file's bytes, where its path is a ``data:`` URI."""
+    if medium.data is None and is_inline(medium.path):
+        return replace(medium, path="", data=inline_bytes(medium.path))
+    return medium
 
 
 def _read(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from cinema_verl.data.canonical import Question
-from cinema_verl.data.directory import Rejection, fingerprint, sole_writer, start_anew, write_dataset
+from cinema_verl.data.directory import Rejection, check_output, fingerprint, sole_writer, start_anew, write_dataset
 from cinema_verl.prepare.contamination import DUPLICATE, REASONS, Benchmarks, Match, Rules
 from cinema_verl.prepare.decontamination_report import write_report
 from cinema_verl.prepare.duplicates import Fingerprints, duplicates_of, questions_of
@@ -31,6 +31,7 @@ def decontaminate(
     output: str | Path,
     rules: Rules | None = None,
     *,
+    overwrite: bool = False,
     command: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the dataset directory of the training questions that stay, and the report of those that do not.
@@ -39,6 +40,7 @@ def decontaminate(
         inputs: Dataset directories of training questions; where two ask the same, the earlier input's stays.
         benchmarks: Name -> dataset directory. Without one, only duplicates are taken out.
         output: A new dataset directory.
+        overwrite: Whether a complete data set that is there is replaced.
         command: What the manifest is to show as the command.
 
     Returns:
@@ -46,7 +48,7 @@ def decontaminate(
 
     Raises:
         Locked: Another run is writing to the output.
-        FileExistsError: A complete data set is there.
+        FileExistsError: A complete data set is there, and `overwrite` is not set.
         FileNotFoundError, ValueError: An input is no whole dataset directory, or two questions have the same uid.
         OSError: A picture cannot be read, or the output cannot be written.
     """
@@ -54,10 +56,11 @@ def decontaminate(
     paths = [Path(path).absolute() for path in inputs]
     against = {name: Path(path).absolute() for name, path in benchmarks.items()}
     with sole_writer(output) as directory:
-        start_anew(directory)
+        check_output(directory, [*paths, *against.values()], overwrite=overwrite)
         read = [fingerprint(path) for path in paths]
         read += [{"benchmark": name, **fingerprint(path)} for name, path in against.items()]
         run = Decontamination(paths, against, rules)
+        start_anew(directory, overwrite=overwrite)
         made_by = {"command": list(command), "rules": asdict(rules)}
         write_dataset(directory, run.kept(), run.rejections(), made_by, read)
         return write_report(directory, run)

@@ -23,9 +23,11 @@ from cinema_verl.data.directory import (
     Place,
     Rejection,
     Uids,
+    check_output,
     fingerprint,
     locate_questions,
     question_at,
+    read_questions,
     sole_writer,
     start_anew,
     write_dataset,
@@ -36,6 +38,7 @@ from cinema_verl.utils.stable_random import rank
 
 PASS_RATE: Final = "pass_rate"
 PASS_RATE_UNKNOWN: Final = "pass_rate_unknown"
+EXCLUDED: Final = "excluded"
 NOT_IN_MIX: Final = "not_in_mix"
 
 _ROUNDS: Final = 1000  # of fitting the dimensions in turn; a handful is enough unless they contradict each other
@@ -243,9 +246,11 @@ class Selection:
 
     Args:
         inputs: Dataset directories or JSONL files.
+        exclude: The same; questions with a uid of these are left out.
 
     Attributes:
-        available, taken: Questions of each cell; pass rates outside the window are not counted.
+        available, taken: Questions of each cell that may be taken: not of those excluded, of other splits, or with a
+            pass rate outside the window.
         read: Questions read.
 
     Raises:
@@ -253,8 +258,13 @@ class Selection:
         FileNotFoundError, ValueError: An input is not one (see `read_questions`), or two questions have the same uid.
     """
 
-    def __init__(self, inputs: Sequence[Path], spec: MixSpec) -> None:
+    def __init__(self, inputs: Sequence[Path], spec: MixSpec, exclude: Sequence[Path] = ()) -> None:
         self.spec = spec
+        elsewhere = Uids()
+        for path in exclude:
+            for question in read_questions(path):
+                if question.uid not in elsewhere:
+                    elsewhere.add(question.uid)
         self._outside: list[Rejection] = []
         self._cells: dict[Cell, list[tuple[int, str, Place]]] = defaultdict(list)
         uids = Uids()
@@ -262,7 +272,7 @@ class Selection:
             for question, place in chain.from_iterable(map(locate_questions, inputs)):
                 progress.update()
                 uids.add(question.uid)
-                rejection = _outside(question, spec)
+                rejection = _outside(question, spec, elsewhere)
                 if rejection is not None:
                     self._outside.append(rejection)
                 else:
@@ -289,7 +299,11 @@ class Selection:
         yield from sorted(self._outside + surplus)
 
 
-def _outside(question: Question, spec: MixSpec) -> Rejection | None:
+def _outside(question: Question, spec: MixSpec, elsewhere: Uids) -> Rejection | None:
+    if question.uid in elsewhere:
+        return Rejection(question.uid, EXCLUDED, "in a set that was excluded")
+    if question.split not in spec.splits:
+        return Rejection(question.uid, NOT_IN_MIX, f"split={question.split}")
     window, rate = spec.window, question.pass_rate
     if rate is None:
         return None if window.keep_unknown else Rejection(question.uid, PASS_RATE_UNKNOWN, "not stated by the source")
@@ -313,7 +327,13 @@ class Mixed(NamedTuple):
 
 
 def mix(
-    inputs: Sequence[str | Path], spec: str | Path, output: str | Path | None, *, command: Sequence[str] = ()
+    inputs: Sequence[str | Path],
+    spec: str | Path,
+    output: str | Path | None,
+    *,
+    exclude: Sequence[str | Path] = (),
+    overwrite: bool = False,
+    command: Sequence[str] = (),
 ) -> Mixed:
     """Write the dataset directory of a mix.
 
@@ -321,23 +341,27 @@ def mix(
         inputs: Dataset directories, or JSONL files of canonical questions.
         spec: YAML file (`mix_spec`).
         output: A new dataset directory; None to plan only and write nothing.
+        exclude: As `inputs`: what is in these is left out, so that two mixes of the same inputs have nothing in common.
+        overwrite: Whether a complete data set that is there is replaced.
         command: What the manifest is to show as the command.
 
     Raises:
         MixError: The file is not a specification, or cannot be met.
         Locked: Another run is writing to the output.
-        FileExistsError: A complete data set is there.
+        FileExistsError: A complete data set is there, and `overwrite` is not set.
         FileNotFoundError, ValueError: An input is no whole dataset directory, or two questions have the same uid.
         OSError: The specification cannot be read, or the output cannot be written.
     """
     wanted, paths = MixSpec.read(spec), [Path(path).absolute() for path in inputs]
+    others = [Path(path).absolute() for path in exclude]
     if output is None:
-        selection = Selection(paths, wanted)
+        selection = Selection(paths, wanted, others)
         return Mixed(selection.read, wanted.size, lines(wanted, selection.available, selection.taken))
     with sole_writer(output) as directory:
-        start_anew(directory)
+        check_output(directory, [*paths, *others], overwrite=overwrite)
         read = [fingerprint(path) for path in paths]
-        selection = Selection(paths, wanted)
+        read += [{"excluded": True, **fingerprint(path)} for path in others]
+        selection = Selection(paths, wanted, others)
         table_ = lines(wanted, selection.available, selection.taken)
         made_by = {
             "command": list(command),
@@ -345,5 +369,6 @@ def mix(
             "input_rows": selection.read,
             "strata": [asdict(line) for line in table_],
         }
+        start_anew(directory, overwrite=overwrite)
         write_dataset(directory, selection.questions(), selection.rejections(), made_by, read)
         return Mixed(selection.read, wanted.size, table_)

@@ -2,6 +2,7 @@
 
     size: 58000                     questions in the mix
     seed: 0                         another seed takes other questions for the same table
+    splits: [train]                 which questions may be taken at all (default: all)
     pass_rate_window: {above: 0.0, below: 1.0, unknown: keep}
     source:     {virl39k: 0.4, m4_instruct: {at_most: 0.2}}
     num_images: {"1": 0.2, "2-4": 0.5, "5+": {at_least: 5000}}
@@ -23,7 +24,7 @@ from typing import Any, Final
 
 import yaml
 
-from cinema_verl.data.canonical import Question
+from cinema_verl.data.canonical import SPLITS, Question
 from cinema_verl.data.schema import MODALITIES
 from cinema_verl.verify import answer_types
 
@@ -69,6 +70,7 @@ class MixSpec:
     seed: int
     window: Window
     dimensions: Mapping[str, tuple[Stratum, ...]]
+    splits: tuple[str, ...] = SPLITS
 
     @classmethod
     def read(cls, path: str | Path) -> MixSpec:
@@ -93,7 +95,7 @@ class MixSpec:
         Raises:
             MixError: an unknown key, a value of another kind, or targets that no data could meet.
         """
-        known = ("size", "seed", "pass_rate_window", *DIMENSIONS)
+        known = ("size", "seed", "splits", "pass_rate_window", *DIMENSIONS)
         if unknown := sorted(set(map(str, values)) - set(known)):
             raise MixError(f"unknown keys {', '.join(unknown)}: use {', '.join(known)}")
         size, seed = values.get("size"), values.get("seed", 0)
@@ -102,7 +104,8 @@ class MixSpec:
         if type(seed) is not int:
             raise MixError(f"seed is {seed!r}: give a whole number")
         dimensions = {name: _strata(name, values[name], size) for name in values if name in DIMENSIONS}
-        return cls(size, seed, _window(values.get("pass_rate_window", {})), dimensions)
+        window, splits = _window(values.get("pass_rate_window", {})), _splits(values.get("splits", SPLITS))
+        return cls(size, seed, window, dimensions, splits)
 
     def stratum_of(self, dimension: str, question: Question) -> str:
         """The name of the stratum that a question belongs to, or `OTHER`."""
@@ -123,6 +126,12 @@ class MixSpec:
     def cell_of(self, question: Question) -> tuple[str, ...]:
         """Its stratum in each dimension of the specification, in that order."""
         return tuple(self.stratum_of(dimension, question) for dimension in self.dimensions)
+
+
+def _splits(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list | tuple) or not values or set(map(str, values)) - set(SPLITS):
+        raise MixError(f"splits is {values!r}: give a list of {', '.join(SPLITS)}")
+    return tuple(map(str, values))
 
 
 def _window(values: Any) -> Window:

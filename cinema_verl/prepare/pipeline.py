@@ -13,7 +13,7 @@ from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from tqdm import tqdm
 
@@ -21,14 +21,17 @@ from cinema_verl.data.canonical import REASONS, Rejected, SourceError
 from cinema_verl.data.directory import MANIFEST, WORK, sole_writer
 from cinema_verl.prepare.convert import Converter, ConvertSettings
 from cinema_verl.prepare.draft import Adapter
-from cinema_verl.prepare.media.paths import is_url
+from cinema_verl.prepare.media.paths import is_inline, is_url
 from cinema_verl.prepare.readers import Span, check_fields, contents, find_files, plan, read
 from cinema_verl.prepare.shards import PLAN, ROWS_PER_SHARD, Job, join, make_shard
 from cinema_verl.utils.files import Locked, atomic_write, sha256_of
 from cinema_verl.utils.ray_map import ClusterFailed, spread
 
-_VERSIONS: Final = ("cinema-verl", "pillow", "av", "pyarrow", "numpy", "transformers")  # what decides bytes
+_VERSIONS: Final = ("cinema-verl", "pillow", "pillow-heif", "av", "pyarrow", "numpy", "transformers")  # decide bytes
 _FIRST_MEDIA: Final = 20  # rows whose media must not all be missing; our choice
+
+
+Overwrite = Literal["never", "differs", "always"]
 
 
 class Stopped(RuntimeError):
@@ -56,6 +59,7 @@ def prepare(
     limit: int | None = None,
     workers: int = 0,
     ray_address: str | None = None,
+    overwrite: Overwrite = "never",
     command: Sequence[str] = (),
 ) -> Result:
     """Make the dataset directory of a source, or go on where an earlier run was interrupted.
@@ -68,6 +72,9 @@ def prepare(
         output: The dataset directory.
         limit: Take only the first so many rows; None for all.
         workers, ray_address: See `utils.ray_map.spread`.
+        overwrite: When a run that is there is begun anew, instead of being gone on with or kept: ``never``; where it
+            ``differs`` in input, settings or versions; or ``always``, which a picture that was mended needs, because
+            only the files of rows are compared.
         command: What the manifest is to show as the command.
 
     Raises:
@@ -82,10 +89,10 @@ def prepare(
         with sole_writer(output):
             inputs = _Inputs(root, files)
             identity = _identity(adapter, settings, inputs, limit)
-            if (output / MANIFEST).is_file():
-                manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
-                _check_same(identity, manifest, output)
+            if manifest := _finished(identity, output, overwrite):
                 return Result(manifest, frozenset())
+            if overwrite != "never":
+                _forget_other(identity, output)
             job = Job(adapter, settings, root, output)
             spans = _planned(job, files, identity, limit)
             done = _convert(job, spans, workers, ray_address)
@@ -96,6 +103,38 @@ def prepare(
         raise Stopped(str(error)) from error
     except OSError as error:
         raise _stopped(f"{error.strerror or error}: {error.filename or output}") from error
+
+
+def _finished(identity: Mapping[str, Any], output: Path, overwrite: Overwrite) -> dict[str, Any] | None:
+    """The manifest of the finished run that is there, or None: there is none, or it is to be begun anew.
+
+    Raises:
+        Stopped: It differs, and is not to be overwritten.
+    """
+    path = output / MANIFEST
+    if not path.is_file():
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if overwrite == "never":
+        _check_same(identity, manifest, output)
+    if overwrite == "never" or (overwrite == "differs" and not _different(identity, manifest)):
+        return manifest
+    _clear(output)
+    path.unlink()
+    return None
+
+
+def _forget_other(identity: Mapping[str, Any], output: Path) -> None:
+    """Clear what an interrupted run has left, if it is another run."""
+    path = output / WORK / PLAN
+    if path.is_file() and _different(identity, json.loads(path.read_text(encoding="utf-8"))["identity"]):
+        _clear(output)
+
+
+def _clear(output: Path) -> None:
+    """Remove plan and shards; what was downloaded stays for as long as the run lasts."""
+    for path in (output / WORK / PLAN, *(output / WORK).glob("shard-*")):
+        path.unlink(missing_ok=True)
 
 
 def _stopped(what: str) -> Stopped:
@@ -164,12 +203,15 @@ def _version(name: str) -> str:
 
 def _check_same(identity: Mapping[str, Any], earlier: Mapping[str, Any], output: Path) -> None:
     """Refuse to mix two runs in one directory."""
-    differences = list(_differences(identity, {name: earlier.get(name) for name in identity}))
-    if differences:
+    if differences := _different(identity, earlier):
         raise Stopped(
             f"{output} holds a run that differs: {'; '.join(differences[:5])}. "
-            "Go on with what it was begun with, or give another --output"
+            "Go on with what it was begun with, begin anew with --overwrite, or give another --output"
         )
+
+
+def _different(identity: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
+    return list(_differences(identity, {name: earlier.get(name) for name in identity}))
 
 
 def _differences(new: Any, old: Any, name: str = "") -> Iterator[str]:
@@ -233,7 +275,7 @@ def _check_media(job: Job, span: Span) -> None:
             continue
         for medium in media:
             try:
-                if is_url(medium.path) or converter.located(medium):
+                if is_url(medium.path) or is_inline(medium.path) or converter.located(medium):
                     return
             except Rejected as rejected:
                 if rejected.reason not in ("path_missing", "path_outside"):
@@ -242,7 +284,7 @@ def _check_media(job: Job, span: Span) -> None:
         if len(missing) >= _FIRST_MEDIA:
             raise SourceError(
                 f"none of the first {len(missing)} images and videos is below {job.settings.media_root}: {missing[0]}. "
-                "Is --media-root right?"
+                "Is --media-root right? Absolute paths need it, or --allow-root, to name the folder above them"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -15,6 +16,11 @@ class Main(Protocol):
     """The arguments are those without the program's name; None takes `sys.argv`."""
 
     def __call__(self, arguments: Sequence[str] | None = None) -> int: ...
+
+
+def add_overwrite(parser: argparse.ArgumentParser | argparse._ArgumentGroup, what: str) -> None:
+    """The option by which a command replaces what an earlier run made."""
+    parser.add_argument("--overwrite", action="store_true", help=f"{what} (default: refuse)")
 
 
 def command(name: str) -> Callable[[Callable[[list[str]], int]], Main]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from cinema_verl.data import sources
-from cinema_verl.prepare.commands import command
+from cinema_verl.prepare.commands import add_overwrite, command
 from cinema_verl.prepare.contamination import Rules
 from cinema_verl.prepare.decontaminate import decontaminate
 from cinema_verl.prepare.decontamination_report import PAGE_NAME
@@ -64,6 +64,7 @@ def main(arguments: list[str]) -> int:
         help="a benchmark's dataset directory; may be given several times (default: only duplicates are taken out)",
     )
     parser.add_argument("--output", type=Path, required=True, help="the dataset directory to make")
+    add_overwrite(parser, "replace a complete data set that --output holds")
     usual = Rules()
     for name, says in _RULES.items():
         default = getattr(usual, name)
@@ -74,7 +75,8 @@ def main(arguments: list[str]) -> int:
         parser.error("two benchmarks have the same name")
     rules = Rules(**{name: getattr(parsed, name) for name in _RULES})
     shown = ["cinema-verl", "decontaminate", *arguments]
-    summary = decontaminate(parsed.input, dict(parsed.benchmark), parsed.output, rules, command=shown)
+    against = dict(parsed.benchmark)
+    summary = decontaminate(parsed.input, against, parsed.output, rules, overwrite=parsed.overwrite, command=shown)
     output = parsed.output.absolute()
     print(f"{summary['read']:,} questions read, {summary['kept']:,} stay in {output}")
     for reason, count in summary["removed"].items():

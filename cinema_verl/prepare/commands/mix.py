@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Final
 
-from cinema_verl.prepare.commands import command
+from cinema_verl.prepare.commands import add_overwrite, command
 from cinema_verl.prepare.mix import mix, table
 
 _DESCRIPTION: Final = """\
@@ -17,7 +17,7 @@ Choose questions from dataset directories so that the mix has the size and the s
 writes another dataset directory:
 
     outputs/mix/questions/       the questions of the mix, shuffled; pictures are not copied
-    outputs/mix/rejected.jsonl   all others: uid, reason (pass_rate, pass_rate_unknown, not_in_mix), detail
+    outputs/mix/rejected.jsonl   all others: uid, reason (pass_rate, pass_rate_unknown, excluded, not_in_mix), detail
     outputs/mix/manifest.json    the specification; what was wanted, available and taken of each stratum; the command
 
 and prints the table of what was wanted, available and taken. The specification may ask by source, modality, answer
@@ -47,10 +47,25 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--spec", type=Path, required=True, help="YAML file; begin with a copy of mix_example.yaml")
     parser.add_argument("--output", type=Path, required=True, help="the dataset directory to make")
+    parser.add_argument(
+        "--exclude",
+        type=Path,
+        action="append",
+        default=[],
+        help="a dataset directory whose questions are left out, such as another mix; may be given several times",
+    )
+    add_overwrite(parser, "replace a complete data set that --output holds")
     parser.add_argument("--dry-run", action="store_true", help="print the table and write nothing")
     parsed = parser.parse_args(arguments)
     output = None if parsed.dry_run else parsed.output
-    done = mix(parsed.input, parsed.spec, output, command=["cinema-verl", "mix", *arguments])
+    done = mix(
+        parsed.input,
+        parsed.spec,
+        output,
+        exclude=parsed.exclude,
+        overwrite=parsed.overwrite,
+        command=["cinema-verl", "mix", *arguments],
+    )
     print(table(done.lines))
     print(f"{done.read:,} questions read = {done.taken:,} in the mix + {done.read - done.taken:,} left")
     print("nothing was written (--dry-run)" if parsed.dry_run else f"in {parsed.output.absolute()}")

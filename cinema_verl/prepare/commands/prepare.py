@@ -12,7 +12,7 @@ from typing import Any, Final
 from cinema_verl.data import sources
 from cinema_verl.data.canonical import SourceError
 from cinema_verl.data.tokens import MIN_SIDE
-from cinema_verl.prepare.commands import command
+from cinema_verl.prepare.commands import add_overwrite, command
 from cinema_verl.prepare.convert import ConvertSettings, load_counter
 from cinema_verl.prepare.draft import Adapter
 from cinema_verl.prepare.pipeline import Stopped, prepare, processors, summary
@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int:
             limit=parsed.limit,
             workers=parsed.workers,
             ray_address=parsed.ray_address,
+            overwrite="always" if parsed.overwrite else "never",
             command=[*_PROG.split(), *arguments],
         )
     except (SourceError, Stopped, OSError) as error:
@@ -93,6 +94,7 @@ def _check(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
 def _settings(parsed: argparse.Namespace) -> ConvertSettings:
     given: dict[str, Any] = {field.name: getattr(parsed, field.name) for field in fields(ConvertSettings)}
     given["media_root"] = str(Path(parsed.media_root or _folder(parsed.input)).absolute())
+    given["allow_root"] = tuple(sorted({str(root.absolute()) for root in parsed.allow_root}))
     given["allow_download"] = tuple(sorted(set(parsed.allow_download)))
     if parsed.fps is not None:
         given["frames"] = None
@@ -123,7 +125,8 @@ examples:
   then, the parquet that verl reads:
     cinema-verl to-parquet --input outputs/{adapter.name} --output data/rl
 
-If it is killed at any moment, the same command goes on where it was. Rows that cannot become questions are in
+If it is killed at any moment, the same command goes on where it was. After you have mended rows or pictures, the same
+command with --overwrite makes the data set anew in the same folder. Rows that cannot become questions are in
 OUTPUT/rejected.jsonl with a reason and their place in the input; questions and rejected rows add up to the input.""",
     )
     _add_files(parser)
@@ -150,10 +153,20 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("files")
     group.add_argument("--input", type=Path, required=True, help="a file of rows, or the folder of the source")
     group.add_argument("--output", type=Path, required=True, help="the dataset directory to make")
+    add_overwrite(group, "begin anew where --output holds a finished run, or an interrupted one that differs")
     group.add_argument(
         "--media-root",
         metavar="DIR",
-        help="the folder that paths of images and videos are relative to, and may not leave (default: that of --input)",
+        help="the folder that paths of images and videos are relative to, and may not leave; absolute paths below it "
+        "are taken, too (default: that of --input)",
+    )
+    group.add_argument(
+        "--allow-root",
+        type=_directory,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="take absolute paths below this folder, and links into it; may be given several times (default: none)",
     )
     group.add_argument(
         "--allow-download",
@@ -225,6 +238,12 @@ def _count(text: str) -> int:
     if (value := int(text)) < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return value
+
+
+def _directory(text: str) -> Path:
+    if not (path := Path(text)).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a folder")
+    return path
 
 
 def _rate(text: str) -> float:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Final
 
-from cinema_verl.prepare.commands import command
+from cinema_verl.prepare.commands import add_overwrite, command
 from cinema_verl.prepare.export import Export, to_parquet
 from cinema_verl.prompts import modes
 
@@ -17,7 +17,8 @@ Turn dataset directories into the RL parquet that verl reads.
 
 makes the folder data/rl with train-00000.parquet, val-00000.parquet and, where questions are of split test,
 test-00000.parquet; a split of more than --rows-per-file questions continues in -00001. Which questions are held out for
-validation depends only on their uids and the seed. Images are not copied: the files hold their absolute paths.
+validation depends only on their uids and the seed. Images are not copied, and the files hold their absolute paths:
+train on a machine that sees them there. With --copy-images the folder holds them, too, and can be moved as it is.
 
 Train on what it prints:
 
@@ -63,13 +64,20 @@ def main(arguments: list[str]) -> int:
         metavar="SHARE",
         help="share of the questions of split train to hold out for validation (default: %(default)s)",
     )
+    parser.add_argument(
+        "--copy-images",
+        action="store_true",
+        help="put the images into --output and name them relative to it, so that the folder can be moved to another "
+        "machine (default: name them where they are)",
+    )
+    add_overwrite(parser, "replace a folder that an earlier run made")
     given = vars(parser.parse_args(arguments))
     if not 0 <= given["val_fraction"] < 1:
         parser.error("--val-fraction must be at least 0 and under 1")
     if not 0 < given["min_pixels"] <= given["max_pixels"] or given["rows_per_file"] < 1:
         parser.error("need 0 < --min-pixels <= --max-pixels, and --rows-per-file of at least 1")
-    inputs, output = given.pop("input"), given.pop("output")
-    written = to_parquet(inputs, output, Export(**given))
+    inputs, output, overwrite = given.pop("input"), given.pop("output"), given.pop("overwrite")
+    written = to_parquet(inputs, output, Export(**given), overwrite=overwrite)
     for path, rows in written.items():
         print(f"{rows:>9,} rows  {path}")
     for split, key in (("train", "train_files"), ("val", "val_files"), ("test", "val_files")):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Final
@@ -38,11 +38,25 @@ FILTER: Final = Image.Resampling.BICUBIC
 longer."""
 
 # Our choice: the formats that datasets have, without rare ones and those that Pillow gives to other programs (EPS).
-Image.init()
-_FORMATS: Final = tuple(
-    name for name in ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "TIFF", "WEBP") if name in Image.OPEN
+_WANTED: Final = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "TIFF", "WEBP")
+_LOSSY: Final = frozenset({"AVIF", "HEIF", "JPEG", "JPEG2000", "MPO", "WEBP"})
+_HEIC_HINT: Final = (
+    "; it is HEIC, as telephones write it: install pillow-heif (pip install pillow-heif) and run again, or convert it"
 )
-_LOSSY: Final = frozenset({"AVIF", "JPEG", "JPEG2000", "MPO", "WEBP"})
+_HEIC_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+
+
+def _formats() -> tuple[str, ...]:
+    """Those of `_WANTED` that this installation reads; HEIC if pillow-heif is installed."""
+    Image.init()
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    return tuple(name for name in _WANTED if name in Image.OPEN)
+
+
+_FORMATS: Final = _formats()
 _DECODE_GAP: Final = 2.0
 """Shrink cheaply (in JPEG's own transform, by boxes) to this multiple of the target, then well, as Pillow's thumbnails
 are made."""
@@ -90,7 +104,7 @@ class ImageStore:
                 ``image_too_thin``.
             OSError: the folder cannot be written, or the disk is full.
         """
-        with _decoding(f"{len(data)} bytes"):
+        with _decoding(f"{len(data)} bytes", data[:64]):
             image = Image.open(BytesIO(data), formats=_FORMATS)
             kind, source_size = str(image.format), image.size
             size = self._target(source_size)
@@ -184,15 +198,26 @@ def shrunk_size(width: int, height: int, max_pixels: int, factor: int = QWEN2_5_
     return columns, rows
 
 
+def is_heic(head: bytes) -> bool:
+    """Whether a file begins as HEIC does: an ISO container (ISO/IEC 23008-12) whose first brands say so."""
+    brands = {head[8:12], *(head[at : at + 4] for at in range(16, len(head), 4))}
+    return head[4:8] == b"ftyp" and b"avif" not in brands and bool(brands & _HEIC_BRANDS)
+
+
 @contextmanager
-def _decoding(what: str) -> Iterator[None]:
-    """Turn whatever a decoder raises on broken bytes into a rejection; they share no error class, and read no disk."""
+def _decoding(what: str, head: bytes) -> Iterator[None]:
+    """Turn whatever a decoder raises on broken bytes into a rejection; they share no error class, and read no disk.
+
+    Args:
+        head: The file's first bytes.
+    """
     try:
         yield
     except Rejected:
         raise
     except UnidentifiedImageError as error:
-        raise Rejected("image_format", f"{what} that are none of {', '.join(_FORMATS)}") from error
+        hint = _HEIC_HINT if is_heic(head) else ""
+        raise Rejected("image_format", f"{what} that are none of {', '.join(_FORMATS)}{hint}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Rejected("image_too_large", str(error)) from error
     # Also MemoryError: a file within MAX_SOURCE_PIXELS that needs more memory than there is has a false header.

@@ -1,11 +1,14 @@
-"""Where a row's media are: below the source's root and nowhere else, or behind a URL whose host was named.
+"""Where a row's media are: below the roots that the user named and nowhere else, in the row itself as a ``data:`` URI,
+or behind a URL whose host was named.
 
-A dataset's paths and URLs are not to be trusted. A path is followed only if it stays inside the root, links included; a
+A dataset's paths and URLs are not to be trusted. A path is followed only if it ends inside a root, links included; a
 URL is fetched only from hosts that the user has named, and from a private address only if it was named itself.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import errno
 import fcntl
 import hashlib
@@ -15,15 +18,21 @@ import re
 import socket
 import stat
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 import httpx
 
 from cinema_verl.data.canonical import Rejected
 
-_URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://|data:)")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_INLINE = re.compile(r"data:[^,]{0,200},", re.IGNORECASE)
+MAX_INLINE_BYTES: Final = 1 << 26
+"""Of the file that a ``data:`` URI holds. Our choice: above any photograph, and as much as a whole row may have
+(`readers.MAX_RECORD_BYTES`)."""
 _TRIES: Final = 3
 _GONE: Final = 8
 """Failed files, one after the other, after which the network is at fault and not the rows. Our choice."""
@@ -38,33 +47,69 @@ def is_url(name: str) -> bool:
     return _URL.match(name) is not None
 
 
-def resolve(root: str | Path, name: str) -> Path:
-    """The file or folder that a row names below its source's root.
+def is_inline(name: str) -> bool:
+    """Whether a row's path is a ``data:`` URI, which holds the file itself."""
+    return _INLINE.match(name) is not None
 
-    Args:
-        root: The source's folder; may be a link itself.
-        name: As the row writes it, relative.
 
-    Returns:
-        The absolute path, links followed.
+def inline_bytes(uri: str, max_bytes: int = MAX_INLINE_BYTES) -> bytes:
+    """The file that a ``data:`` URI holds, base64 or percent-encoded. Its media type is not looked at.
 
     Raises:
-        Rejected: ``path_url``; ``path_outside``: absolute, with ``..``, or through a link that leaves the root;
-            ``path_missing``: nothing there, or neither a file nor a folder.
-        OSError: the root is not there, or a folder on the way may not be read.
+        Rejected: ``image_too_large``, before anything is decoded; ``image_broken`` for what is not base64.
+    """
+    head, _, body = uri.partition(",")
+    encoded = head.lower().endswith(";base64")
+    if len(body) > (max_bytes * 4 // 3 + 4 if encoded else max_bytes * 3):
+        raise Rejected("image_too_large", f"a data: URI of {len(body)} characters, for more than {max_bytes} bytes")
+    try:
+        data = base64.b64decode("".join(body.split()), validate=True) if encoded else unquote_to_bytes(body)
+    except (binascii.Error, UnicodeError, ValueError) as error:
+        raise Rejected("image_broken", f"{uri[:60]!r} is not base64: {error}. Encode the file again") from error
+    if not 0 < len(data) <= max_bytes:
+        reason = "image_too_large" if data else "image_broken"
+        raise Rejected(reason, f"the data: URI {uri[:60]!r} holds {len(data)} bytes, and may hold 1 to {max_bytes}")
+    return data
+
+
+def resolve(root: str | Path, name: str, allowed: Sequence[str | Path] = ()) -> Path:
+    """The file or folder that a row names below its source's root, or below another root that the user allowed.
+
+    Args:
+        root: The source's folder, that relative paths are relative to; may be a link itself.
+        name: As the row writes it: relative, or absolute and below one of the roots.
+        allowed: Further roots, for absolute paths and for links.
+
+    Returns:
+        The absolute path, links followed; it lies below one of the roots.
+
+    Raises:
+        Rejected: ``path_url``; ``path_outside``: with ``..``, absolute and below no root, or through a link that leaves
+            all of them; ``path_missing``: nothing there, or neither a file nor a folder.
+        OSError: a root is not there, or a folder on the way may not be read.
     """
     if is_url(name):
         raise Rejected("path_url", f"{name[:200]!r} is a URL; name its host with --allow-download to fetch it")
     pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts:
-        raise Rejected("path_outside", f"{name!r} is absolute or has '..': paths are relative to --media-root")
+    if ".." in pure.parts:
+        raise Rejected("path_outside", f"{name!r} has '..', which may lead anywhere: write the path without it")
     base = _real(str(root))
+    roots = [base, *(_real(str(each)) for each in allowed)]
+    named = [*roots, Path(root).absolute(), *(Path(each).absolute() for each in allowed)]
+    if pure.is_absolute() and not any(pure.is_relative_to(each) for each in named):
+        # Before the disk is asked: whether a file is there is not for a row to find out.
+        raise Rejected(
+            "path_outside",
+            f"{name!r} is absolute and not below --media-root {root}. Name the folder that holds such files with "
+            f"--allow-root, for example --allow-root {pure.parent}",
+        )
     try:
         path = (base / pure).resolve()
-        if not path.is_relative_to(base):
+        if not any(path.is_relative_to(each) for each in roots):
             raise Rejected(
                 "path_outside",
-                f"{name!r} is a link to {path}. Give a root that holds both, or copy the files instead of linking them",
+                f"{name!r} is a link to {path}. Name the folder that it leads to with --allow-root, or copy the files "
+                "instead of linking them",
             )
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -75,7 +120,7 @@ def resolve(root: str | Path, name: str) -> Path:
         if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
             raise
         raise Rejected("path_missing", f"{name[:200]!r}: {error.strerror}") from error
-    if path == base or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+    if path in roots or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise Rejected("path_missing", f"{name!r} is neither a file nor a folder below {root}")
     return path
 

@@ -70,7 +70,7 @@ def test_a_folder_below_the_root(root):
         ("/".join(["x" * 200] * 100), "path_missing"),
         ("https://example.com/a.jpg", "path_url"),
         ("file:///etc/passwd", "path_url"),
-        ("data:image/png;base64,AAAA", "path_url"),
+        ("data:image/png", "path_missing"),  # without a file in it
         ("s3://bucket/a.jpg", "path_url"),
     ],
 )
