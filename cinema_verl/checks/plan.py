@@ -21,6 +21,7 @@ class Plan:
             again, which verl wants and never draws from; it is then left out.
         max_samples: Split -> rows that are used; -1 for all.
         model: Path or name.
+        beside: Whether the data set that is named takes images that lie beside their file (`cinema_verl.data.movable`).
         mode: ``data.cinema_prompt_mode``, whose system prompt takes the place of the files'; None without one.
         limits: What a row may have. `limits.images` only where the rollout engine enforces it.
         limit_images: ``rollout.limit_images``, whatever the engine; None without one.
@@ -32,6 +33,7 @@ class Plan:
     files: Mapping[str, tuple[str, ...]]
     max_samples: Mapping[str, int]
     model: str
+    beside: bool
     mode: str | None
     limits: Limits
     limit_images: int | None
@@ -58,6 +60,7 @@ class Plan:
             files=files,
             max_samples={split: data.get(f"{split}_max_samples", -1) for split in ("train", "val")},
             model=str((config.actor_rollout_ref.model if rl else config.model).path),
+            beside=str((data.get("custom_cls") or {}).get("path") or "").startswith("pkg://cinema_verl.data."),
             mode=data.get("cinema_prompt_mode") if rl else None,
             limits=Limits(
                 tokens=data.max_prompt_length if rl else data.max_length,

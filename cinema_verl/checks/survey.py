@@ -10,6 +10,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +28,7 @@ from cinema_verl.data.check import (
     uid_of,
 )
 from cinema_verl.data.faults import WARNINGS, Fault
+from cinema_verl.data.movable import absolute
 from cinema_verl.data.tokens import Patching, PromptCounter
 from cinema_verl.prompts import asked_in_mode, modes
 
@@ -127,6 +129,8 @@ def survey(
             result.files.append(found)
             chosen = chosen_rows(found.rows, sample)
             rows = read_rows(source, chosen)
+            if plan.beside:
+                rows = ({**row, "images": absolute(row.get("images"), Path(path).parent)} for row in rows)
             looked_at = inspect_rows(
                 (_asked(row, plan.mode) for row in rows) if plan.mode in modes() else rows,
                 form=plan.form,

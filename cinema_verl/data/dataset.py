@@ -4,9 +4,11 @@ The recipe selects it:
 
     data.custom_cls.path=pkg://cinema_verl.data.dataset  data.custom_cls.name=CinemaDataset
 
-It reads and serves rows as ``RLHFDataset`` does (except for the `answers` that an evaluation has already), and adds one
-thing: construction fails with a `DataError` that lists all faults of the rows. ``data.cinema_checks`` says how closely
-they are checked: ``header`` (the default) opens image headers, ``full`` decodes every image, ``off`` checks nothing.
+It reads and serves rows as ``RLHFDataset`` does (except for the `answers` that an evaluation has already), and adds two
+things. Image paths that are relative, as ``cinema-verl to-parquet --copy-images`` writes them, are relative to the
+folder of the row's file (`data.movable`). And construction fails with a `DataError` that lists all faults of the rows.
+``data.cinema_checks`` says how closely they are checked: ``header`` (the default) opens image headers, ``full`` decodes
+every image, ``off`` checks nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -25,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from cinema_verl.data.check import DataError, Limits, Locate, check_rows, image_limit, option_faults, raise_for
+from cinema_verl.data.movable import absolute, is_relative
 from cinema_verl.data.tokens import PromptCounter
 from cinema_verl.prompts import asked_in_mode
 
@@ -76,6 +80,9 @@ class CinemaDataset(RLHFDataset):
 
     def _read_files_and_tokenize(self) -> None:
         super()._read_files_and_tokenize()
+        # `datasets` keeps a selection as a table of indices into the rows, which has no public name; a map forgets it.
+        self._chosen = self.dataframe._indices
+        self._name_images()
         mode = self.config.get("cinema_prompt_mode")
         if mode is not None:
             self.dataframe = self.dataframe.map(
@@ -84,6 +91,36 @@ class CinemaDataset(RLHFDataset):
                 keep_in_memory=True,  # a cache on disk would outlive the text of the template
                 desc=f"asking in the mode {mode}",
             )
+
+    def _name_images(self) -> None:
+        """Make relative image paths absolute.
+
+        Raises:
+            DataError: They are relative to a file that verl has fetched from elsewhere, without its images.
+        """
+        if self.image_key not in self.dataframe.column_names:
+            return
+        used = self.dataframe.select_columns([self.image_key]).with_format("arrow").iter(batch_size=_ROWS_AT_ONCE)
+        if not any(_has_relative(row[self.image_key]) for table in used for row in table.to_pylist()):
+            return
+        locate = self.locate()
+
+        def name(images: Any, position: int) -> dict[str, Any]:
+            file, row = locate(position)
+            if "://" in file and _has_relative(images):
+                raise DataError(
+                    f"{file}, row {row}: its images lie beside the file, and verl fetches the file alone. Copy the "
+                    "whole folder to this machine, and name the file there"
+                )
+            return {self.image_key: absolute(images, Path(file).parent)}
+
+        self.dataframe = self.dataframe.map(
+            name,
+            input_columns=[self.image_key],
+            with_indices=True,
+            keep_in_memory=True,  # a cache on disk would outlive the folder's place
+            desc="naming images",
+        )
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         row: dict[str, Any] = super().__getitem__(item)
@@ -123,8 +160,7 @@ class CinemaDataset(RLHFDataset):
         """Where a row came from: the files follow one another, and `max_samples` picks among their rows."""
         files = [str(file) for file in self.original_data_files]
         ends = list(accumulate(_rows_in(file) for file in self.data_files))
-        # `datasets` keeps a selection as a table of indices into the rows, which has no public name.
-        chosen = self.dataframe._indices
+        chosen = self._chosen
 
         def locate(position: int) -> tuple[str, int]:
             row = position if chosen is None else chosen.column(0)[position].as_py()
@@ -132,6 +168,12 @@ class CinemaDataset(RLHFDataset):
             return files[number], row - (ends[number - 1] if number else 0)
 
         return locate
+
+
+def _has_relative(images: Any) -> bool:
+    return isinstance(images, list) and any(
+        isinstance(cell, Mapping) and is_relative(cell.get("image")) for cell in images
+    )
 
 
 def _rows_in(file: str) -> int:

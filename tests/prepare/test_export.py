@@ -1,6 +1,7 @@
 """Canonical questions to the parquet of reinforcement learning: all files or none, the same bytes each time."""
 
 import errno
+import re
 import signal
 import subprocess
 import sys
@@ -135,7 +136,7 @@ def test_a_question_that_cannot_be_written_leaves_nothing(tmp_path, change, says
 def test_what_is_there_is_not_overwritten(dataset, tmp_path):
     (tmp_path / "rl").mkdir()
     to_parquet([dataset], tmp_path / "rl", Export())  # an empty folder is welcome
-    with pytest.raises(FileExistsError, match="is not empty: remove it"):
+    with pytest.raises(FileExistsError, match="is not empty: give --overwrite"):
         to_parquet([dataset], tmp_path / "rl", Export())
 
 
@@ -218,6 +219,46 @@ def test_the_script(dataset, tmp_path, run):
     again = run(*given)
     assert (again.returncode, again.stderr) == (
         1,
-        f"to-parquet: {rl} is not empty: remove it, or give another --output\n",
+        f"to-parquet: {rl} is not empty: give --overwrite to replace it, or another --output\n",
     )
     assert "--val-fraction must be at least 0 and under 1" in run(*given, "--val-fraction", "1").stderr
+
+
+def test_a_folder_is_replaced_where_that_is_asked_for(dataset, tmp_path):
+    to_parquet([dataset], tmp_path / "rl", Export(rows_per_file=100))
+    before = names(tmp_path / "rl")
+    written = to_parquet([dataset], tmp_path / "rl", Export(), overwrite=True)
+    assert names(tmp_path / "rl") == [Path(path).name for path in written] != before
+    assert [name for name in names(tmp_path) if name.startswith(".")] == []
+
+
+def test_a_folder_with_anything_else_in_it_is_not_replaced(dataset, tmp_path):
+    to_parquet([dataset], tmp_path / "rl", Export())
+    (tmp_path / "rl" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"holds thesis\.txt, which is not of such a folder"):
+        to_parquet([dataset], tmp_path / "rl", Export(), overwrite=True)
+    assert (tmp_path / "rl" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("fraction", "splits", "says"),
+    [
+        (1e-6, ("train",), r"holds out none of 5 questions of split train.*--val-fraction 0\.\d+ would hold out"),
+        (1 - 1e-9, ("train",), "holds out all 5 questions"),
+        (0.5, ("test",), "no question is of split train"),
+    ],
+)
+def test_a_share_that_holds_out_nothing_or_everything_is_refused(tmp_path, fraction, splits, says):
+    write_dataset(tmp_path / "few", (question(n, split=splits[n % len(splits)]) for n in range(5)), [], {})
+    with pytest.raises(ValueError, match=says):
+        to_parquet([tmp_path / "few"], tmp_path / "rl", Export(val_fraction=fraction))
+    assert not (tmp_path / "rl").exists()
+
+
+def test_the_share_that_the_refusal_names_holds_out_one(tmp_path):
+    write_dataset(tmp_path / "few", (question(n) for n in range(5)), [], {})
+    with pytest.raises(ValueError, match="would hold out") as refused:
+        to_parquet([tmp_path / "few"], tmp_path / "rl", Export(val_fraction=1e-6))
+    share = float(re.search(r"--val-fraction (0\.\d+) would", str(refused.value))[1])
+    written = to_parquet([tmp_path / "few"], tmp_path / "rl", Export(val_fraction=share))
+    assert written[str(tmp_path / "rl" / "val-00000.parquet")] >= 1

@@ -270,8 +270,8 @@ def test_a_wrong_media_root_stops_at_once(make_source, tmp_path):
         prepare(OWN, source, tmp_path / "out", ConvertSettings(media_root=str(tmp_path / "nowhere")))
     row = {"question": "Which?", "answer": "yes", "image": str(source / "0.jpg")}
     (source / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 30)
-    with pytest.raises(SourceError, match=r"0\.jpg' is absolute or has '\.\.': paths are relative to --media-root\."):
-        run(source, tmp_path / "out")
+    with pytest.raises(SourceError, match=r"0\.jpg' is absolute and not below --media-root .* --allow-root"):
+        prepare(OWN, source, tmp_path / "out", ConvertSettings(media_root=str(tmp_path / "elsewhere")))
 
 
 # --- What fails -----------------------------------------------------------------------------------------------------
