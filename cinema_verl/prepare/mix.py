@@ -299,6 +299,15 @@ class Selection:
         yield from sorted(self._outside + surplus)
 
 
+def takes(question: Question, spec: MixSpec, elsewhere: Uids) -> bool:
+    """Whether a mix may take a question at all; whether it does depends on the others.
+
+    Args:
+        elsewhere: Questions of the sets that are excluded.
+    """
+    return _outside(question, spec, elsewhere) is None
+
+
 def _outside(question: Question, spec: MixSpec, elsewhere: Uids) -> Rejection | None:
     if question.uid in elsewhere:
         return Rejection(question.uid, EXCLUDED, "in a set that was excluded")
