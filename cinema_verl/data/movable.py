@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from cinema_verl.utils.files import sha256_of
 
@@ -50,7 +50,7 @@ class CopiedImages:
         return self._copied[path]
 
 
-def is_relative(path: object) -> bool:
+def is_relative(path: object) -> TypeGuard[str]:
     """Whether a row's image lies beside its parquet."""
     return isinstance(path, str) and bool(path) and "://" not in path and not os.path.isabs(path)
 
@@ -67,6 +67,6 @@ def absolute(images: Any, folder: str | Path) -> Any:
 
 
 def _absolute(image: Any, folder: str | Path) -> Any:
-    if isinstance(image, Mapping) and is_relative(path := image.get("image")):
+    if isinstance(image, Mapping) and is_relative(path := image.get("image", "")):
         return {**image, "image": os.path.normpath(Path(folder).absolute() / path)}
     return image

@@ -32,16 +32,12 @@ class Download:
     Attributes:
         name: Of its adapter, and of its folder among the downloads.
         get_from: Name of the data set where it is published.
-        media: Folders below its own, one of which may hold its images and videos.
+        media: Folders below its own, one of which may hold its images and videos instead.
     """
 
     name: str
     get_from: str
     media: tuple[str, ...] = ()
-
-    def media_root(self, folder: Path) -> Path:
-        """The first folder of `media` that is there, or the download's own."""
-        return next((folder / name for name in self.media if (folder / name).is_dir()), folder)
 
 
 @dataclass(frozen=True, slots=True)

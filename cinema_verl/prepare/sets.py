@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ from typing import Any, Final
 import yaml
 
 import cinema_verl
+from cinema_verl.data.canonical import Rejected
 from cinema_verl.data.directory import Uids, fingerprint, read_questions
 from cinema_verl.prepare.choices import COLD_START, RL, Choices, Download
 from cinema_verl.prepare.contamination import Rules
@@ -30,13 +32,16 @@ from cinema_verl.prepare.convert import ConvertSettings
 from cinema_verl.prepare.decontaminate import decontaminate
 from cinema_verl.prepare.decontamination_report import JSON_NAME
 from cinema_verl.prepare.export import Export, to_parquet
+from cinema_verl.prepare.media.paths import resolve
 from cinema_verl.prepare.mix import Mixed, mix, takes
-from cinema_verl.prepare.mix_spec import OTHER, MixSpec
+from cinema_verl.prepare.mix_spec import OTHER, MixError, MixSpec
 from cinema_verl.prepare.pipeline import prepare
+from cinema_verl.prepare.readers import find_files, first_rows
 from cinema_verl.prepare.sources import adapter
 from cinema_verl.utils.files import atomic_write, only_one
 
 STEPS: Final = "steps.json"
+_FIRST_ROWS: Final = 50  # looked at to find a download's media; our choice
 _LOCK: Final = ".lock"
 QUESTIONS_OF: Final = {RL: "rl_questions", COLD_START: "cold_start"}
 """The folder of each set's questions."""
@@ -97,9 +102,8 @@ def make_sets(plan: Plan, say: Callable[[str], None] = print) -> Report:
         say: Is told of each step that ends.
 
     Raises:
-        SetsError: A benchmark or every source is missing.
+        SetsError: A benchmark or every source is missing, or there are too few questions for the sizes.
         SourceError, Stopped: A download cannot be prepared (`pipeline.prepare`).
-        MixError: There are too few questions for the sizes, by the rule of the mix.
         Locked: Another run is writing to the output.
         OSError, ValueError: As the steps raise them.
     """
@@ -209,10 +213,35 @@ class Steps:
         return sorted([path.name, path.stat().st_size] for path in found)
 
 
+def media_root(download: Download, folder: Path) -> Path:
+    """The folder below which most media of the download's first rows are: its own, or one that the choices name.
+
+    Args:
+        folder: The download's own.
+    """
+    roots = [folder, *(folder / name for name in download.media if (folder / name).is_dir())]
+    if len(roots) == 1:
+        return folder
+    source = adapter(download.name)
+    root, files = find_files(folder, source.patterns)
+    names = []
+    for _, row in first_rows(root, files[0], _FIRST_ROWS):
+        with suppress(Rejected):
+            names += [] if isinstance(row, Rejected) else [medium.path for medium in source.draft(row).media]
+    return max(roots, key=lambda each: sum(_is_below(each, name) for name in names))
+
+
+def _is_below(root: Path, name: str) -> bool:
+    try:
+        return bool(resolve(root, name))
+    except Rejected:
+        return False
+
+
 def _prepared(plan: Plan, kind: str, download: Download, report: Report, say: Callable[[str], None]) -> bool:
     """Prepare a download; whether a row of it became a question."""
     folder = plan.downloads / download.name
-    settings = ConvertSettings(media_root=str(download.media_root(folder).absolute()), **plan.settings)
+    settings = ConvertSettings(media_root=str(media_root(download, folder)), **plan.settings)
     output = plan.output.absolute() / kind / download.name
     result = prepare(
         adapter(download.name),
@@ -260,7 +289,11 @@ def _mixed(plan: Plan, name: str, clean: Path, made: Sequence[Path], steps: Step
         path = steps.output / "specs" / f"{name}.yaml"
         with atomic_write(path) as file:
             yaml.safe_dump(dict(spec), file, sort_keys=False, allow_unicode=True)
-        done: Mixed = mix([clean], path, output, exclude=made, overwrite=True, command=["cinema-verl", "sets"])
+        try:
+            done: Mixed = mix([clean], path, output, exclude=made, overwrite=True, command=["cinema-verl", "sets"])
+        except MixError as error:
+            option = f"--size-{name.replace('_', '-')}"
+            raise SetsError(f"{name}: {error}. Add sources, or ask for fewer with {option}") from error
         absent = [source for source in wanted.get("source", {}) if source not in spec.get("source", {})]
         return {
             **_counts(output),
