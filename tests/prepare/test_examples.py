@@ -38,7 +38,8 @@ def test_help(name, monkeypatch, capsys):
         runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
     out = capsys.readouterr().out
     assert exit_.value.code == 0
-    assert "digits.py" in out if name == "digits" else f"cinema-verl {name.replace('_', '-')} " in out
+    command = "sets" if name == "cinema_sets" else name.replace("_", "-")
+    assert "digits.py" in out if name == "digits" else f"cinema-verl {command} " in out
 
 
 @pytest.mark.parametrize("name", SHIPPED)

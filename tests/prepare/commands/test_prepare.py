@@ -141,6 +141,57 @@ def test_failures_are_one_line_and_exit_1(make_source, tmp_path, capsys):
     assert "limit was None and is 3" in capsys.readouterr().err
 
 
+def test_a_mended_row_is_taken_into_the_same_folder(make_source, tmp_path, capsys):
+    source = make_source(20)
+    assert own(source, tmp_path / "out") == 0
+    rows = (source / "rows.jsonl").read_text()
+    (source / "rows.jsonl").write_text(rows.replace("{not JSON", rows.splitlines()[0].replace('"00000"', '"mended"')))
+    assert own(source, tmp_path / "out") == 1
+    assert "begin anew with --overwrite" in capsys.readouterr().err
+    assert len(list(read_questions(tmp_path / "out"))) == 14, "what was there stays"
+    assert own(source, tmp_path / "out", "--overwrite") == 0
+    assert "own/mended" in {question.uid for question in read_questions(tmp_path / "out")}
+    assert not (tmp_path / "out" / ".work").exists()
+
+
+def test_a_mended_picture_is_taken_although_its_row_is_the_same(make_source, tmp_path, make_picture):
+    source = make_source(10)
+    (source / "0.jpg").write_bytes(b"broken")
+    assert own(source, tmp_path / "out") == 0
+    broken = len(list(read_questions(tmp_path / "out")))
+    (source / "0.jpg").write_bytes(make_picture(0, kind="JPEG"))
+    assert own(source, tmp_path / "out", "--overwrite") == 0
+    assert len(list(read_questions(tmp_path / "out"))) == 7 > broken
+
+
+def test_overwriting_that_is_interrupted_goes_on(make_source, tmp_path, monkeypatch, assert_same):
+    from cinema_verl.prepare import pipeline, shards
+
+    monkeypatch.setattr(pipeline, "ROWS_PER_SHARD", 5)
+    source = make_source(40)
+    assert own(source, tmp_path / "out") == 0
+    with open(source / "rows.jsonl", "a") as file:
+        file.write('{"id": "new", "question": "Which is new?", "answer": "yes", "images": ["0.jpg", "1.jpg"]}\n')
+    made, real = [], shards.make_shard
+
+    def make_shard(item, *, job):
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        made.append(item["number"])
+        return real(item, job=job)
+
+    monkeypatch.setattr(pipeline, "make_shard", make_shard)
+    assert own(source, tmp_path / "out", "--overwrite") == 1
+    assert not (tmp_path / "out" / "manifest.json").exists(), "half of it is no data set"
+    monkeypatch.setattr(
+        pipeline, "make_shard", lambda item, *, job: (made.append(item["number"]), real(item, job=job))[1]
+    )
+    assert own(source, tmp_path / "out", "--overwrite") == 0
+    assert sorted(made) == list(range(9)), "no shard was made twice"
+    assert own(source, tmp_path / "calm") == 0
+    assert_same(tmp_path / "out", tmp_path / "calm")
+
+
 def test_an_input_of_which_nothing_is_left_is_a_failure(make_source, tmp_path, capsys):
     source = make_source(10)
     row = {"question": "Which?", "image": "0.jpg", "answer": ""}

@@ -7,7 +7,7 @@ import pytest
 
 from cinema_verl import cli
 from cinema_verl.data.canonical import ImageRef, Question
-from cinema_verl.data.directory import fingerprint, write_dataset
+from cinema_verl.data.directory import fingerprint, read_questions, write_dataset
 from cinema_verl.prepare import decontaminate, mix
 from cinema_verl.prepare.export import Export, to_parquet
 from cinema_verl.utils.files import Locked
@@ -37,9 +37,9 @@ def questions(tmp_path):
     return tmp_path / "in"
 
 
-def run(step, questions, output):
+def run(step, questions, output, *given):
     more = ["--spec", str(questions.parent / "mix.yaml")] if step == "mix" else []
-    return cli.main([step, "--input", str(questions), "--output", str(output), *more])
+    return cli.main([step, "--input", str(questions), "--output", str(output), *more, *given])
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -92,3 +92,53 @@ def test_the_functions_refuse_it_too(questions, tmp_path, monkeypatch):
 
     monkeypatch.setattr("cinema_verl.prepare.export.fingerprint", second)
     assert to_parquet([questions], tmp_path / "rl", Export()) == {str(tmp_path / "rl" / "train-00000.parquet"): 10}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_an_output_is_replaced_only_where_that_is_asked_for(questions, tmp_path, capsys, step):
+    assert run(step, questions, tmp_path / "out") == 0
+    assert run(step, questions, tmp_path / "out") == 1
+    assert "give --overwrite to replace it" in capsys.readouterr().err
+    assert run(step, questions, tmp_path / "out", "--overwrite") == 0
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("step", ["mix", "decontaminate"])
+def test_an_input_is_never_overwritten(questions, tmp_path, capsys, step):
+    before = (questions / "manifest.json").read_bytes()
+    (tmp_path / "link").symlink_to(questions)
+    for output in (questions, tmp_path / "link"):
+        assert run(step, questions, output, "--overwrite") == 1
+        assert "is an input and the output" in capsys.readouterr().err
+    assert (questions / "manifest.json").read_bytes() == before
+
+
+def test_what_cannot_be_made_leaves_what_was_there(questions, tmp_path):
+    assert run("mix", questions, tmp_path / "out") == 0
+    before = (tmp_path / "out" / "manifest.json").read_bytes()
+    (tmp_path / "mix.yaml").write_text("size: 400\n")
+    assert run("mix", questions, tmp_path / "out", "--overwrite") == 1
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == before
+
+
+def test_two_mixes_with_nothing_in_common(questions, tmp_path):
+    assert run("mix", questions, tmp_path / "one") == 0
+    assert run("mix", questions, tmp_path / "two", "--exclude", str(tmp_path / "one")) == 0
+    one, two = ({question.uid for question in read_questions(tmp_path / name)} for name in ("one", "two"))
+    assert (len(one), len(two), one & two) == (4, 4, set())
+    rejected = [json.loads(line) for line in (tmp_path / "two" / "rejected.jsonl").read_text().splitlines()]
+    assert {row["uid"] for row in rejected if row["reason"] == "excluded"} == one
+    more = [f"--exclude={tmp_path / name}" for name in ("one", "two")]
+    assert run("mix", questions, tmp_path / "three", *more) == 1, "two are left for a mix of four"
+
+
+def test_only_the_splits_that_are_asked_for(questions, tmp_path, capsys):
+    made = list(read_questions(questions))
+    kept = [replace(question, split="test" if n < 7 else "train") for n, question in enumerate(made)]
+    write_dataset(tmp_path / "splits", kept, [], {})
+    (tmp_path / "mix.yaml").write_text("size: 3\nsplits: [train]\n")
+    assert run("mix", tmp_path / "splits", tmp_path / "out") == 0
+    assert {question.split for question in read_questions(tmp_path / "out")} == {"train"}
+    (tmp_path / "mix.yaml").write_text("size: 3\nsplits: [training]\n")
+    assert run("mix", tmp_path / "splits", tmp_path / "more") == 1
+    assert "give a list of train, val, test" in capsys.readouterr().err
