@@ -21,6 +21,7 @@ COMMANDS = {
     "env": ("cinema_verl.checks.environment", "print what to paste into an issue"),
     "evaluate": ("cinema_verl.evaluate.command", "make tables from validations: accuracy, pass@k, image dependence"),
     "mix": ("cinema_verl.prepare.commands.mix", "choose questions by source, modality, answer type, difficulty"),
+    "pack": ("cinema_verl.prepare.commands.pack", "copy parquet and its images into a folder that can be moved"),
     "preflight": ("cinema_verl.checks.preflight", "check configuration, model and data of a run before it starts"),
     "prepare": ("cinema_verl.prepare.commands.prepare", "turn the rows of a source into verified questions"),
     "report": ("cinema_verl.report.command", "show a training run as one HTML file: curves, patterns, every rollout"),

@@ -2,17 +2,20 @@
 
 verl opens an image's path exactly as a row has it, from a working directory of its own. So rows name their images by
 absolute paths, unless the images were copied beside the parquet: then the paths are relative to the parquet's folder,
-and what reads the file for verl makes them absolute (`absolute`).
+and the data sets that read the file for verl make them absolute (`data.dataset`, `data.sft_dataset`).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
+import pyarrow.parquet as pq
+
+from cinema_verl.data.schema import parquet_writer
 from cinema_verl.utils.files import sha256_of
 
 IMAGES: Final = "images"
@@ -70,3 +73,43 @@ def _absolute(image: Any, folder: str | Path) -> Any:
     if isinstance(image, Mapping) and is_relative(path := image.get("image", "")):
         return {**image, "image": os.path.normpath(Path(folder).absolute() / path)}
     return image
+
+
+def pack(files: Sequence[str | Path], output: str | Path) -> dict[str, int]:
+    """Copy parquet files of any of our schemas, and the images of their rows, into a new folder that can be moved.
+
+    Returns:
+        Rows of each file written, by its path.
+
+    Raises:
+        FileExistsError: The folder is there with something in it, or two files have the same name.
+        FileNotFoundError: A file or an image is not there.
+        ValueError: A file has no column of images.
+        OSError: The folder cannot be written, or the disk is full; what was copied is removed.
+    """
+    output, paths = Path(output).absolute(), [Path(file).absolute() for file in files]
+    if output.exists() and any(output.iterdir()):
+        raise FileExistsError(f"{output} is not empty: give another --output")
+    if len({path.name for path in paths}) < len(paths):
+        raise FileExistsError("two files have the same name: pack them into folders of their own")
+    for path in paths:
+        if "images" not in pq.read_schema(path).names:
+            raise ValueError(f"{path} has no column of images, so it is none of ours")
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    partial.mkdir(parents=True)
+    try:
+        images = CopiedImages(partial)
+        rows = {str(output / path.name): _packed(path, partial / path.name, images) for path in paths}
+        os.replace(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return rows
+
+
+def _packed(path: Path, target: Path, images: CopiedImages) -> int:
+    with pq.ParquetFile(path) as file, parquet_writer(target, file.schema_arrow.remove_metadata()) as write:
+        return sum(
+            write([{**row, "images": images.cells(absolute(row["images"], path.parent))} for row in batch.to_pylist()])
+            for batch in file.iter_batches(batch_size=1000)
+        )

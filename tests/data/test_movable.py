@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from verl.trainer.ppo.utils import create_rl_dataset
 
+from cinema_verl import cli
 from cinema_verl.data.check import DataError
 from cinema_verl.data.movable import absolute, is_relative
 from cinema_verl.prepare.commands.prepare import main as prepare
@@ -95,6 +96,92 @@ def test_a_fault_is_found_at_its_place_in_a_selection_in_another_mode(moved, pro
     }
     assert len(places) == 2
     assert all(uids[file, row] == uid for file, row, uid in places)
+
+
+# --- Fine-tuning, and files of any kind -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sft(tmp_path, make_picture):
+    """The fine-tuning rows of two questions over two images each, packed and moved; what they were made of is gone."""
+    from cinema_verl.data.schema import SFT_SCHEMA, image_cell, sft_rows, write_parquet
+
+    here = tmp_path / "here"
+    here.mkdir()
+    rows = []
+    for number in range(2):
+        paths = [here / f"{number}{place}.png" for place in range(2)]
+        for place, path in enumerate(paths):
+            path.write_bytes(make_picture(10 * number + place))
+        rows += sft_rows(
+            uid=f"made/{number}",
+            prompt=[{"role": "user", "content": "<image><image>Same?"}],
+            images=[image_cell(path, min_pixels=784, max_pixels=100_000) for path in paths],
+            trajectories=[
+                "<think>They differ.</think>\n<answer>no</answer>",
+                "<focus>Both.</focus>\n<answer>no</answer>",
+            ],
+        )
+    write_parquet(rows, SFT_SCHEMA, here / "sft.parquet")
+    assert cli.main(["pack", "--input", str(here / "sft.parquet"), "--output", str(tmp_path / "packed")]) == 0
+    shutil.rmtree(here)
+    (tmp_path / "node").mkdir()
+    return Path(shutil.move(tmp_path / "packed", tmp_path / "node" / "sft"))
+
+
+def tuned(files, processor):
+    from verl.trainer.sft_trainer import create_sft_dataset
+
+    chosen = {"path": "pkg://cinema_verl.data.sft_dataset", "name": "CinemaSFTDataset"}
+    config = OmegaConf.create(
+        {"custom_cls": chosen, "max_length": 2000, "truncation": "error", "pad_mode": "no_padding"}
+    )
+    config.enable_thinking_default = None
+    return create_sft_dataset([str(file) for file in files], config, processor.tokenizer, processor)
+
+
+def test_moved_rows_are_fine_tuned_on(sft, processor):
+    data_set = tuned([sft / "sft.parquet"], processor)
+    assert len(data_set) == 4
+    assert all(data_set[n]["multi_modal_inputs"]["pixel_values"].shape[0] > 0 for n in range(4))
+    next((sft / "images").glob("*/*")).unlink()
+    with pytest.raises(FileNotFoundError, match="node/sft/images"):
+        [data_set[n] for n in range(4)]
+
+
+def test_moved_files_of_several_folders_are_refused(sft, processor):
+    other = sft.parent / "other"
+    shutil.copytree(sft, other)
+    with pytest.raises(DataError, match="`cinema-verl pack` makes one of several"):
+        tuned([sft / "sft.parquet", other / "sft.parquet"], processor)
+
+
+def test_a_packed_folder_is_packed_again(moved, tmp_path):
+    files = sorted(moved.glob("*.parquet"))
+    given = [part for file in files for part in ("--input", str(file))]
+    assert cli.main(["pack", *given, "--output", str(tmp_path / "again")]) == 0
+    for file in files:
+        assert pq.read_table(file).equals(pq.read_table(tmp_path / "again" / file.name))
+    assert len(list((tmp_path / "again" / "images").glob("*/*"))) == 4
+
+
+def test_what_cannot_be_packed_leaves_nothing(moved, tmp_path, capsys):
+    import pyarrow as pa
+
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    file = moved / "train-00000.parquet"
+    for files, says in (
+        ([tmp_path / "other.parquet"], "has no column of images"),
+        ([file, file], "two files have the same name"),
+        ([tmp_path / "none.parquet"], "No such file"),
+    ):
+        given = [part for each in files for part in ("--input", str(each))]
+        assert cli.main(["pack", *given, "--output", str(tmp_path / "new")]) == 1
+        assert says in capsys.readouterr().err
+    next((moved / "images").glob("*/*")).unlink()
+    given = [part for each in sorted(moved.glob("*.parquet")) for part in ("--input", str(each))]
+    assert cli.main(["pack", *given, "--output", str(tmp_path / "new")]) == 1
+    assert sorted(path.name for path in tmp_path.iterdir() if "new" in path.name) == []
 
 
 def test_what_is_relative():

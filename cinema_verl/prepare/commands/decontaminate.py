@@ -15,6 +15,7 @@ from cinema_verl.prepare.decontamination_report import PAGE_NAME
 _DESCRIPTION: Final = """\
 Take benchmark questions and duplicates out of training questions.
 
+examples:
     cinema-verl decontaminate --input outputs/virl39k --input outputs/m4_instruct \\
         --benchmark muirbench=outputs/muirbench --benchmark mmiu=outputs/mmiu --output outputs/clean
 

@@ -12,6 +12,7 @@ from cinema_verl.prepare.mix import mix, table
 _DESCRIPTION: Final = """\
 Choose questions from dataset directories so that the mix has the size and the shares that a YAML file asks for.
 
+examples:
     cinema-verl mix --input outputs/clean --spec data_preprocess/mix_example.yaml --output outputs/mix
 
 writes another dataset directory:

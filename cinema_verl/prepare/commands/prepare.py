@@ -68,7 +68,10 @@ def _chooser() -> argparse.ArgumentParser:
         usage=f"{_PROG} SOURCE --input … --output … [options]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Make a dataset directory of verified questions from the files of a source.\n"
-        f"`{_PROG} SOURCE --help` shows the rows that a source has, its licence and all options.",
+        f"`{_PROG} SOURCE --help` shows the rows that a source has, its licence and all options.\n\n"
+        "examples:\n"
+        f"  {_PROG} own --input mine --output outputs/own\n"
+        f"  {_PROG} virl39k --input downloads/virl39k --output outputs/virl39k --limit 200",
         epilog="\n".join(lines),
     )
     parser.add_argument("source", choices=sources.names(), metavar="SOURCE", help="one of those below")

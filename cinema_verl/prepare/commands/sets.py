@@ -19,6 +19,7 @@ _DESCRIPTION: Final = """\
 Make the 57k candidates of the cold start and the 58k questions of reinforcement learning, over several images, frames
 of videos and single images, from the public sources that are there.
 
+examples:
     cinema-verl sets --downloads downloads --output outputs/sets
 
 takes each source and benchmark from DOWNLOADS/NAME (as `cinema-verl prepare NAME --help` says), prepares it, checks

@@ -13,6 +13,7 @@ from cinema_verl.prompts import modes
 _DESCRIPTION: Final = """\
 Turn dataset directories into the RL parquet that verl reads.
 
+examples:
     cinema-verl to-parquet --input outputs/virl39k --input outputs/own --output data/rl --val-fraction 0.02
 
 makes the folder data/rl with train-00000.parquet, val-00000.parquet and, where questions are of split test,
