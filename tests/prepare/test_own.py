@@ -192,6 +192,8 @@ def test_what_only_the_writer_can_know_is_rejected_with_the_way_out(question, go
         ({"question": "Solve for x.", "answer": "3, 5"}, "latex"),
         ({"question": "Sort them.", "answer": "2,1", "options": ["1,2", "2,1"]}, "mcq"),
         ({"question": "Which letter?", "answer": "B", "options": ["x", "y"]}, "mcq"),
+        ({"question": "Which are in order?", "answer": "A, C", "options": ["x", "y", "z"]}, "mcq_multi"),
+        ({"question": "Which two?", "answer": "A, B", "options": ["x", "y"]}, "mcq_multi"),
         ({"question": "What is it?", "answer": "CAB"}, "text"),
         ({"question": "Solve it.", "answer": "2,1", "answer_type": "latex"}, "latex"),
     ],

@@ -50,10 +50,12 @@ def gold_of(value: Any, *, question: str, options: Sequence[str], answer_type: s
     if items is not None:
         return _of_items(items, question, options, answer_type, images)
     labels = () if answer_type or text.strip() in options else _labels(text, max(images, len(options)))
-    asked, whole = _ASKS_FOR_ORDER.search(question), len(labels) in (images, len(options))
-    if asked and whole and labels:
+    asked = _ASKS_FOR_ORDER.search(question)
+    whole = len(labels) in (images, len(options)) and labels and max(map(_place, labels)) == len(labels)
+    if asked and whole:
         return ", ".join(labels), "ordering"
-    if labels and (asked or (whole and list(labels) != sorted(labels))):
+    as_a_set = list(labels) == sorted(labels)  # "A, C" of four options
+    if labels and (whole or asked) and not (as_a_set and (options or not asked)):
         raise Rejected("answer_type", f"{text[:80]!r} may be an order: {_STATE_IT}")
     return text, answer_type
 
@@ -80,6 +82,10 @@ def _of_items(
         return ", ".join(items), answer_type
     stated = f"answer_type {answer_type} takes one text" if answer_type else "no answer_type is stated"
     raise Rejected("answer_type", f"a list of {len(items)} answers, and {stated}: {_STATE_IT}")
+
+
+def _place(label: str) -> int:
+    return int(label) if label.isdigit() else LETTERS.index(label) + 1
 
 
 def _labels(text: str, most: int) -> tuple[str, ...]:
