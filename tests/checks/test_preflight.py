@@ -18,6 +18,7 @@ from cinema_verl.checks import host_memory, preflight
 from cinema_verl.checks import report as reports
 from cinema_verl.checks.compose import compose
 from cinema_verl.data.check import DataError
+from cinema_verl.data.movable import pack
 from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA, image_cell, rl_row, sft_rows, write_parquet
 from cinema_verl.data.tokens import QWEN2_5_VL, Patching
 from cinema_verl.demo.tiny_model import build_tokenizer
@@ -130,6 +131,19 @@ def test_a_sound_run_is_counted(write, call):
     assert report["shares"]["source"] == {"mine/even": 2, "mine/odd": 2}
     assert report["shares"]["modality"] == {"multi": 3, "single": 1}
     assert report["problems"] == {}
+
+
+def test_images_beside_a_file_that_was_moved(write, call, tmp_path):
+    """As the data set that is named reads them: ours finds them, verl's own does not."""
+    pack([write("train"), write("val", [1])], tmp_path / "packed")
+    moved = shutil.move(tmp_path / "packed", tmp_path / "node")
+    (tmp_path / "a.png").unlink()
+    given = files(f"{moved}/train.parquet", f"{moved}/val.parquet")
+    code, report, _ = call(*given)
+    assert (code, report["problems"]) == (0, {})
+    code, report, _ = call(*given, "data.custom_cls.path=null")
+    assert code == 1
+    assert set(report["problems"]) == {"image_path"}
 
 
 def test_lengths_are_what_verl_builds(write, call, tiny_model):
