@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from cinema_verl.data.canonical import LETTERS, Rejected
 from cinema_verl.prepare.sources import fields
-from cinema_verl.prepare.sources.gold_answers import as_list
+from cinema_verl.prepare.sources.gold_parts import as_list
 from cinema_verl.verify import mcq, ordering
 from cinema_verl.verify.reading import fold
 
