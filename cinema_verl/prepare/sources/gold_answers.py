@@ -82,6 +82,12 @@ def read(
         raise Rejected("answer_type", f"{answer_type!r} is unknown; known are {', '.join(answer_types())}")
     if len(text) > MAX_CHARS:
         raise Rejected("free_text", f"{len(text)} characters: {text[:80]!r}")
+    listed = tuple(options) or listed_in(question)
+    if any(IMAGE in option for option in listed):
+        listed = ()  # pictures have no text that an answer could name; their letters remain
+    chosen = listed and answer_type in ("", "mcq", "mcq_multi")  # as it is written: an option may hold any sign
+    if chosen and (found := _choice(unwrap(text), listed, several=answer_type != "mcq")):
+        return found
     if answer_type in ("", "latex", "number"):
         text = gold_spelling.plain(text)
     if not answer_type and not options and (numbers := gold_parts.statements(text.strip(), question)):
@@ -95,9 +101,6 @@ def read(
         )
     if answer_type not in ("", "mcq", "mcq_multi"):
         return Gold(answer_type, text, tuple(options), tolerance=tolerance)
-    listed = tuple(options) or listed_in(question)
-    if any(IMAGE in option for option in listed):
-        listed = ()  # pictures have no text that an answer could name; their letters remain
     found = _choice(text, listed, several=answer_type != "mcq") if listed else None
     if found is None and not listed and (answer_type or _LETTERS.fullmatch(text)):
         found = _choice(text, (), several=answer_type != "mcq")

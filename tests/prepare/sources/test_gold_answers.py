@@ -131,6 +131,12 @@ def test_every_way_to_name_an_option_becomes_its_letter(text):
     assert (gold.answer_type, gold.answer, gold.options) == ("mcq", "B", OPTIONS)
 
 
+@pytest.mark.parametrize("text", ["left / right", "①③", "8{degrees}", "3, 4", "a ## b", "1.3.4.", "['x', 'y']"])
+def test_an_option_may_be_what_would_be_something_else_without_options(text):
+    gold = read(text, options=("none of them", text))
+    assert (gold.answer_type, gold.answer) == ("mcq", "B")
+
+
 def test_several_options_are_a_set():
     gold = read("A, C", options=OPTIONS)
     assert (gold.answer_type, gold.answer) == ("mcq_multi", "A, C")
