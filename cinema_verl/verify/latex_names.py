@@ -67,7 +67,9 @@ def group_end(tokens: Sequence[Token], i: int) -> int:
 
 
 def is_application(tokens: Sequence[Token], i: int, close: int) -> bool:
-    """Whether the bracket at ``i``, behind a letter, holds a function's argument: f(x), V(t), not a(b+c)."""
+    """Whether the bracket at ``i``, behind a letter, holds a function's argument: f(x), V(t), not a(b+c) or mg(a+b)."""
+    if tokens[i - 1].text in "gh" and i > 1 and tokens[i - 2].text in ("m", "M", "ρ") and close - i > 2:
+        return False
     return tokens[i - 1].text in APPLIED or close - i == 2
 
 
@@ -140,6 +142,8 @@ def name_of(tokens: tuple[Token, ...]) -> str | None:
             return name_of(inner) if plain or inner[0].text in DECORATIONS or key_of(inner) == "z" else None
         names = [name_of(part) for part in parts]
         return "(" + ",".join(map(str, names)) + ")" if len(parts) > 1 and all(names) else None
+    if len(tokens) == 5 and [tokens[i].text for i in (0, 2, 3)] == ["d", "/", "d"]:
+        return rf"\frac{{d{tokens[1].text}}}{{d{tokens[4].text}}}"
     for sign in ":/":
         parts = split(tokens, inside, "sign", sign)[::2]
         if len(parts) > 1:

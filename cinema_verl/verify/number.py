@@ -76,6 +76,7 @@ _FRACTION = (
     (re.compile(r"\{?\s?(-?\d+)\s?\\over(?![A-Za-z])\s?(\d+)\s?\}?"), r"\1/\2"),
     (re.compile(r"\{(-?[\d.]+)\}"), r"\1"),
 )
+_QUOTIENT = re.compile(r"\((-?\s?\d{1,40})\)\s?/\s?(?:\((\d{1,40})\)|(\d{1,40}))")
 _DOTTED = re.compile(r"(?<=[.\d])\\dot\s?\{?(\d)\}?(?:(\d*)\\dot\s?\{?(\d)\}?)?")
 _LINED = re.compile(r"(?<=[.\d])\\(?:overline|bar)\s?(?:\{\s?(\d+)\s?\}|(\d))")
 _COMBINING = re.compile("(?:\\d[\u0304\u0305])+|\\d\u0307(?:\\d*\\d\u0307)?")
@@ -174,6 +175,8 @@ def _read_words(text: str) -> Quantity | None:
 
 def _in_figures(text: str) -> str:
     """LaTeX's fractions and repeating decimals in one line: ``\\frac{3}{4}`` is 3/4, ``0.\\overline{3}`` is 0.(3)."""
+    if text.startswith("("):
+        text = _QUOTIENT.sub(r"\1/\2\3", text)
     if "\\" in text or "{" in text:
         text = _LINED.sub(lambda m: f"({m[1] or m[2]})", text)
         text = _DOTTED.sub(lambda m: f"({m[1]}{m[2] or ''}{m[3] or ''})", text)

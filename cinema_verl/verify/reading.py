@@ -247,6 +247,7 @@ _NUMBERED_ANGLE = re.compile(r"(?:∠|\\angle)\s?(\d{1,2})(?!\d)")
 _NAME_FRACTION = re.compile(r"\\frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}")
 _SUBSCRIPT = re.compile(r"_\s?(?:\{([^{}]*)\}|(\w))|(?<=[A-Za-z])(\d{1,2})(?!\d)")
 _ARGUMENT = re.compile(r"(?<=[A-Za-z'])\s?\(([^()=]*)\)")
+_EVENT = re.compile(r"P\s?\([^()]{1,40}\)(?=\s?(?:[=≈]|$))")  # P(X=2)
 _TUPLE_OF_NAMES = re.compile(r"\(\s?[^\W\d_]'?(?:\s?,\s?[^\W\d_]'?)+\s?\)")
 _NAME = re.compile(r"(?![+\-:/])(?=[^A-Za-z\u0370-\u9fff]*[A-Za-z\u0370-\u9fff])(?:[∠△⊙|'\\ +\-:/]|[^\W\d_])+")
 _FUNCTION = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc|log|ln|lim|max|min)(?![a-z])")
@@ -266,7 +267,8 @@ def named(text: str) -> tuple[str, str]:
     ("2x=10") is none; it holds no doubt or denial; and there is one relation sign in all, because a chain is not one
     answer. A leading "=" or "≈" names nothing and is taken off.
     """
-    relation = _RELATION.search(text)
+    event = _EVENT.match(text)
+    relation = _RELATION.search(text, event.end() if event else 0)
     if not relation:
         return described(text)
     if relation.group() not in "=≈" or relation.start() > _MAX_NAME:
@@ -297,7 +299,7 @@ def _name(text: str) -> str:
         return ""
     text = _NUMBERED_ANGLE.sub(r"∠a_\1", text)
     text = _NAME_FRACTION.sub(r"\1/\2", without_looks(_NAME_MARKS.sub("", text)))
-    if _TUPLE_OF_NAMES.fullmatch(text):
+    if _TUPLE_OF_NAMES.fullmatch(text) or _EVENT.fullmatch(text):
         return text.replace(" ", "")
     bare = _ARGUMENT.sub("", _SUBSCRIPT.sub("", text)).replace("{", "").replace("}", "").strip()
     if not _NAME.fullmatch(bare) or "sqrt" in bare:
