@@ -91,12 +91,12 @@ def questions(folder: Path, number: int, rng: random.Random) -> list[dict[str, A
 
 
 def trajectory(row: dict[str, Any], progress: float, rng: random.Random) -> str:
-    """About 350 tokens; at the beginning many are wrong, and some break the format rule."""
+    """About 350 tokens; at the beginning many are incorrect, and some break the format rule."""
     weights = [(1 - progress) * 2 ** -(len(PATTERNS) - i) + progress * 2**-i + 0.02 for i in range(len(PATTERNS))]
-    right = rng.random() < 0.3 + 0.4 * progress
+    correct = rng.random() < 0.3 + 0.4 * progress
     parts = []
     for action in rng.choices(PATTERNS, weights)[0].split(">"):
-        body = row["reward_model"]["ground_truth"] if right else "7"
+        body = row["reward_model"]["ground_truth"] if correct else "7"
         if action != "answer":
             body = " ".join(rng.choices(WORDS, k=rng.randint(60, 120))).capitalize() + "."
         unclosed = action == "think" and rng.random() < 0.15 * (1 - progress)

@@ -96,13 +96,13 @@ class Trajectory:
         actions: the closed actions as ``(name, body)``, bodies verbatim, in the order of their opening tags.
         answer: body of the answer without surrounding white space when there is exactly one closed answer,
             whatever other rule is broken; otherwise None.
-        faults: every rule the text breaks, each code once, at its first position, in the order of positions. A
+        violations_at: every rule the text breaks, each code once, at its first position, in the order of positions. A
             rule that needs the number of images is not among them; see :meth:`violations_for`.
     """
 
     actions: tuple[tuple[str, str], ...]
     answer: str | None
-    faults: tuple[Violation, ...]
+    violations_at: tuple[Violation, ...]
 
     @property
     def pattern(self) -> str:
@@ -111,8 +111,8 @@ class Trajectory:
 
     @property
     def violations(self) -> tuple[str, ...]:
-        """The codes of :attr:`faults`, as plain strings."""
-        return tuple([code.value for code, _ in self.faults])
+        """The codes of :attr:`violations_at`, as plain strings."""
+        return tuple([code.value for code, _ in self.violations_at])
 
     def violations_for(self, num_images: int, removed: str | None = None) -> tuple[str, ...]:
         """All codes for a question over ``num_images`` images, asked without the action ``removed``.
@@ -143,7 +143,7 @@ def parse(text: str) -> Trajectory:
     if plain := _parse_plain(text):
         return plain
 
-    faults: dict[ViolationCode, int] = {}  # code -> first position
+    first_at: dict[ViolationCode, int] = {}  # code -> first position
     open_at: dict[str, tuple[int, int]] = {}  # name -> (start of its tag, start of its body); at most five entries
     tag_inside: dict[str, int] = {}  # name that is open -> first opening tag seen inside its body
     closed: list[tuple[int, str, str]] = []  # (start, name, body), in the order of the closing tags
@@ -154,11 +154,11 @@ def parse(text: str) -> Trajectory:
         start, end = match.span()
         if tag not in _TAG_MEANS:
             if tag.lower() in _TAG_MEANS:
-                faults.setdefault(ViolationCode.UPPER_CASE_TAG, start)
+                first_at.setdefault(ViolationCode.UPPER_CASE_TAG, start)
             continue
         name, opens = _TAG_MEANS[tag]
         if not open_at and start != outside_from:
-            _check_outside(text, outside_from, start, faults)
+            _check_outside(text, outside_from, start, first_at)
         if opens:
             for outer in open_at:
                 tag_inside.setdefault(outer, start)
@@ -167,30 +167,30 @@ def parse(text: str) -> Trajectory:
             opened, body_start = open_at.pop(name)
             body = text[body_start:start]
             if not _VISIBLE.search(body):
-                faults[ViolationCode.EMPTY_BODY] = min(opened, faults.get(ViolationCode.EMPTY_BODY, opened))
+                first_at[ViolationCode.EMPTY_BODY] = min(opened, first_at.get(ViolationCode.EMPTY_BODY, opened))
             if name in tag_inside:
                 inner = tag_inside.pop(name)
-                faults[ViolationCode.NESTED_TAG] = min(inner, faults.get(ViolationCode.NESTED_TAG, inner))
+                first_at[ViolationCode.NESTED_TAG] = min(inner, first_at.get(ViolationCode.NESTED_TAG, inner))
             closed.append((opened, name, body))
         else:
-            faults.setdefault(ViolationCode.STRAY_CLOSING_TAG, start)
+            first_at.setdefault(ViolationCode.STRAY_CLOSING_TAG, start)
         outside_from = end
 
     if open_at:
-        faults[ViolationCode.UNCLOSED_TAG] = min(start for start, _ in open_at.values())
+        first_at[ViolationCode.UNCLOSED_TAG] = min(start for start, _ in open_at.values())
     elif outside_from != len(text):
-        _check_outside(text, outside_from, len(text), faults)
+        _check_outside(text, outside_from, len(text), first_at)
     if (
-        ViolationCode.NESTED_TAG in faults
+        ViolationCode.NESTED_TAG in first_at
     ):  # only then can the order of the closing tags differ from that of the opening tags
         closed.sort()
 
     answers = [i for i, (_, name, _) in enumerate(closed) if name == ANSWER]
-    _check_sequence(closed, answers, len(text), faults)
+    _check_sequence(closed, answers, len(text), first_at)
     return Trajectory(
         actions=tuple([(name, body) for _, name, body in closed]),
         answer=closed[answers[0]][2].strip() if len(answers) == 1 else None,
-        faults=tuple([Violation(*item) for item in sorted(faults.items(), key=_by_position)]) if faults else (),
+        violations_at=tuple([Violation(*item) for item in sorted(first_at.items(), key=_by_position)]),
     )
 
 
@@ -205,34 +205,34 @@ def _parse_plain(text: str) -> Trajectory | None:
     if last < 1 or length != len(text):
         return None
     return Trajectory(
-        actions=tuple([(name, body) for name, body, _ in found]), answer=found[last][1].strip(), faults=()
+        actions=tuple([(name, body) for name, body, _ in found]), answer=found[last][1].strip(), violations_at=()
     )
 
 
-def _check_outside(text: str, start: int, end: int, faults: dict[ViolationCode, int]) -> None:
+def _check_outside(text: str, start: int, end: int, first_at: dict[ViolationCode, int]) -> None:
     """Add the violation when ``text[start:end]``, which belongs to no action, is more than white space."""
-    if ViolationCode.TEXT_OUTSIDE not in faults:
+    if ViolationCode.TEXT_OUTSIDE not in first_at:
         gap = text[start:end]
         if not gap.isspace():
-            faults[ViolationCode.TEXT_OUTSIDE] = end - len(gap.lstrip())
+            first_at[ViolationCode.TEXT_OUTSIDE] = end - len(gap.lstrip())
 
 
 def _check_sequence(
-    closed: list[tuple[int, str, str]], answers: list[int], length: int, faults: dict[ViolationCode, int]
+    closed: list[tuple[int, str, str]], answers: list[int], length: int, first_at: dict[ViolationCode, int]
 ) -> None:
     """Add the violations that are about the order of the closed actions; ``answers`` indexes into ``closed``."""
     if len(answers) == len(closed):
-        faults[ViolationCode.NO_ACTION] = closed[0][0] if closed else length
+        first_at[ViolationCode.NO_ACTION] = closed[0][0] if closed else length
     if not answers:
-        faults[ViolationCode.NO_ANSWER] = length
+        first_at[ViolationCode.NO_ANSWER] = length
         return
     first = answers[0]
     if first == 0:
-        faults[ViolationCode.STARTS_WITH_ANSWER] = closed[0][0]
+        first_at[ViolationCode.STARTS_WITH_ANSWER] = closed[0][0]
     if len(answers) > 1:
-        faults[ViolationCode.SEVERAL_ANSWERS] = closed[answers[1]][0]
+        first_at[ViolationCode.SEVERAL_ANSWERS] = closed[answers[1]][0]
     if first + 1 < len(closed):
-        faults[ViolationCode.ANSWER_NOT_LAST] = closed[first + 1][0]
+        first_at[ViolationCode.ANSWER_NOT_LAST] = closed[first + 1][0]
 
 
 def _by_position(item: tuple[ViolationCode, int]) -> tuple[int, str]:

@@ -77,7 +77,7 @@ BROKEN = [
 @pytest.mark.parametrize(("text", "faults", "pattern", "answer"), BROKEN)
 def test_broken(text: str, faults: list[tuple[str, int]], pattern: str, answer: str | None) -> None:
     trajectory = parse(text)
-    assert [tuple(fault) for fault in trajectory.faults] == faults
+    assert [tuple(one) for one in trajectory.violations_at] == faults
     assert trajectory.violations == tuple(code for code, _ in faults)
     assert (trajectory.pattern, trajectory.answer) == (pattern, answer)
     assert not trajectory.is_well_formed(num_images=2)
@@ -153,7 +153,7 @@ def test_parse_never_raises_and_is_consistent(text: str) -> None:
     assert trajectory.pattern == ">".join(name for name, _ in trajectory.actions)
     assert len(set(trajectory.violations)) == len(trajectory.violations)
     assert set(trajectory.violations) <= set(ViolationCode)
-    positions = [position for _, position in trajectory.faults]
+    positions = [position for _, position in trajectory.violations_at]
     assert positions == sorted(positions)
     assert all(0 <= position <= len(text) for position in positions)
 
@@ -197,7 +197,7 @@ def test_megabytes(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
     for trajectory in (parse(text), parse(f"<think>{text}</think><answer>B</answer>")):
         assert isinstance(trajectory, Trajectory)
-        assert len(trajectory.faults) <= len(ViolationCode)
+        assert len(trajectory.violations_at) <= len(ViolationCode)
 
 
 plain = st.lists(st.tuples(st.sampled_from(ACTIONS), st.text(max_size=5)), max_size=5).map(

@@ -89,7 +89,7 @@ def _card(inspected: Inspected, place: str) -> dict[str, Any]:
     info = info if isinstance(info, Mapping) else {}
     images = images if isinstance(images, list) else []
     question, options = _cut(info.get("question") or _asked(row)), _options(info, reward)
-    right = [f"{option['letter']}. {option['text']}" for option in options if option["right"]]
+    correct = [f"{option['letter']}. {option['text']}" for option in options if option["correct"]]
     gold = str(reward.get("ground_truth")) if isinstance(reward, Mapping) else ""
     listed = options and lists_options(question, tuple(option["text"] for option in options))
     return {
@@ -101,7 +101,7 @@ def _card(inspected: Inspected, place: str) -> dict[str, Any]:
         "count": len(images),
         "question": question,
         "options": [] if listed else options,
-        "gold": right[0] if right else gold,
+        "gold": correct[0] if correct else gold,
         "aliases": _json_list(info.get("aliases_json")),
         "tolerance": info.get("tolerance"),
         "trajectory": _trajectory(row),
@@ -136,7 +136,7 @@ def _options(info: Mapping[str, Any], reward: Any) -> list[dict[str, Any]]:
     gold = str(reward.get("ground_truth")) if isinstance(reward, Mapping) else ""
     single = info.get("answer_type") == "mcq" and len(options) <= len(LETTERS)
     return [
-        {"letter": letter, "text": text, "right": single and verify(letter, gold, "mcq", options=options) is True}
+        {"letter": letter, "text": text, "correct": single and verify(letter, gold, "mcq", options=options) is True}
         for letter, text in zip(LETTERS, options, strict=False)  # more options than letters are a finding
     ]
 

@@ -92,7 +92,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ActionNode:
     """An action reached by one path.
 
     Attributes:
@@ -103,7 +103,7 @@ class Node:
 
     action: str
     steps: tuple[Step, ...]
-    children: tuple["Node", ...]
+    children: tuple["ActionNode", ...]
 
     @property
     def correct(self) -> int:
@@ -111,18 +111,18 @@ class Node:
         return sum(step.sample.correct is True for step in self.steps)
 
 
-def grow(samples: Sequence[SampledTrajectory]) -> tuple[Node, ...]:
+def grow(samples: Sequence[SampledTrajectory]) -> tuple[ActionNode, ...]:
     """The trees of a question's usable samples: one for each first action, in the order of their first sample."""
     return _branches([sample for sample in samples if sample.usable], 0)
 
 
-def _branches(samples: Sequence[SampledTrajectory], depth: int) -> tuple[Node, ...]:
+def _branches(samples: Sequence[SampledTrajectory], depth: int) -> tuple[ActionNode, ...]:
     by_action: dict[str, list[SampledTrajectory]] = {}
     for sample in samples:
         if depth < len(sample.path):  # at an answer nothing follows
             by_action.setdefault(sample.path[depth], []).append(sample)
     return tuple(
-        Node(
+        ActionNode(
             action=action,
             steps=tuple(Step(sample, sample.trajectory.actions[depth][1]) for sample in through),
             children=_branches(through, depth + 1),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cinema_verl.cold_start.sampling import REASONS
-from cinema_verl.cold_start.tree import Node, SampledTrajectory, grow
+from cinema_verl.cold_start.tree import ActionNode, SampledTrajectory, grow
 from cinema_verl.data.canonical import Question
 from cinema_verl.meta_action import parse
 from cinema_verl.utils.files import atomic_write
@@ -40,7 +40,7 @@ class Entry:
         ]
 
     @property
-    def trees(self) -> tuple[Node, ...]:
+    def trees(self) -> tuple[ActionNode, ...]:
         return grow(self.samples)
 
     @property

@@ -24,7 +24,7 @@ class Sent:
         self.at, self.amount = at, amount
 
 
-class Window:
+class MinuteWindow:
     """At most `limit` within any `seconds`, both ends included. The caller gives the time, which never decreases.
 
     Each operation takes amortised constant time.
@@ -83,8 +83,8 @@ class Limiter:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = asyncio.sleep,
     ) -> None:
-        self._requests = Window(requests) if requests else None
-        self._tokens = Window(tokens) if tokens else None
+        self._requests = MinuteWindow(requests) if requests else None
+        self._tokens = MinuteWindow(tokens) if tokens else None
         self._not_before = 0.0
         self._turn = asyncio.Lock()  # wakes its waiters in order
         self._clock, self._sleep = clock, sleep

@@ -73,12 +73,12 @@ def test_the_first_well_formed_draft_shows_the_path(make_question, text):
     assert (result.draft, result.path) == (1, ("hint", "answer"))
 
 
-def test_a_wrong_teacher_sends_the_question_to_the_rl_pool_whatever_the_student_knew(make_question, text):
+def test_an_incorrect_teacher_sends_the_question_to_the_rl_pool_whatever_the_student_knew(make_question, text):
     models = Models([text("focus think"), text("hint")], [text("focus think", "C")])
     result = sample(make_question(), models)
     assert (result.route, result.reason) == (RL, "teacher_wrong")
     assert result.second is None
-    assert len(models.asked) == 3  # a wrong refinement is a result, and not asked again
+    assert len(models.asked) == 3  # an incorrect refinement is a result, and not asked again
 
 
 def test_a_teacher_that_strays_is_asked_again_and_what_it_wrote_is_kept(make_question, text):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinema_verl.cold_start.tree import MAX_ACTIONS, Node, grow, pattern, read
+from cinema_verl.cold_start.tree import MAX_ACTIONS, ActionNode, grow, pattern, read
 from cinema_verl.data.canonical import ImageRef, Question
 from cinema_verl.meta_action import ACTIONS, ANSWER
 
@@ -21,7 +21,7 @@ def shape(nodes):
     return {node.action: ([step.sample.origin for step in node.steps], shape(node.children)) for node in nodes}
 
 
-def bodies(node: Node) -> list[str]:
+def bodies(node: ActionNode) -> list[str]:
     return [step.body for step in node.steps]
 
 

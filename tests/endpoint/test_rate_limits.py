@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cinema_verl.endpoint.rate_limits import MINUTE, Limiter, Window
+from cinema_verl.endpoint.rate_limits import MINUTE, Limiter, MinuteWindow
 
 STEPS = st.lists(st.tuples(st.floats(0, 90), st.floats(0.1, 12), st.floats(0, 1)), max_size=60)
 """(seconds until it is asked, amount, share of the amount that it is in truth)"""
@@ -19,7 +19,7 @@ def fullest(sent: list[tuple[float, float]], seconds: float = MINUTE) -> float:
 
 @given(STEPS)
 def test_no_window_has_more_than_the_limit(steps):
-    window, now, sent = Window(12.0), 0.0, []
+    window, now, sent = MinuteWindow(12.0), 0.0, []
     for pause, amount, _ in steps:
         now += pause
         while wait := window.wait(now, amount):
@@ -33,7 +33,7 @@ def test_no_window_has_more_than_the_limit(steps):
 @example([(0.0, 1.0, 0.0), (0.0, 12.0, 0.0), (60.0, 1.0, 0.0)], 2)  # 60.001 + 60 is not exact in floating point
 @given(STEPS, st.integers(0, 8))
 def test_what_turned_out_smaller_makes_room_and_never_too_much(steps, delay):
-    window, now, sent = Window(12.0), 0.0, []
+    window, now, sent = MinuteWindow(12.0), 0.0, []
     uncorrected: list[tuple[int, object, float]] = []
     for number, (pause, amount, share) in enumerate(steps):
         now += pause
@@ -49,7 +49,7 @@ def test_what_turned_out_smaller_makes_room_and_never_too_much(steps, delay):
 
 
 def test_by_hand():
-    window = Window(10.0)
+    window = MinuteWindow(10.0)
     assert window.wait(0.0, 10.0) == 0
     early = window.send(0.0, 6.0)
     window.send(20.0, 4.0)
@@ -64,7 +64,7 @@ def test_by_hand():
 
 
 def test_more_than_the_limit_goes_alone():
-    window = Window(10.0)
+    window = MinuteWindow(10.0)
     assert window.wait(0.0, 99.0) == 0
     window.send(0.0, 99.0)
     assert window.wait(30.0, 0.1) > 0
@@ -74,7 +74,7 @@ def test_more_than_the_limit_goes_alone():
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
 def test_a_limit_is_positive(limit):
     with pytest.raises(ValueError, match="must be positive"):
-        Window(limit)
+        MinuteWindow(limit)
 
 
 class Time:

@@ -221,7 +221,7 @@ def records_of(dump: dict) -> list[dict]:
     ]
 
 
-def test_rollouts_that_failed_are_dumped_as_wrong(tmp_path, dump):
+def test_rollouts_that_failed_are_dumped_as_incorrect(tmp_path, dump):
     rows = [question(tmp_path, n) for n in range(3)]
     rows.append({**rows[0], "data_source": "digits/same@blank"})
     got = [rollout("digits/same/0", s, data_source="digits/same") for s in range(2)]
@@ -280,8 +280,8 @@ def test_what_an_earlier_run_was_told_goes_with_the_question(tmp_path, processor
     files = [write(tmp_path, "mirb", [question(tmp_path, n, "mirb") for n in range(3)])]
     first = evaluation_of(processor, files, "cinema.image_conditions=[]")
     assert all("answers" not in batch for batch in first.val_dataloader)
-    first.validation._unfinished.add([(("mirb/1", "mirb"), 2, (np.array([5, 6]), "answer"))])
-    first.validation._unfinished.close()
+    first.validations._unfinished.add([(("mirb/1", "mirb"), 2, (np.array([5, 6]), "answer"))])
+    first.validations._unfinished.close()
     [batch] = evaluation_of(processor, files, "cinema.image_conditions=[]").val_dataloader
     told = {
         info["uid"]: answers for info, answers in zip(batch["extra_info"], batch["answers"], strict=True) if answers
@@ -364,7 +364,7 @@ def validate(trainer, records):
 
 @pytest.mark.parametrize("val_only", [False, True])
 def test_true_questions_and_those_asked_again_are_reported_apart(trainer, val_only):
-    trainer.validation.evaluating = val_only
+    trainer.validations.evaluating = val_only
     records = [rollout(f"q{n}", acc=float(n > 0)) for n in range(4)]
     records += [rollout(f"q{n}", acc=0.0, data_source="digits/sum@blank") for n in range(4)]
     metrics = validate(trainer, records)
