@@ -66,7 +66,7 @@ def shapes() -> dict[str, Shape]:
 class AnnealingSchedule:
     """The diversity coefficient at a global step: constant during exploration, then decaying to zero.
 
-    Args:
+    Attributes:
         coefficient: value during exploration, in [0, 1]. Paper: 0.1.
         exploration_steps: number of steps of stage 1. Paper: 700.
         annealing_steps: number of steps of stage 2, over which the coefficient decays. Paper: 300.

@@ -48,7 +48,7 @@ def open_rows(split: str, path: str, program: str) -> Source | Finding:
             source = _json(local)
         else:
             detail = f"{path} is of a kind that {program} does not read"
-            return Finding(where, split, False, detail, "write it with data_preprocess/to_parquet.py")
+            return Finding(where, split, False, detail, "write it with `cinema-verl to-parquet`")
     except (OSError, ValueError, pa.ArrowException) as error:
         return Finding(where, split, False, f"{path} cannot be read: {error}", "write it again")
     return source if source.rows else Finding(where, split, False, f"{path} has no rows", advice)

@@ -160,7 +160,7 @@ def _opened(plan: Plan, result: Survey) -> Iterator[tuple[str, str, Source]]:
             first_path, first = schemas.setdefault(split, (path, source.schema))
             if differ := differing_columns(source.schema, first, plan.form):
                 detail = f"{path} and {first_path} differ in {', '.join(differ)}: verl cannot read them as one data set"
-                advice = "write both with the same schema (data_preprocess/to_parquet.py)"
+                advice = "write both with the same schema (`cinema-verl to-parquet`)"
                 result.findings.append(Finding("files", split, False, detail, advice))
             yield split, path, source
 

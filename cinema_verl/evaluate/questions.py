@@ -55,7 +55,7 @@ def check_files(files: Sequence[str]) -> None:
         if missing := [column for column in COLUMNS if column not in schema.names]:
             raise DataError(
                 f"data.val_files: {file} has no column {', '.join(missing)} (it has {', '.join(schema.names)}), so it "
-                "is not of the RL schema. Write it with data_preprocess/to_parquet.py"
+                "is not of the RL schema. Write it with `cinema-verl to-parquet`"
             )
         features = datasets.Features.from_arrow_schema(schema)
         for column in COLUMNS:
@@ -63,7 +63,7 @@ def check_files(files: Sequence[str]) -> None:
             if feature != features[column]:
                 raise DataError(
                     f"data.val_files: the column {column} of {file} is {features[column]}, and that of {first} is "
-                    f"{feature}: verl cannot concatenate them. Write both with data_preprocess/to_parquet.py"
+                    f"{feature}: verl cannot concatenate them. Write both with `cinema-verl to-parquet`"
                 )
 
 
@@ -113,7 +113,7 @@ def check_questions(rows: Iterable[Row], other_sources: Collection[str] | None, 
             "the questions of data.val_files cannot be evaluated:\n"
             + "\n".join(lines)
             + f"\nKnown sources are {', '.join(sorted(known))}, alone or as SOURCE/TASK. Name your own data own/NAME, "
-            "or add the name to cinema.other_sources. data_preprocess/to_parquet.py writes uids; list each file once. "
+            "or add the name to cinema.other_sources. `cinema-verl to-parquet` writes uids; list each file once. "
             "Training needs uids only to ask questions over other images: cinema.image_conditions=[] turns that off."
         )
 

@@ -17,7 +17,7 @@ import torch
 class Request:
     """One prompt to continue.
 
-    Args:
+    Attributes:
         prompt_ids: token ids with every image placeholder expanded.
         images: PIL images of the prompt, in order.
         max_tokens: largest number of tokens to sample, >= 1.
@@ -65,7 +65,7 @@ class Completion:
 class Policy:
     """A model with what decoding needs to know about it.
 
-    Args:
+    Attributes:
         model: a transformers image-text-to-text model in eval mode.
         image_processor: pixels -> `pixel_values`, `image_grid_thw`; None for text-only models.
         decode: token ids -> text, special tokens skipped.

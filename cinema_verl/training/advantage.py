@@ -23,7 +23,7 @@ from cinema_verl.training.estimators import CINEMA_DPS, GROUP, Scheme, schemes
 class GroupFeed:
     """What an estimator must know about the trajectories of a batch beyond what verl passes.
 
-    Args:
+    Attributes:
         acc: (B,) R_acc in {0, 1}; 0 for padding rows.
         patterns: (B,) action patterns.
         coefficient: the diversity coefficient at this global step, in [0, 1].

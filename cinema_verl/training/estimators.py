@@ -29,7 +29,7 @@ them), `groups` are the ids of the groups, and `coefficient` is the diversity co
 class Scheme:
     """A credit-assignment scheme under a name.
 
-    Args:
+    Attributes:
         name: value of `algorithm.adv_estimator`.
         credit: the function.
         term: what the scheme adds to the reward, for the metrics `cinema/<term>_penalty` (mean reward taken away) and

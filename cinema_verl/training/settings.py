@@ -21,7 +21,7 @@ WHEN_EXHAUSTED = ("continue", "stop")
 class CinemaSettings:
     """What the `cinema` trainer needs beyond verl's own config; the values come from the recipe and the command line.
 
-    Args:
+    Attributes:
         coefficient: of the diversity term during exploration, in [0, 1]. Paper: 0.1.
         exploration_steps, annealing_steps: lengths of the two stages. Paper: 700, 300.
         annealing_shape: one of `cinema_verl.schedule.shapes`. Our choice: linear.

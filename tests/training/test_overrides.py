@@ -18,19 +18,17 @@ OVERRIDDEN = {
     "CinemaTrainer._init_resource_pool_mgr",
     "CinemaTrainer._maybe_log_val_generations",
     "CinemaTrainer._val_metrics_update",
-    "CPUEngineWithLMHead._build_fsdp_module",
-    "CinemaDataset._read_files_and_tokenize",
     "CinemaSFTTrainer._build_ckpt_handler",
     "CinemaSFTTrainer._build_dataloader",
-    "CinemaSFTTrainer._build_dataset",
-    "CinemaSFTTrainer._init_engine",
     "SFTCheckpoints._find_latest_checkpoint",
+    "CPUEngineWithLMHead._build_fsdp_module",
+    "CinemaDataset._read_files_and_tokenize",
     "SharingAgentLoopWorker._compute_multi_modal_inputs",
     "SharingAgentLoopWorker._compute_score",
 }
 """Before adding one, look for a public door: a callback `on_…`, a config value, a registry, a public method."""
 
-MOST = 16
+MOST = 14
 
 
 def subclasses_of_verls() -> set[type]:

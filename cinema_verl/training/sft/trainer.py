@@ -70,10 +70,9 @@ class CinemaSFTTrainer(SFTTrainer):
 
     # ---- construction -------------------------------------------------------------------------------------------
 
-    def _build_dataset(self) -> None:
-        super()._build_dataset()
-        data = self.config.data
-        ranks = torch.distributed.get_world_size() // self.engine_config.get("ulysses_sequence_parallel_size", 1)
+    def _build_dataloader(self) -> None:
+        data, trainer, device = self.config.data, self.config.trainer, get_device_name()
+        rank, ranks = self.engine.get_data_parallel_rank(), self.engine.get_data_parallel_size()
         check_sizes(
             rows=len(self.train_dataset),
             val_rows=None if self.val_dataset is None else len(self.val_dataset),
@@ -81,10 +80,6 @@ class CinemaSFTTrainer(SFTTrainer):
             micro_batch_size=None if data.use_dynamic_bsz else data.micro_batch_size_per_gpu,
             ranks=ranks,
         )
-
-    def _build_dataloader(self) -> None:
-        data, device = self.config.data, get_device_name()
-        rank, ranks = self.engine.get_data_parallel_rank(), self.engine.get_data_parallel_size()
         collate = SFTTensorCollator(data.pad_mode)
         self.global_batch_size = data.train_batch_size
         self.train_batch_size_per_dp = data.train_batch_size // ranks
@@ -92,21 +87,18 @@ class CinemaSFTTrainer(SFTTrainer):
         self.train_dataloader = loader_of(
             self.train_dataset, self.train_sampler, self.train_batch_size_per_dp, collate, data.num_workers, device
         )
+        asked, has = trainer.total_training_steps, len(self.train_dataloader)
+        if asked is not None and asked > has * trainer.total_epochs:
+            raise ValueError(
+                f"trainer.total_training_steps={asked}, but trainer.total_epochs={trainer.total_epochs} epochs of "
+                f"{has} steps end before: raise trainer.total_epochs"
+            )
         self.val_dataloader = None
         if self.val_dataset is not None:
             size = data.micro_batch_size_per_gpu
             rows = PaddedRows(self.val_dataset, size * ranks)
             sampler: DistributedSampler = DistributedSampler(rows, ranks, rank, shuffle=False)
             self.val_dataloader = loader_of(rows, sampler, size, collate, data.num_workers, device)
-
-    def _init_engine(self) -> None:
-        asked, has = self.config.trainer.total_training_steps, len(self.train_dataloader)
-        if asked is not None and asked > has * self.config.trainer.total_epochs:
-            raise ValueError(
-                f"trainer.total_training_steps={asked}, but trainer.total_epochs={self.config.trainer.total_epochs} "
-                f"epochs of {has} steps end before: raise trainer.total_epochs"
-            )
-        super()._init_engine()
 
     def _build_ckpt_handler(self) -> None:
         trainer = self.config.trainer
