@@ -138,7 +138,8 @@ _MATHS = re.compile(r"\\[A-Za-z]|[$√^]")
 _DOMAIN = re.compile(r"\\in(?![a-z])|∈")
 _BLANK = re.compile(r"_{2,}|(?:\\_){2,}|[(（]\s{2,}[)）]|▲|\\underline\s?\{\s*(?:\\q?quad\s*)*\}")
 _ASKS_FOR_SET = re.compile(
-    r"\b(?:all|solve|solutions?|roots?|zero(?:e?s)?|possible|factors|divisors)\b|所有|解方程|解集|的根|的解", re.IGNORECASE
+    r"\b(?:all|solve|solutions?|roots?|zero(?:e?s)?|possible|factors|divisors)\b|所有|解方程|解集|的根|的解",
+    re.IGNORECASE,
 )
 _LABELLED = re.compile(r"\s*[(（]?[1①][)）.].*,")
 
