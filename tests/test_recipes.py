@@ -36,6 +36,7 @@ FOLLOWS = {  # what is made of the run's name and the prompt mode
     "actor_rollout_ref.rollout.trace.experiment_name",
     "trainer.default_local_dir",
     "trainer.rollout_data_dir",
+    "trainer.validation_data_dir",
     "reward.custom_reward_function.reward_kwargs.prompt_mode",
 }
 EXPECTED = {*TRAINING, *EVALUATIONS, "cinema_val_only", *ABLATIONS}

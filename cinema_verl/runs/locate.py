@@ -1,13 +1,14 @@
 """Find the parts of a run (metrics, rollouts, questions, configuration) from any of its folders.
 
-verl writes them to four places, and only Hydra's record of the run (`.hydra/`) knows all four. What is in the folder
-itself comes first, so that a run is also found after it was copied to another machine.
+A run of our trainers has them all in one folder, with a record of its own. verl writes them to four places, and only
+Hydra's record of the run (`.hydra/`) knows all four. What is in the folder itself comes first, so that a run that was
+copied to another machine is found, too.
 """
 
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,9 +23,16 @@ _WHAT_TO_GIVE: Final = (
     "give a folder of a run (the one that Hydra wrote `.hydra/` to, the checkpoints, the rollouts, or the parent of "
     "these), or name the parts with --metrics and --rollouts."
 )
+METRICS: Final = "metrics.jsonl"
+"""In a run's folder, `trainer.default_local_dir`: what the `file` logger writes, one JSON a step."""
+RUN: Final = "run.json"
+"""There, too: how the run was started, an entry a start (`cinema_verl.training.run_folder`)."""
+CONFIG: Final = "config.yaml"
+"""There, too: the resolved configuration of the latest start."""
+
 _LOCAL_PLACES: Final = ("rollouts", "validation", "checkpoints/rollouts", "checkpoints/validation")
 _EVERY_RUN_HAS: Final = ("rollouts", "validation", "checkpoints", "hydra", ".hydra")
-_CONFIG: Final = ".hydra/config.yaml"
+_CONFIG: Final = f".hydra/{CONFIG}"
 _DEPTH: Final = 3  # our choice: from where runs are started, outputs/DATE/TIME and checkpoints/PROJECT/EXPERIMENT
 
 
@@ -186,6 +194,8 @@ def _record_of(directory: Path, steps: Path | None = None) -> _Record:
         steps: a folder of rollouts in `directory`; then `directory` may hold other things than a run.
     """
     if steps is None or steps.name in _LOCAL_PLACES:
+        if (directory / RUN).is_file():
+            return _own_record(directory)
         for path in _newest_first(directory, _CONFIG, f"*/{_CONFIG}"):
             return _read_record(path, directory)
     folders = [directory] if steps is None else [steps, directory]
@@ -199,6 +209,16 @@ def _record_of(directory: Path, steps: Path | None = None) -> _Record:
                     return record
     problem = "No `.hydra/config.yaml`: model, settings and planned steps of the run are not known."
     return _Record(directory, problem=problem)
+
+
+def _own_record(directory: Path) -> _Record:
+    """What the run itself wrote of its latest start."""
+    record, run = _read_record(directory / CONFIG, directory), _yaml(directory / RUN)  # JSON is YAML
+    try:
+        start = run["starts"][-1]
+        return replace(record, started_in=Path(start["started_in"]), overrides=tuple(map(str, start["overrides"])))
+    except (TypeError, KeyError, IndexError):
+        return replace(record, problem=f"{directory / RUN} cannot be read: the command of the run is not known.")
 
 
 def _newest_first(folder: Path, *patterns: str) -> list[Path]:
@@ -237,8 +257,8 @@ def _yaml(path: Path) -> Any:
 
 
 def _metrics_places(directory: Path, record: _Record) -> Iterator[Path]:
-    yield directory / "metrics.jsonl"
-    yield directory.parent / "metrics.jsonl"  # the folder may be Hydra's or the checkpoints', inside that of the run
+    yield directory / METRICS
+    yield directory.parent / METRICS  # the folder may be Hydra's or the checkpoints', inside that of the run
     project, experiment = (setting(record.config, f"trainer.{key}_name") for key in ("project", "experiment"))
     if project and experiment:  # verl: FileLogger's own default
         for root in (directory, directory.parent, record.started_in):

@@ -1,7 +1,6 @@
 """The `file` logger that keeps its history when a run is resumed."""
 
 import json
-import os
 from pathlib import Path
 
 import orjson
@@ -18,7 +17,7 @@ class AppendingFileLogger(FileLogger):
     left incomplete, and appends.
 
     Args:
-        path: the file; `VERL_FILE_LOGGER_PATH` or verl's default, see `log_path`.
+        path: the file, see `cinema_verl.training.run_folder.metrics_path`.
         resume_step: the last step that the checkpoint contains; 0 for a new run, which starts a new file.
     """
 
@@ -42,11 +41,3 @@ class AppendingFileLogger(FileLogger):
             if line.endswith(b"\n") and step <= last_step:
                 records.append(line)
         return records
-
-    @staticmethod
-    def log_path(project_name: str, experiment_name: str) -> Path:
-        """Where verl's `file` logger writes (verl: `FileLogger.__init__`)."""
-        if path := os.environ.get("VERL_FILE_LOGGER_PATH"):
-            return Path(path)
-        root = Path(os.environ.get("VERL_FILE_LOGGER_ROOT", ".")).expanduser()
-        return root / project_name / f"{experiment_name}.jsonl"

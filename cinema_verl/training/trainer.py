@@ -27,6 +27,7 @@ from cinema_verl.training.checkpoint import mend_tracker, rotation, run_that_res
 from cinema_verl.training.dynamic_sampling import BoundedReplayBuffer, choose_sampler
 from cinema_verl.training.file_logger import AppendingFileLogger
 from cinema_verl.training.metrics import batch_metrics
+from cinema_verl.training.run_folder import metrics_path
 from cinema_verl.training.settings import CinemaSettings
 from cinema_verl.training.transfer import read_columns
 from cinema_verl.training.validation import Validations
@@ -125,7 +126,7 @@ class CinemaTrainer(PPOTrainerSync):
     def _open_file_logger(self) -> None:
         tracking: Tracking = self.logger
         if self._logs_to_file and "file" not in tracking.logger:
-            path = AppendingFileLogger.log_path(self.config.trainer.project_name, self.config.trainer.experiment_name)
+            path = metrics_path(self.config.trainer.default_local_dir)
             tracking.logger["file"] = AppendingFileLogger(path, resume_step=self._resumed_step)
 
     # ---- validating ---------------------------------------------------------------------------------------------

@@ -76,26 +76,3 @@ def test_a_kill_while_the_history_is_rewritten_loses_nothing(path, monkeypatch):
     assert path.read_bytes() == before
     record(path, [3], resume_step=2)
     assert steps(path) == [1, 2, 3]
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({"VERL_FILE_LOGGER_PATH": "/logs/m.jsonl"}, "/logs/m.jsonl"),
-        ({"VERL_FILE_LOGGER_ROOT": "/logs"}, "/logs/cinema/first.jsonl"),
-        ({}, "cinema/first.jsonl"),
-    ],
-)
-def test_it_writes_where_verls_would(monkeypatch, tmp_path, environment, expected):
-    from verl.utils.tracking import FileLogger
-
-    for name in ("VERL_FILE_LOGGER_PATH", "VERL_FILE_LOGGER_ROOT"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value.replace("/logs", str(tmp_path)))
-    monkeypatch.chdir(tmp_path)
-    ours = AppendingFileLogger.log_path("cinema", "first")
-    assert str(ours) == expected.replace("/logs", str(tmp_path))
-    theirs = FileLogger("cinema", "first")
-    theirs.finish()
-    assert os.path.abspath(theirs.filepath) == os.path.abspath(ours)

@@ -9,7 +9,6 @@ puts it in the place of verl's for the recipes that ask for it.
 import os
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,11 +26,10 @@ from verl.utils.memory_utils import aggressive_empty_cache
 from verl.utils.tracking import Tracking
 
 from cinema_verl.training.file_logger import AppendingFileLogger
+from cinema_verl.training.run_folder import TENSORBOARD, metrics_path, tensorboard_path
 from cinema_verl.training.sft.batches import PaddedRows, PositionedSampler, check_sizes, loader_of
 from cinema_verl.training.sft.checkpoints import SFTCheckpoints
 from cinema_verl.training.stop_signal import EXIT_CODE, StopSignal
-
-METRICS = "metrics.jsonl"
 
 
 def run_sft(config: Any) -> None:
@@ -245,6 +243,8 @@ class CinemaSFTTrainer(SFTTrainer):
         """verl's loggers, with a `file` logger that keeps the history of a resumed run, beside its checkpoints."""
         trainer = self.config.trainer
         backends = [trainer.logger] if isinstance(trainer.logger, str) else list(trainer.logger)
+        if "tensorboard" in backends:
+            os.environ[TENSORBOARD] = str(tensorboard_path(trainer.default_local_dir))
         tracking = Tracking(
             project_name=trainer.project_name,
             experiment_name=trainer.experiment_name,
@@ -252,6 +252,6 @@ class CinemaSFTTrainer(SFTTrainer):
             config=OmegaConf.to_container(self.config, resolve=True),
         )
         if "file" in backends:
-            path = Path(os.environ.get("VERL_FILE_LOGGER_PATH") or Path(trainer.default_local_dir) / METRICS)
+            path = metrics_path(trainer.default_local_dir)
             tracking.logger["file"] = AppendingFileLogger(path, resume_step=step)
         return tracking

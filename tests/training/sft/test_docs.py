@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cinema_verl.runs.locate import METRICS
 from cinema_verl.training.checkpoint import PROGRESS, TRACKER, complete_steps
 from cinema_verl.training.sft.lora import ADAPTER
-from cinema_verl.training.sft.trainer import METRICS
 from cinema_verl.training.stop_signal import EXIT_CODE
 
 REPOSITORY = Path(__file__).parents[3]
