@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -277,7 +277,7 @@ def _this_start(config: DictConfig) -> dict[str, Any]:
         distribution.name: distribution.version for distribution in map(_distribution, _PACKAGES) if distribution
     }
     return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "started_in": os.getcwd(),
         "overrides": [_hidden(override) for override in OmegaConf.select(config, "hydra.overrides.task") or ()],
