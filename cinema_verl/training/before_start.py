@@ -6,16 +6,20 @@ folder is another one's. Sweeps (`--multirun`) pass here job by job.
 """
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from cinema_verl.training.model_folder import folder_refusals
+from cinema_verl.training.next_steps import next_steps
 from cinema_verl.training.run_folder import Taken, claimed, use_absolute_paths
-from cinema_verl.training.verdict import refusals
+from cinema_verl.training.stop_signal import EXIT_CODE, StopRequest
+from cinema_verl.training.verdict import TRAINER, refusals
 
 
 class RefuseBeforeStart(Callback):
@@ -26,6 +30,7 @@ class RefuseBeforeStart(Callback):
 
     def __init__(self) -> None:
         self._held = ExitStack()  # the folder of the run
+        self._stop: StopRequest | None = None  # in it; None where this process answers for no training
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Called by Hydra before it copies the configuration for the program: what is changed here, verl gets."""
@@ -47,11 +52,42 @@ class RefuseBeforeStart(Callback):
             )
         if _writes_a_run(config):
             with _ending():
-                self._held.enter_context(claimed(config))
+                self._stop = StopRequest(self._held.enter_context(claimed(config)))
+                self._stop.clear()
+                if OmegaConf.select(config, "trainer.v1.trainer_mode") == TRAINER:
+                    _once_ray_runs(self._listen)
 
-    def on_job_end(self, config: DictConfig, **_: Any) -> None:
-        """Called by Hydra when the program is through, whether it failed or not."""
+    def on_job_end(self, config: DictConfig, *, job_return: JobReturn, **_: Any) -> None:
+        """Called by Hydra when the program is through, whether it failed or not.
+
+        Raises:
+            SystemExit: With code 143 when SIGTERM ended the run before its last step.
+        """
+        if self._stop is None:
+            return
+        stopped, completed = self._stop.answered, job_return.status is JobStatus.COMPLETED
+        self._stop.clear()
         self._held.close()
+        self._stop = None
+        if completed and stopped is not None:
+            print(f"cinema-verl: stopped by SIGTERM after step {stopped}; the same command goes on", file=sys.stderr)
+            raise SystemExit(EXIT_CODE)
+        if completed:
+            print(f"cinema-verl: the run is finished\n{next_steps(config)}")
+
+    def _listen(self) -> None:
+        if self._stop is not None:
+            self._stop.listen()
+
+
+def _once_ray_runs(function: Callable[[], None]) -> None:
+    """Call a function in this process after `ray.init`, which puts a handler of its own in the place of any other."""
+    import ray
+
+    if ray.is_initialized():
+        function()
+    else:
+        ray._private.worker._post_init_hooks.append(function)  # as ray.tune does: there is no public place
 
 
 def _writes_a_run(config: DictConfig) -> bool:

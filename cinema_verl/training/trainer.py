@@ -29,6 +29,7 @@ from cinema_verl.training.file_logger import AppendingFileLogger
 from cinema_verl.training.metrics import batch_metrics
 from cinema_verl.training.run_folder import metrics_path
 from cinema_verl.training.settings import CinemaSettings
+from cinema_verl.training.stop_signal import StopRequest
 from cinema_verl.training.transfer import read_columns
 from cinema_verl.training.validation import Validations
 from cinema_verl.training.verdict import Facts, refusals
@@ -48,6 +49,7 @@ class CinemaTrainer(PPOTrainerSync):
         ValueError: for settings that cannot train what they say, before anything is started.
     """
 
+    total_training_steps: int
     # verl's base class asks in six places whether its mode is "sync", which this trainer is under another name.
     trainer_mode = property(lambda self: "sync", lambda self, value: None)
 
@@ -60,6 +62,8 @@ class CinemaTrainer(PPOTrainerSync):
         self.estimator = advantage.group_estimator(config.algorithm.adv_estimator)
         self._scored: dict[str, dict[str, Any]] = {}  # key of a rollout of this step -> how it was scored
         self._resumed_step = 0
+        self._stop = StopRequest(Path(config.trainer.default_local_dir).absolute())
+        self._saved_step, self._stopped_after = -1, -1
         self._run = ""  # the run that this one goes on from, or its own name
         self._logs_to_file = _take_file_backend(config)
         _set_total_steps(config, self.schedule)
@@ -110,10 +114,13 @@ class CinemaTrainer(PPOTrainerSync):
         with rotation(Path(trainer.default_local_dir).absolute(), self._run, self.global_steps, keep, contents):
             super()._save_checkpoint()
         trainer.max_actor_ckpt_to_keep = keep
+        self._saved_step = self.global_steps
 
     def fit(self, agent_loop_manager: Any) -> None:
         super().fit(agent_loop_manager)
         self.validations.write(self.global_steps)
+        if self._stopped_after >= 0:
+            self._stop.answer(self._stopped_after)
 
     def on_validate_begin(self) -> None:
         super().on_validate_begin()
@@ -122,6 +129,26 @@ class CinemaTrainer(PPOTrainerSync):
     def on_train_begin(self) -> None:
         super().on_train_begin()
         self._open_file_logger()
+        self._end_if_asked(after=self.global_steps - 1)
+
+    # ---- stopping -----------------------------------------------------------------------------------------------
+
+    def on_step_end(self) -> None:
+        if self._end_if_asked(after=self.global_steps) and self._saved_step != self.global_steps:
+            self._save_checkpoint()  # where verl saves: the rollout engine has not taken its memory back yet
+        super().on_step_end()
+
+    def on_validate_end(self) -> None:
+        super().on_validate_end()
+        if self._saved_step == self.global_steps:
+            self._end_if_asked(after=self.global_steps)
+
+    def _end_if_asked(self, after: int) -> bool:
+        """Make a step the last one if the run was asked to end; what verl has begun for it, it does to the end."""
+        if not self._stop.asked or after >= self.total_training_steps:
+            return False
+        self.total_training_steps = self._stopped_after = after
+        return True
 
     def _open_file_logger(self) -> None:
         tracking: Tracking = self.logger

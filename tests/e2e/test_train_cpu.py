@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from cinema_verl.demo.digits import Sizes, write_dataset
+from cinema_verl.runs.locate import RUN
 from cinema_verl.schedule import AnnealingSchedule
+from cinema_verl.training.checkpoint import complete_steps
+from cinema_verl.training.stop_signal import EXIT_CODE
 
 from .conftest import kill
 
@@ -99,6 +102,38 @@ def test_a_run_killed_in_the_middle_resumes_on_the_same_schedule(tmp_path, data)
 
     policy = tmp_path / "checkpoints" / "global_step_4" / "actor" / "huggingface"
     AutoModelForImageTextToText.from_pretrained(policy)
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_step_and_saves_and_the_same_command_goes_on(tmp_path, data):
+    process = start(tmp_path, data, "trainer.save_freq=100")
+    deadline = time.monotonic() + TIME_LIMIT
+    while not any("cinema/acc" in record["data"] for record in records(tmp_path)):
+        assert process.poll() is None, log_of(tmp_path)[-5000:]
+        assert time.monotonic() < deadline, log_of(tmp_path)[-5000:]
+        time.sleep(0.05)
+    process.terminate()
+    assert finish(process, tmp_path) == EXIT_CODE, log_of(tmp_path)[-5000:]
+    (saved,) = complete_steps(tmp_path / "checkpoints")
+    assert saved < SCHEDULE.total_steps
+    assert records(tmp_path)[-1]["step"] == saved
+
+    process = start(tmp_path, data, "trainer.save_freq=100")
+    while len(json.loads((tmp_path / "checkpoints" / RUN).read_text())["starts"]) < 2:
+        assert process.poll() is None, log_of(tmp_path)[-5000:]
+        assert time.monotonic() < deadline, log_of(tmp_path)[-5000:]
+        time.sleep(0.05)
+    (tmp_path / "second").mkdir()
+    second = start(tmp_path / "second", data, f"trainer.default_local_dir={tmp_path}/checkpoints")
+    assert finish(second, tmp_path / "second") == 1
+    assert "another run is at work" in log_of(tmp_path / "second")
+    assert finish(process, tmp_path) == 0, log_of(tmp_path)[-5000:]
+
+    steps = [record["step"] for record in records(tmp_path) if "cinema/acc" in record["data"]]
+    assert steps == list(range(1, SCHEDULE.total_steps + 1))
+    said = log_of(tmp_path)
+    assert f"cinema-verl report {tmp_path}/checkpoints\n" in said
+    assert f"actor_rollout_ref.model.path={tmp_path}/checkpoints/global_step_4/actor/huggingface" in said
 
 
 def test_a_dataset_with_a_missing_image_stops_before_the_first_step(tmp_path, data):

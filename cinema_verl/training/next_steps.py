@@ -1,0 +1,72 @@
+"""What a training that is through says: where the policy is, and the commands that come next."""
+
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from cinema_verl.training.checkpoint import complete_steps, step_folder
+
+
+def next_steps(config: DictConfig) -> str:
+    """A line each: a name, and a folder or a command with the real paths, to be copied.
+
+    Args:
+        config: of the training, with absolute paths.
+    """
+    folder = Path(config.trainer.default_local_dir)
+    steps = complete_steps(folder)
+    supervised = OmegaConf.select(config, "actor_rollout_ref") is None
+    lines = list((_after_sft if supervised else _after_rl)(config, step_folder(folder, steps[-1]) if steps else None))
+    return "\n".join(f"  {name:<12}{text}" for name, text in lines)
+
+
+def _after_sft(config: DictConfig, checkpoint: Path | None) -> Iterator[tuple[str, str]]:
+    policy = checkpoint and checkpoint / "huggingface"
+    if policy and _has_weights(policy):
+        yield "policy", f"{policy}    (actor_rollout_ref.model.path of reinforcement learning)"
+
+
+def _after_rl(config: DictConfig, checkpoint: Path | None) -> Iterator[tuple[str, str]]:
+    folder = config.trainer.default_local_dir
+    yield "report", shlex.join(["cinema-verl", "report", folder])
+    if checkpoint is None:
+        return
+    policy = checkpoint / "actor" / "huggingface"
+    weights = [f"actor_rollout_ref.model.path={policy}"]
+    if _has_weights(policy):
+        yield "policy", str(policy)
+    else:
+        merge = [
+            "merge",
+            "--backend",
+            "fsdp",
+            "--local_dir",
+            str(policy.parent),
+            "--target_dir",
+            f"{checkpoint}/policy",
+        ]
+        yield "policy", shlex.join(["python", "-m", "verl.model_merger", *merge])
+        weights = [
+            f"actor_rollout_ref.model.path={config.actor_rollout_ref.model.path}",
+            "trainer.resume_mode=resume_path",
+            f"trainer.resume_from_path={checkpoint}",
+        ]
+    files = config.data.val_files
+    files = [os.path.abspath(file) for file in ([files] if isinstance(files, str) else files or [])]
+    recipe = "cinema_evaluate_cpu" if config.trainer.device == "cpu" else "cinema_evaluate"
+    mode = OmegaConf.select(config, "data.cinema_prompt_mode")
+    overrides = [
+        f"+recipe={recipe}",
+        *weights,
+        f"data.val_files=[{','.join(files)}]",
+        *([f"data.cinema_prompt_mode={mode}"] if mode else []),
+        f"trainer.validation_data_dir={folder}/evaluation/{checkpoint.name}",
+    ]
+    yield "evaluation", shlex.join(["python", "-m", "verl.trainer.main_ppo", *overrides])
+
+
+def _has_weights(directory: Path) -> bool:
+    return any(directory.glob("*.safetensors")) or any(directory.glob("*.bin"))
