@@ -12,6 +12,7 @@ from importlib import metadata
 
 from cinema_verl import __version__
 from cinema_verl.utils.arguments import Parser
+from cinema_verl.utils.extensions import ExtensionError
 
 COMMANDS = {
     # name: (module, one line of help)
@@ -74,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module, _ = COMMANDS[parsed.command]
     try:
         return importlib.import_module(module).main(parsed.arguments)
+    except ExtensionError as error:  # another package's: the message names it, and a traceback would show ours
+        print(f"cinema-verl {parsed.command}: {error}", file=sys.stderr)
+        return 1
     except ModuleNotFoundError as error:
         advice = how_to_install((error.name or "").partition(".")[0])
         if advice is None:

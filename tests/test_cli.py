@@ -6,7 +6,7 @@ from importlib import metadata
 
 import pytest
 
-from cinema_verl import __version__
+from cinema_verl import __version__, prompts
 from cinema_verl.checks import environment
 from cinema_verl.cli import COMMANDS, how_to_install, main
 
@@ -124,3 +124,11 @@ def test_paths_are_taken_out_of_what_went_wrong(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     text = f"ImportError: {tmp_path}/mine/lib/python3.11/site-packages/torch/x.so, {tmp_path}/secret"
     assert environment.without_paths(text) == "ImportError: .../torch/x.so, ~/secret"
+
+
+def test_an_extension_that_cannot_be_used_is_named_in_a_line(install, capsys):
+    install("mine", {prompts.GROUP: {"brief": "mine:BRIEF"}})
+    assert main(["cold-start", "--help"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("cinema-verl cold-start: the entry point brief = 'mine:BRIEF' of distribution mine 1.0")
+    assert said.count("\n") == 1
