@@ -20,6 +20,7 @@ from cinema_verl.training.next_steps import next_steps
 from cinema_verl.training.run_folder import Taken, claimed, use_absolute_paths
 from cinema_verl.training.stop_signal import EXIT_CODE, StopRequest
 from cinema_verl.training.verdict import TRAINER, refusals
+from cinema_verl.utils.extensions import ExtensionError
 
 
 class RefuseBeforeStart(Callback):
@@ -41,9 +42,12 @@ class RefuseBeforeStart(Callback):
         """Called by Hydra with the whole configuration, its own node included.
 
         Raises:
-            SystemExit: With every reason.
+            SystemExit: With every reason, or with the extension that cannot be used.
         """
-        found = refusals(config) or folder_refusals(config)
+        try:
+            found = refusals(config) or folder_refusals(config)
+        except ExtensionError as error:
+            raise SystemExit(f"\ncinema-verl: {error}. Nothing was started.") from error
         if found:
             reasons = "\n".join(f"  {refusal}" for refusal in found)
             raise SystemExit(

@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from cinema_verl.registration.command_line import PROGRAMS, RL_TRAINER, SFT_TRAINER, program_of
+from cinema_verl.training import estimators
 from cinema_verl.training.before_start import RefuseBeforeStart
 
 
@@ -19,9 +20,10 @@ def composed(recipe, *overrides):
 
 
 @pytest.mark.parametrize("recipe", ["cinema", "cinema_cpu", "cinema_evaluate_cpu", "cinema_cold_start_one"])
-def test_recipes_open_the_door(recipe):
-    first, *_ = composed(recipe).hydra.callbacks.values()
-    assert first["_target_"] == f"{RefuseBeforeStart.__module__}.{RefuseBeforeStart.__qualname__}"
+def test_recipes_have_the_check_before_anything_else(recipe):
+    first, *others = [callback["_target_"] for callback in composed(recipe).hydra.callbacks.values()]
+    assert first == f"{RefuseBeforeStart.__module__}.{RefuseBeforeStart.__qualname__}"
+    assert others == ["cinema_verl.registration.sft_patch.CinemaSFT"] * recipe.startswith("cinema_cold_start")
 
 
 def test_every_reason_is_given_at_once():
@@ -32,6 +34,12 @@ def test_every_reason_is_given_at_once():
     assert "trainer.total_training_steps" in said
     assert "ppo_mini_batch_size" in said
     assert "nothing was started" in said
+
+
+def test_an_extension_that_cannot_be_used_ends_the_run_here(install):
+    install("mine", {estimators.GROUP: {"x": "nowhere:a"}})
+    with pytest.raises(SystemExit, match=r"distribution mine 1\.0 .* Nothing was started"):
+        RefuseBeforeStart().on_job_start(composed("cinema_cpu"))
 
 
 def test_what_can_be_trained_goes_on(tmp_path, monkeypatch):
