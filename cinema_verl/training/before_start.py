@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cinema_verl.training.model_folder import folder_refusals
 from cinema_verl.training.next_steps import next_steps
+from cinema_verl.training.quiet import filter_warnings
 from cinema_verl.training.run_folder import Taken, claimed, use_absolute_paths
 from cinema_verl.training.stop_signal import EXIT_CODE, StopRequest
 from cinema_verl.training.verdict import TRAINER, refusals
@@ -37,6 +38,7 @@ class RefuseBeforeStart(Callback):
         """Called by Hydra before it copies the configuration for the program: what is changed here, verl gets."""
         with _ending():
             use_absolute_paths(config)
+            filter_warnings(config)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Called by Hydra with the whole configuration, its own node included.

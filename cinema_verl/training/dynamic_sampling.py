@@ -122,6 +122,7 @@ class BoundedReplayBuffer(ReplayBuffer):
 
     Attributes:
         on_validated: called with each batch of a validation that has been rolled out.
+        on_validating: called while it is rolled out, with how many of its questions are answered.
     """
 
     def __init__(self, *, sampler_kwargs: Mapping[str, Any], **kwargs: Any):
@@ -129,6 +130,7 @@ class BoundedReplayBuffer(ReplayBuffer):
         self.max_num_gen_batches: int = options.pop("max_num_gen_batches")
         self.when_exhausted: str = options.pop("when_exhausted")
         self.on_validated: Callable[[KVBatchMeta], None] = lambda _: None
+        self.on_validating: Callable[[int], None] = lambda _: None
         super().__init__(sampler_kwargs=DictConfig({}), gen_batch_size=1, **options, **kwargs)
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
@@ -144,6 +146,11 @@ class BoundedReplayBuffer(ReplayBuffer):
         if partition_id == "val":
             self.on_validated(batch)
         return batch, metrics
+
+    def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
+        if partition_id == "val":
+            self.on_validating(len(self.finished_keys[partition_id]) + len(self.failure_keys[partition_id]))
+        return super()._wait_for_next_poll(partition_id, last_debug_time)
 
     def _in_drawn_order(self, batch: KVBatchMeta) -> KVBatchMeta:
         """Sort by group, session and output (`{uid}_{session}_{index}`).

@@ -163,7 +163,12 @@ def deciding(config: DictConfig) -> dict[str, Any]:
 
 
 def _refuse_another_run(folder: Path, config: DictConfig, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """
+    """Go on with a run that is in the folder, or leave it alone.
+
+    Args:
+        before: what `_read` found.
+        now: what decides this run.
+
     Raises:
         Taken: the folder holds something that this run would overwrite.
     """

@@ -71,6 +71,7 @@ class CinemaTrainer(PPOTrainerSync):
         super().__init__(config)
         if isinstance(self.replay_buffer, BoundedReplayBuffer):
             self.replay_buffer.on_validated = self.validations.keep_answers
+            self.replay_buffer.on_validating = self.validations.look
 
     # ---- starting and resuming ----------------------------------------------------------------------------------
 
@@ -125,6 +126,7 @@ class CinemaTrainer(PPOTrainerSync):
     def on_validate_begin(self) -> None:
         super().on_validate_begin()
         self._open_file_logger()
+        self.validations.begin(self.global_steps, len(self.val_dataset))
 
     def on_train_begin(self) -> None:
         super().on_train_begin()
@@ -140,6 +142,7 @@ class CinemaTrainer(PPOTrainerSync):
 
     def on_validate_end(self) -> None:
         super().on_validate_end()
+        self.validations.end()
         if self._saved_step == self.global_steps:
             self._end_if_asked(after=self.global_steps)
 

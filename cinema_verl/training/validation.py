@@ -21,6 +21,7 @@ from cinema_verl.evaluate.tables import beside_the_paper
 from cinema_verl.evaluate.unfinished import Unfinished, asked_of
 from cinema_verl.runs.conditions import TRUE, split_source
 from cinema_verl.runs.stop_reason import StopReason
+from cinema_verl.training.progress import Progress
 from cinema_verl.training.settings import CinemaSettings
 from cinema_verl.training.transfer import read_columns
 
@@ -46,6 +47,7 @@ class Validations:
         self._data_set: CinemaDataset | None = None  # where answers are counted by the question's uid
         self._unfinished: Unfinished | None = None
         self._samples: Columns = {}
+        self._progress: Progress | None = None
 
     @property
     def _folder(self) -> Path | None:
@@ -93,8 +95,24 @@ class Validations:
 
     # ---- while it runs ------------------------------------------------------------------------------------------
 
+    def begin(self, step: int, questions: int) -> None:
+        """Say that a validation has begun."""
+        self._progress = Progress(step, questions, self._config.actor_rollout_ref.rollout.val_kwargs.n)
+
+    def look(self, answered: int) -> None:
+        """Say now and then how far it is."""
+        if self._progress is not None:
+            self._progress.look(answered)
+
+    def end(self) -> None:
+        """Say that it has ended."""
+        if self._progress is not None:
+            self._progress.end()
+
     def keep_answers(self, batch: KVBatchMeta) -> None:
         """Store the answers of an evaluation's batch, so that a kill costs only the batches in progress."""
+        if self._progress is not None:
+            self._progress.batch_ended(len({key.rsplit("_", 2)[0] for key in batch.keys}))
         if self._unfinished is None or not batch.keys:
             return
         names = ("responses", "response_mask", "data_source", "extra_info", "extra_fields")

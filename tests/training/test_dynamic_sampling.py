@@ -8,6 +8,7 @@ import pytest
 import transfer_queue
 from omegaconf import OmegaConf
 from verl.trainer.ppo.v1 import trainer_base
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils.import_utils import load_extern_object
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
@@ -243,6 +244,22 @@ def test_it_waits_for_every_rollout_that_is_still_running(make, queue, monkeypat
     batch, _ = rollouts.buffer.sample(1, "train", 2)
     assert len(polls) == 3
     assert uids_of(batch) == rollouts.drawn
+
+
+def test_a_validation_says_how_far_it_is_while_it_is_waited_for(make, queue, monkeypatch):
+    rollouts, seen = make([BOTH, BOTH]), []
+    for uid in ("v1", "v2"):
+        queue.put(uid, CORRECT, partition="val")
+    queue.tags["val"]["v2"]["status"] = "running"
+    rollouts.buffer.on_validating = seen.append
+
+    def finish(*_):
+        queue.tags["val"]["v2"]["status"] = "finished"
+        return 0.0
+
+    monkeypatch.setattr(ReplayBuffer, "_wait_for_next_poll", finish)
+    rollouts.buffer.sample(1, "val", 2)
+    assert seen == [1]
 
 
 def test_groups_are_judged_by_the_named_metric_and_a_missing_one_is_named(make):

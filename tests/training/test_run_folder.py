@@ -14,7 +14,9 @@ from hydra import compose, initialize_config_module
 from cinema_verl.registration.command_line import PROGRAMS, program_of
 from cinema_verl.runs.locate import CONFIG, METRICS, RUN, locate
 from cinema_verl.training.before_start import RefuseBeforeStart
+from cinema_verl.training.checkpoint import TRACKER
 from cinema_verl.training.run_folder import LOCK, Taken, claimed, metrics_path, use_absolute_paths
+from cinema_verl.training.stop_signal import EXIT_CODE
 
 
 @pytest.fixture
@@ -311,3 +313,10 @@ def test_the_folder_is_enough_for_a_report(folder):
     assert "cinema.coefficient=0.3" in found.overrides
     assert not any("hydra" in note for note in found.notes)
     assert os.fspath(found.metrics.parent) == str(moved)
+
+
+def test_the_page_names_what_there_is():
+    page = (Path(__file__).parents[2] / "docs" / "runs.md").read_text(encoding="utf-8")
+    section = page[page.index("## Reinforcement learning") : page.index("## The cold start")]
+    for name in (RUN, CONFIG, METRICS, TRACKER, "rollouts/", "validation/", "tensorboard/", str(EXIT_CODE)):
+        assert name in section

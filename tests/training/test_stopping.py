@@ -64,7 +64,7 @@ def trainer_of(folder, monkeypatch, at=lambda event, step: None, resumed=0, **op
     trainer._shutdown_dump_executor = lambda: None
     trainer.checkpoint_manager = SimpleNamespace(update_weights=lambda step: happens("update_weights"))
     trainer.global_steps, trainer.steps_per_epoch, trainer.total_training_steps = resumed, 100, 5
-    trainer._resumed_step = resumed
+    trainer._resumed_step, trainer.val_dataset = resumed, range(6)
     return trainer
 
 
@@ -94,11 +94,12 @@ def test_a_step_that_was_saved_is_not_saved_twice(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("save_freq", "last"), [(1, 2), (4, 3)])
-def test_in_a_validation_it_ends_at_once_if_the_step_is_saved(tmp_path, monkeypatch, save_freq, last):
+def test_in_a_validation_it_ends_at_once_if_the_step_is_saved(tmp_path, monkeypatch, capsys, save_freq, last):
     trainer = trainer_of(tmp_path, monkeypatch, asking(tmp_path, "validate", 2), test_freq=2, save_freq=save_freq)
     trainer.fit(None)
     assert ("save", last) in trainer.happened
     assert logged(tmp_path)[-1] == last
+    assert "validation at step 2: 6 questions, 4 rollouts each" in capsys.readouterr().out
     assert StopRequest(tmp_path).answered == last
 
 
