@@ -369,3 +369,40 @@ def test_one_other_letter_is_another_expression(p: Expression, data: st.DataObje
     i = data.draw(st.sampled_from(places))
     mutated = p.text[:i] + "w" + p.text[i + 1 :]
     assert not accepted(mutated, p.text)
+
+
+@few
+@given(names, st.integers(0, 9), st.integers(0, 9), st.sampled_from([r"\neq", ">", r"\ge"]))
+def test_one_of_several_conditions_is_not_all_of_them(name: str, first: int, second: int, sign: str) -> None:
+    assume(name != "e")
+    conditions = f"{name}<{first}", f"{name}{sign}{second}"
+    either, both = r" \text{ or } ".join(conditions), r" \text{ and } ".join(conditions)
+    assert accepted(both, both)
+    assert accepted(either, either)
+    assert accepted(", ".join(reversed(conditions)), both)
+    assert not accepted(either, both)
+    assert not accepted(both, either)
+
+
+@few
+@given(names, st.integers(0, 9), st.integers(0, 9), st.sampled_from("^_"))
+def test_an_exponent_or_index_ends_with_its_brace(name: str, inside: int, behind: int, sign: str) -> None:
+    assert not accepted(f"{name}{sign}{{{inside}}}{behind}", f"{name}{sign}{{{inside}{behind}}}")
+    assert accepted(f"{name}{sign}{{{inside}}} {behind}", f"{name}{sign}{inside} {behind}")
+
+
+@few
+@given(st.sampled_from(["sin", "cos", "tan"]), st.integers(1, 89))
+def test_degrees_inside_a_function(function: str, angle: int) -> None:
+    gold = rf"\{function} {angle}^\circ"
+    assert accepted(f"{function} {angle}°", gold)
+    assert not accepted(rf"\{function} {angle}", gold)
+
+
+@few
+@given(names, names, small, st.sampled_from(["|", ":", r" \mid "]))
+def test_a_condition_is_about_its_own_variable(name: str, other: str, bound: int, bar: str) -> None:
+    assume(name != other and "e" not in (name, other))
+    gold = rf"({bound},+\infty)"
+    assert accepted(rf"\{{{name}{bar}{name}>{bound}\}}", gold)
+    assert not accepted(rf"\{{{name}{bar}{other}>{bound}\}}", gold)
