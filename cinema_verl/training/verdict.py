@@ -332,15 +332,9 @@ def _sft_batches(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
     else:
         yield from _divides(config, "data.micro_batch_size_per_gpu", batch // ranks)
     yield from _rows(config, facts)
-    rows = rows_of(config, "val", facts)
-    if rows is not None and rows < batch and _value(config, "data.val_files"):
-        yield Refusal(
-            "data.val_files",
-            f"{rows:,} rows, fewer than data.train_batch_size={batch}, in which verl validates too: it would drop them "
-            "all, and report a loss of nan",
-            f"name files of {batch} rows or more, or lower data.train_batch_size; for no validation set "
-            "data.val_files=null trainer.test_freq=-1",
-        )
+    if rows_of(config, "val", facts) == 0 and _value(config, "data.val_files"):
+        advice = "name files with rows; for no validation set data.val_files=null trainer.test_freq=-1"
+        yield Refusal("data.val_files", "0 rows: there is nothing to validate on", advice)
 
 
 # --- Both -----------------------------------------------------------------------------------------------------

@@ -188,7 +188,6 @@ def test_facts_of_this_process():
         (["trainer.test_freq=0"], "trainer.test_freq"),
         (["trainer.save_freq=0"], "trainer.save_freq"),
         (["data.train_batch_size=58008"], "data.train_batch_size"),
-        (["data.train_batch_size=2048"], "data.val_files"),
         (["model.path=~/model"], "model.path"),
     ],
 )
@@ -199,6 +198,10 @@ def test_fine_tuning_that_would_fail_or_shrink(overrides, key):
 def test_fine_tuning_that_works_out():
     assert judged(*SFT, recipe="cinema_cold_start") == {}
     assert judged(*SFT, "data.val_files=null", "trainer.test_freq=-1", recipe="cinema_cold_start") == {}
+    # The SFT trainer validates over every row, however few there are.
+    few, none = (GPUS._replace(rows={"train": 58_000, "val": rows}) for rows in (1, 0))
+    assert judged(*SFT, recipe="cinema_cold_start", facts=few) == {}
+    assert set(judged(*SFT, recipe="cinema_cold_start", facts=none)) == {"data.val_files"}
     # torchrun knows better than the recipe how many there are.
     six = judged(*SFT, recipe="cinema_cold_start", facts=GPUS._replace(processes=6))
     assert set(six) == {"data.train_batch_size"}
