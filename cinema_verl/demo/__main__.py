@@ -139,7 +139,7 @@ def stopping(process: subprocess.Popen[bytes]) -> Iterator[None]:
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(timeout=20)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
 

@@ -22,13 +22,17 @@ OVERRIDDEN = {
     "CinemaSFTTrainer._build_dataloader",
     "SFTCheckpoints._find_latest_checkpoint",
     "CPUEngineWithLMHead._build_fsdp_module",
+    "BoundedReplayBuffer._wait_for_next_poll",
     "CinemaDataset._read_files_and_tokenize",
+    "CinemaSFTDataset._build_messages",
+    "CinemaSFTDataset._download",
+    "CinemaSFTDataset._read_files_and_process",
     "SharingAgentLoopWorker._compute_multi_modal_inputs",
     "SharingAgentLoopWorker._compute_score",
 }
 """Before adding one, look for a public door: a callback `on_…`, a config value, a registry, a public method."""
 
-MOST = 14
+MOST = 18
 
 
 def subclasses_of_verls() -> set[type]:
