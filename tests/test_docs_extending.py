@@ -87,6 +87,7 @@ print(scheme.credit(np.ones(4), acc, patterns, groups, 0.1).tolist(), "torch" in
     ], done.stderr
 
 
+@pytest.mark.slow
 def test_the_trainer_hands_the_estimator_to_verl_under_its_name(run, package):
     code = """
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn

@@ -4,6 +4,8 @@ import json
 import subprocess
 from importlib import metadata
 
+import pytest
+
 from cinema_verl.checks import cluster, process
 from cinema_verl.checks.compose import compose
 from cinema_verl.checks.doctor import inspect_config
@@ -70,6 +72,7 @@ def test_a_selection_that_is_not_there_and_one_that_is_not_cinemas():
         assert "cinema-verl[gpu]" in found["vllm"].advice
 
 
+@pytest.mark.slow
 def test_a_configuration_that_the_run_would_refuse_is_not_well(run):
     """Misspelt settings used to be "All is well" here, and a refusal minutes into the run."""
     done = run(*DOCTOR, "--no-ray", "--recipe", "cinema_cpu", "+cinema.coeficient=0.05", "cinema.annealing_shape=cosin")

@@ -240,6 +240,7 @@ def test_verls_own_are_no_group_estimators():
     assert group_estimator("grpo") is None
 
 
+@pytest.mark.slow
 def test_a_module_that_verl_is_told_to_import_registers_one(run, tmp_path):
     (tmp_path / "my_schemes.py").write_text(
         "from cinema_verl.training.estimators import register_group_estimator\n"

@@ -49,6 +49,7 @@ print("flag", stop.requested, "rows", number + 1)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("init", "survives"), [("ignore_stop_signal", True), ("None", False)])
 def test_the_processes_of_a_loader_outlive_it(init, survives):
     done = subprocess.run(
