@@ -20,7 +20,7 @@ from cinema_verl.checks.machine import memory_here
 from cinema_verl.checks.process import TESTED_WITH, inspect_process, version_of
 from cinema_verl.utils.arguments import Parser
 
-OPTIONAL: Final = ("torchvision", "vllm", "flash-attn", "datasets", "openai", "sentence-transformers", "av")
+OPTIONAL: Final = ("torchvision", "vllm", "flash-attn", "datasets", "sentence-transformers", "av")
 SHOWN: Final = ("VERL_PLATFORM", "VERL_USE_EXTERNAL_PLUGINS", "CINEMA_VERL_ALLOW_UNTESTED_VERL", "CUDA_VISIBLE_DEVICES")
 """Variables whose values are shown. Of others that are ours or verl's, only the names are: a value may be a key."""
 
