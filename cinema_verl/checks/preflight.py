@@ -29,7 +29,7 @@ from cinema_verl.data.tokens import QWEN2_5_VL
 from cinema_verl.registration.command_line import RL_TRAINER, shipped_recipes
 from cinema_verl.training.model_folder import folder_of, folder_refusals
 from cinema_verl.training.verdict import Facts, refusals
-from cinema_verl.utils.arguments import Parser
+from cinema_verl.utils.arguments import Parser, positive
 from cinema_verl.utils.files import atomic_write
 
 EXAMPLES = """\
@@ -150,14 +150,14 @@ def _parser() -> Parser:
     )
     parser.add_argument("overrides", nargs="+", metavar="+recipe=NAME key=value", help="what the run is given")
     parser.add_argument("--full", action="store_true", help="decode every image; finds truncated files")
-    parser.add_argument("--sample", type=_positive, metavar="N", help="look at N rows of each file (default: all)")
+    parser.add_argument("--sample", type=positive, metavar="N", help="look at N rows of each file (default: all)")
     parser.add_argument(
         "--other-machine", action="store_true", help="do not compare with the CPUs, memory and disk of this machine"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
     parser.add_argument("--gallery", type=Path, metavar="FILE", help="write an HTML page with rows to look at")
     parser.add_argument(
-        "--show", type=_positive, default=gallery.SHOWN, metavar="N", help="rows on the page (default: %(default)s)"
+        "--show", type=positive, default=gallery.SHOWN, metavar="N", help="rows on the page (default: %(default)s)"
     )
     return parser
 
@@ -172,12 +172,6 @@ def split_overrides(arguments: Sequence[str]) -> tuple[str, list[str]]:
     if len(recipes) != 1:
         raise UsageError(f"name one recipe, as the run does: +recipe=NAME, of {', '.join(shipped_recipes())}")
     return recipes[0], [argument for argument in arguments if not argument.startswith("+recipe=")]
-
-
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
 
 
 if __name__ == "__main__":

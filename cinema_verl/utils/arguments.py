@@ -28,3 +28,15 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """ ". Did you mean X?", with the nearest of what is known; empty where nothing is near."""
     near = difflib.get_close_matches(given, list(known), n=1)
     return f". Did you mean {near[0]}?" if near else ""
+
+
+def positive(text: str) -> int:
+    """The `type` of an option that takes a whole number of at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: it is below 1.
+        ValueError: it is no whole number.
+    """
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value

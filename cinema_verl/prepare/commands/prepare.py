@@ -18,6 +18,7 @@ from cinema_verl.prepare.draft import Adapter
 from cinema_verl.prepare.pipeline import Stopped, prepare, processors, summary
 from cinema_verl.prepare.sources import adapter as adapter_of
 from cinema_verl.prompts import modes
+from cinema_verl.utils.arguments import positive
 
 _PROG: Final = "cinema-verl prepare"
 
@@ -178,7 +179,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         metavar="HOST",
         help="fetch URLs of this host; may be given several times (default: no URL is fetched)",
     )
-    group.add_argument("--limit", type=_positive, metavar="ROWS", help="read only the first ROWS rows (default: all)")
+    group.add_argument("--limit", type=positive, metavar="ROWS", help="read only the first ROWS rows (default: all)")
     group.add_argument(
         "--split",
         default="",
@@ -191,7 +192,7 @@ def _add_media(parser: argparse.ArgumentParser) -> None:
     default = {field.name: field.default for field in fields(ConvertSettings)}
     group = parser.add_argument_group("images and videos")
 
-    def number(name: str, metavar: str, says: str, *, to: Any = group, kind: Any = _positive) -> None:
+    def number(name: str, metavar: str, says: str, *, to: Any = group, kind: Any = positive) -> None:
         flag, usual = f"--{name.replace('_', '-')}", default[name]
         to.add_argument(
             flag, type=kind, default=usual, metavar=metavar, help=says + (f" (default: {usual})" if usual else "")
@@ -218,7 +219,7 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-prompt-tokens",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="reject prompts of more than N tokens, text and images together; needs --processor (default: no limit)",
     )
@@ -229,12 +230,6 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
         metavar="MODE",
         help=f"prompt mode whose system prompt is counted, one of {', '.join(modes())} (default: %(default)s)",
     )
-
-
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
 
 
 def _count(text: str) -> int:

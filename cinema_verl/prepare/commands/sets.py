@@ -14,6 +14,7 @@ from cinema_verl.prepare.convert import load_counter
 from cinema_verl.prepare.pipeline import Stopped, processors
 from cinema_verl.prepare.sets import Plan, make_sets
 from cinema_verl.prepare.sets_page import write_page
+from cinema_verl.utils.arguments import positive
 
 _DESCRIPTION: Final = """\
 Make the 57k candidates of the cold start and the 58k questions of reinforcement learning, over several images, frames
@@ -95,9 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "--choices", type=Path, default=SHIPPED, metavar="FILE", help="sources, benchmarks and mixes (default: ours)"
     )
     for name, flag in ((COLD_START, "--size-cold-start"), (RL, "--size-rl")):
-        parser.add_argument(
-            flag, type=_positive, metavar="N", help=f"questions of {name} (default: as the choices say)"
-        )
+        parser.add_argument(flag, type=positive, metavar="N", help=f"questions of {name} (default: as the choices say)")
     parser.add_argument(
         "--val-fraction",
         type=float,
@@ -111,9 +110,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="leave out a source, or go without a benchmark; may be given several times",
     )
-    parser.add_argument("--limit", type=_positive, metavar="ROWS", help="read only the first ROWS rows of each source")
+    parser.add_argument("--limit", type=positive, metavar="ROWS", help="read only the first ROWS rows of each source")
     parser.add_argument("--processor", default="", metavar="MODEL", help="as of `cinema-verl prepare`")
-    parser.add_argument("--max-prompt-tokens", type=_positive, metavar="N", help="as of `cinema-verl prepare`")
+    parser.add_argument("--max-prompt-tokens", type=positive, metavar="N", help="as of `cinema-verl prepare`")
     parser.add_argument(
         "--workers",
         type=int,
@@ -122,9 +121,3 @@ def _parser() -> argparse.ArgumentParser:
         help="processes that prepare; 0 prepares in this process (default: one for each core, %(default)s)",
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
