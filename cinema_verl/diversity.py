@@ -83,7 +83,53 @@ def group_rewards(
     return 0.5 * correct + 0.5 * well_formed - coefficient * diversity_penalty(acc, patterns, groups)
 
 
-def normalise(rewards: np.ndarray, groups: Sequence, by_std: bool, epsilon: float = 1e-6) -> np.ndarray:
+GUARDS = ("none", "leave_out", "floor", "own_scale")
+"""What may hold the term back where a group has nothing else to compare: see `guarded_advantages`."""
+
+
+def guarded_advantages(
+    rewards: np.ndarray,
+    credited: np.ndarray,
+    acc: np.ndarray,
+    groups: Sequence,
+    *,
+    by_std: bool,
+    guard: str = "none",
+    coefficient: float = 0.1,
+) -> np.ndarray:
+    """Group-relative advantages of rewards to which a term was added.
+
+    In a group without an accuracy difference the term is all that there is. Divided by its own deviation it gets full
+    size, whatever the coefficient: a small penalty then weighs as much as the difference between correct and incorrect
+    does elsewhere. The paper says nothing of it; the guards are ours.
+
+    Args:
+        rewards: (B,) without the term.
+        credited: (B,) with it.
+        acc: (B,) R_acc.
+        groups: (B,) group ids.
+        by_std: divide by the group's deviation, as in `normalise`; without it only `leave_out` changes anything.
+        guard: `none`; `leave_out`, no term in groups that are all correct; `floor`, a group's deviation counts as at
+            least that of a group with one incorrect answer, 0.5 / sqrt(G); `own_scale`, the term is normalised by
+            itself, and counts by the coefficient.
+        coefficient: the step's, in [0, 1]; read by `own_scale`.
+
+    Returns:
+        (B,) float64.
+    """
+    if guard == "leave_out":
+        group = _codes(groups)
+        size = np.bincount(group)
+        all_correct = (np.bincount(group, weights=np.asarray(acc) > 0) == size)[group]
+        return normalise(np.where(all_correct, rewards, credited), groups, by_std)
+    if guard == "own_scale" and by_std:
+        return normalise(rewards, groups, by_std) + coefficient * normalise(credited - rewards, groups, by_std)
+    return normalise(credited, groups, by_std, one_incorrect=guard == "floor")
+
+
+def normalise(
+    rewards: np.ndarray, groups: Sequence, by_std: bool, epsilon: float = 1e-6, one_incorrect: bool = False
+) -> np.ndarray:
     """Group-relative advantages, as GRPO defines them (verl: `compute_grpo_outcome_advantage`).
 
     Args:
@@ -91,6 +137,7 @@ def normalise(rewards: np.ndarray, groups: Sequence, by_std: bool, epsilon: floa
         groups: (B,) group ids.
         by_std: divide by the group's standard deviation (unbiased), `algorithm.norm_adv_by_std_in_grpo`.
         epsilon: verl's guard against division by zero.
+        one_incorrect: the least deviation of a group is that of G rewards of which one is 0.5 lower: 0.5 / sqrt(G).
 
     Returns:
         (B,) float64: reward minus the group's mean, over its deviation if asked. A group of one has no baseline; verl
@@ -103,7 +150,10 @@ def normalise(rewards: np.ndarray, groups: Sequence, by_std: bool, epsilon: floa
     if not by_std:
         return centred
     variance = np.bincount(group, weights=centred**2) / np.maximum(size - 1, 1)
-    return centred / (np.sqrt(variance)[group] + epsilon)
+    deviation = np.sqrt(variance)
+    if one_incorrect:
+        deviation = np.maximum(deviation, 0.5 / np.sqrt(size))
+    return centred / (deviation[group] + epsilon)
 
 
 def pattern_statistics(patterns: Sequence[str], groups: Sequence) -> dict[str, float]:

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": {"data", "runs", "diversity", "utils"},
     "training": {*PAPER, "data", "runs", "evaluate", "rollout", "utils"},
     "cold_start": {"data", "endpoint", "meta_action", "prompts", "verify", "utils"},
-    "report": {"runs", "meta_action", "diversity", "utils"},
+    "report": {"runs", "meta_action", "diversity", "schedule", "utils"},
     "checks": {*PAPER, "data", "evaluate", "registration", "training", "utils"},
     "demo": {*PAPER, "data", "prepare", "cold_start", "rollout", "runs", "evaluate", "report", "utils"},
     "cli": {"utils"},

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cinema_verl import schedule
-from cinema_verl.schedule import SHAPES, AnnealingSchedule, register_shape, shapes
+from cinema_verl.schedule import SHAPES, AnnealingSchedule, Stage, Stages, register_shape, shapes
 
 PAPER = AnnealingSchedule()
 
@@ -146,3 +146,85 @@ def test_an_installed_package_adds_one_by_its_entry_point(own_shapes, install):
     install("mine", {schedule.GROUP: {"half_way": "mine:half_way"}}, "def half_way(t): return float(t <= 0.5)")
     assert AnnealingSchedule(0.1, 10, 10, "half_way")(15) == 0.1
     assert set(shapes()) == {*SHAPES, "half_way"}
+
+
+# ---- stages -----------------------------------------------------------------------------------------------------
+
+stage_lists = st.lists(
+    st.tuples(st.integers(0, 40), st.floats(0, 1), st.sampled_from(sorted(SHAPES)), st.sampled_from([None, "acc"])),
+    min_size=1,
+    max_size=5,
+).map(lambda rows: Stages(tuple(Stage(f"stage{i}", *row) for i, row in enumerate(rows))))
+
+
+def test_the_papers_run_is_two_stages_with_one_filter():
+    exploration, exploitation = PAPER.stages.stages
+    assert (exploration.name, exploration.steps, exploration.filter) == ("exploration", 700, None)
+    assert (exploitation.name, exploitation.steps, exploitation.filter) == ("exploitation", 300, "acc")
+    assert [(stage.name, first, last) for stage, first, last in PAPER.stages.spans()] == [
+        ("exploration", 1, 700),
+        ("exploitation", 701, 1000),
+    ]
+    assert [PAPER.stages.at(step).filter for step in (0, 1, 700, 701, 1000, 9999)] == [None, None, None] + ["acc"] * 3
+
+
+def test_three_stages_by_hand():
+    stages = Stages.of(
+        {
+            "warm": {"steps": 2, "coefficient": 0.0},
+            "explore": {"steps": 3, "coefficient": 0.2, "clip_ratio_high": 0.4},
+            "exploit": {"steps": 4, "coefficient": 0.2, "shape": "linear", "filter": "acc", "lr_factor": 0.5},
+        }
+    )
+    assert stages.total_steps == 9
+    assert [stages.at(step).name for step in (1, 2, 3, 5, 6, 9, 10)] == [
+        *("warm", "warm", "explore", "explore", "exploit", "exploit", "exploit")
+    ]
+    assert [stages.coefficient(step) for step in (2, 3, 5, 6, 7, 9, 10)] == pytest.approx(
+        [0, 0.2, 0.2, 0.15, 0.1, 0, 0]
+    )
+    assert (stages.at(4).clip_ratio_high, stages.at(6).lr_factor) == (0.4, 0.5)
+    assert str(stages.stages[2]) == (
+        "exploit: 4 steps, coefficient 0.2 linear to 0, groups filtered by acc, learning rate x 0.5"
+    )
+
+
+@given(stage_lists)
+def test_every_step_has_one_stage_and_the_spans_say_which(stages):
+    spans = stages.spans()
+    steps = [step for _, first, last in spans for step in range(first, last + 1)]
+    assert steps == list(range(1, stages.total_steps + 1))
+    for stage, first, last in spans:
+        assert {stages.at(step) for step in (first, last)} == {stage}
+        assert stages.coefficient(last) == stage.coefficient_after(stage.steps)
+    assert stages.at(stages.total_steps + 5) == stages.stages[-1]
+
+
+@given(stage_lists)
+def test_stages_are_written_as_they_are_read(stages):
+    assert Stages.of(stages.as_dict()) == stages
+    assert not stages.unfiltered().filters
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ({}, "at least one stage"),
+        ({"a": None}, "at least one stage"),
+        ({"a": {"steps": 1}}, r"cinema\.stages\.a lacks coefficient"),
+        ({"a": {"steps": 1, "coefficient": 0.1, "temprature": 1}}, "and not temprature"),
+        ({"a": {"steps": 1, "coefficient": 0.1, "name": "b"}}, "and not name"),
+        ({"a": {"steps": 1.0, "coefficient": 0.1}}, "steps of stage a must be an integer"),
+        ({"a": {"steps": 1, "coefficient": 0.1, "filter": "reward"}}, "by 'reward': groups are judged by acc alone"),
+        ({"a": {"steps": 1, "coefficient": 0.1, "shape": None}}, "unknown annealing shape None"),
+        ({"a": {"steps": 1, "coefficient": 0.1, "lr_factor": math.inf}}, "lr_factor of stage a must be > 0"),
+    ],
+)
+def test_impossible_stages_say_what_is_wrong(stages, message):
+    with pytest.raises(ValueError, match=message):
+        Stages.of(stages)
+
+
+def test_two_stages_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="the same name: a, a"):
+        Stages((Stage("a", 1, 0.1), Stage("a", 2, 0.1)))

@@ -13,6 +13,7 @@ from cinema_verl.data.check import DataError
 from cinema_verl.data.tokens import Patching
 from cinema_verl.evaluate.questions import check_questions
 from cinema_verl.registration.command_line import RL_TRAINER, SFT_TRAINER
+from cinema_verl.training.settings import CinemaSettings
 
 
 def inspect_files(plan: Plan, config: Any, found: Survey) -> list[Finding]:
@@ -67,10 +68,18 @@ def project(plan: Plan, config: Any, found: Survey, patching: Patching) -> list[
         batch=config.data.train_batch_size,
         group=rollout.n,
         # A round asks for two prompts for every group that is missing (`dynamic_sampling`).
-        rounds=min(2, groups.get("max_inflight_gen_batches") or 1) if groups and groups.enable else 1,
+        rounds=min(2, groups.get("max_inflight_gen_batches") or 1) if _filters(config) else 1,
         val_batch=min(config.data.val_batch_size or questions, questions),
         val_group=rollout.val_kwargs.n,
     )
+
+
+def _filters(config: Any) -> bool:
+    """Whether any stage drops groups; so it counts where the settings are wrong, which the verdict says."""
+    try:
+        return CinemaSettings.from_config(config).stages.filters
+    except ValueError:
+        return True
 
 
 def _mean_bytes(plan: Plan, config: Any, files: Sequence[FileSurvey], patching: Patching) -> float | None:

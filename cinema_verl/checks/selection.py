@@ -12,12 +12,23 @@ from cinema_verl.checks.finding import Finding
 from cinema_verl.checks.process import importable, version_of
 from cinema_verl.checks.quiet import quiet
 from cinema_verl.training.estimators import CINEMA_DPS, schemes
+from cinema_verl.training.settings import CinemaSettings
 
 
 def inspect_selection(config: Any) -> list[Finding]:
     """What an RL configuration selects: names in verl's registries, verl's own validation, optional packages."""
     findings = [_named(config, *choice) for choice in _choices()]
-    return [*findings, _validated(config), *_engines(config)]
+    return [*findings, *_stages(config), _validated(config), *_engines(config)]
+
+
+def _stages(config: Any) -> Iterator[Finding]:
+    """What the run does, step by step; wrong stages are the verdict's to tell."""
+    try:
+        spans = CinemaSettings.from_config(config).stages.spans()
+    except ValueError:
+        return
+    for stage, first, last in spans:
+        yield Finding(WHERE, "stage", None, f"steps {first} to {last}, {stage}")
 
 
 def _choices() -> Iterator[tuple[str, str, str | None, Collection[str]]]:

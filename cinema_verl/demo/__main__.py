@@ -24,6 +24,7 @@ from cinema_verl.demo.digits import Sizes, write_dataset
 from cinema_verl.evaluate.validations import Validation, change, read_validation, table
 from cinema_verl.report.command import main as write_report
 from cinema_verl.runs.metrics import records
+from cinema_verl.schedule import Stages
 from cinema_verl.utils.resolvers import package_path
 
 RECIPE = "cinema_cpu"
@@ -84,10 +85,11 @@ def training_command(output: Path, seed: int, overrides: Sequence[str]) -> list[
 
 def stage_ends(overrides: Sequence[str]) -> tuple[int, int]:
     """Last step of stage 1 and of stage 2: the recipe's, unless overridden."""
-    recipe = OmegaConf.load(package_path(f"recipes/recipe/{RECIPE}.yaml"))
+    recipes = [OmegaConf.load(package_path(f"recipes/recipe/{name}.yaml")) for name in ("cinema", RECIPE)]
     given = OmegaConf.from_dotlist([text for text in overrides if text.startswith("cinema.")])
-    section = OmegaConf.merge(recipe, given).cinema
-    return section.exploration_steps, section.exploration_steps + section.annealing_steps
+    section = OmegaConf.select(OmegaConf.merge(*recipes, given), "cinema.stages")
+    ends = [last for _, _, last in Stages.of(OmegaConf.to_container(section, resolve=True)).spans()]  # type: ignore[arg-type]
+    return ends[0], ends[-1]
 
 
 def last_step(metrics: Path) -> int:

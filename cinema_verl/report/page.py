@@ -26,6 +26,7 @@ from cinema_verl.runs.conditions import TRUE
 from cinema_verl.runs.locate import RunFiles
 from cinema_verl.runs.metrics import Metrics, number, read_metrics
 from cinema_verl.runs.rollouts import read_leniently, step_files
+from cinema_verl.schedule import AnnealingSchedule, Stages
 from cinema_verl.utils.pages import json_for_script, render
 
 MAX_NAMES: Final = 2000
@@ -154,7 +155,7 @@ def _fixed(run: Run) -> dict[str, Any]:
         "name": run.files.name,
         "steps": [steps[span[-1]] for span in spans],
         "series": {name: _sparse(thin(run.metrics.series[name], spans)) for name in names[:MAX_NAMES]},
-        "stages": stages(run.metrics, run.files.setting("cinema.exploration_steps")),
+        "stages": stages(run.metrics, _planned(run)),
         "mix": run.mix.as_json(),
         "validation": run.files.from_validation,
         "groupsPerStep": [[places[0].step, len(places)] for places in run.groups],
@@ -184,19 +185,30 @@ def _sparse(values: list[float | None]) -> list[Any]:
     return values if 2 * len(places) > len(values) else [places, [values[i] for i in places]]
 
 
+def _planned(run: Run) -> Stages | None:
+    """The stages that the run's configuration plans; None where it does not say so."""
+    ask = run.files.setting
+    try:
+        if section := ask("cinema.stages"):
+            return Stages.of(section)
+        keys = ("coefficient", "exploration_steps", "annealing_steps", "annealing_shape")
+        return AnnealingSchedule(*(ask(f"cinema.{key}") for key in keys)).stages
+    except (ValueError, AttributeError):
+        return None
+
+
 def _facts(run: Run) -> list[tuple[str, str]]:
     """The facts of the overview that are known."""
     ask, steps = run.files.setting, run.metrics.steps
     trained = [step for step in steps if step > 0]
+    stages_planned = _planned(run)
     planned = ask("trainer.total_training_steps")
-    stages_planned = [ask("cinema.exploration_steps"), ask("cinema.annealing_steps")]
-    if planned is None and all(isinstance(steps, int) for steps in stages_planned):
-        planned = sum(stages_planned)
+    if planned is None and stages_planned:
+        planned = stages_planned.total_steps
     reached = f"{max(trained, default=0)}"
     if isinstance(planned, int):
         reached += f" of {planned}" + ("" if max(trained, default=0) >= planned else " (going on, stopped or crashed)")
     seconds = sorted(v for v in map(number, run.metrics.series.get("timing_s/step", ())) if v is not None)
-    coefficient, shape = ask("cinema.coefficient"), ask("cinema.annealing_shape")
     facts = {
         "Steps": reached,
         "Command": " ".join(argument for argument in run.files.overrides if "recipe=" in argument),
@@ -204,7 +216,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         "Estimator": ask("algorithm.adv_estimator"),
         "Prompts a step": ask("data.train_batch_size"),
         "Rollouts a prompt": ask("actor_rollout_ref.rollout.n"),
-        "Diversity coefficient": f"{coefficient:g}, annealed: {shape}" if number(coefficient) is not None else None,
+        "Stages": "; ".join(str(stage) for stage, _, _ in stages_planned.spans()) if stages_planned else None,
         "Seconds a step": f"{seconds[len(seconds) // 2]:.3g} (median)" if seconds else None,
     }
     return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]

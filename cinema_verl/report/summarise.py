@@ -14,6 +14,7 @@ from cinema_verl.meta_action import pattern_in_mode
 from cinema_verl.runs.conditions import CONDITIONS, TRUE, split_source
 from cinema_verl.runs.metrics import Metrics
 from cinema_verl.runs.rollouts import Rollout
+from cinema_verl.schedule import Stages
 
 MAX_POINTS: Final = 500
 """Points of a curve. Our choice: more than a chart on a screen shows apart."""
@@ -236,15 +237,15 @@ class RolloutCounts:
         }
 
 
-def stages(metrics: Metrics, exploration_steps: Any) -> list[dict[str, int]]:
+def stages(metrics: Metrics, planned: Stages | None) -> list[dict[str, int]]:
     """First and last step of each stage that was reached, from `cinema/stage` or else from the configuration."""
     logged = metrics.series.get("cinema/stage")
     by_stage: dict[int, list[int]] = {}
     for i, step in enumerate(metrics.steps):
         if logged and logged[i] is not None:
             by_stage.setdefault(int(logged[i] or 0), []).append(step)
-        elif not logged and isinstance(exploration_steps, int) and step > 0:
-            by_stage.setdefault(1 if step <= exploration_steps else 2, []).append(step)
+        elif not logged and planned and step > 0:
+            by_stage.setdefault(planned.number(step), []).append(step)
     return [{"stage": stage, "from": min(steps), "to": max(steps)} for stage, steps in sorted(by_stage.items())]
 
 

@@ -5,18 +5,21 @@ patterns nor the global step. The `cinema` trainer supplies them through `feed`;
 estimator refuses instead of silently turning into GRPO.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, register_adv_est
 
-from cinema_verl.diversity import normalise
+from cinema_verl.diversity import guarded_advantages, normalise
 from cinema_verl.training.estimators import CINEMA_DPS, GROUP, Scheme, schemes
+
+ZERO: Final = 1e-9
+"""Rounding in the float64 means leaves about 1e-17 in groups without any difference: a true zero stays zero."""
 
 
 @dataclass
@@ -27,6 +30,7 @@ class GroupFeed:
         acc: (B,) R_acc in {0, 1}; 0 for padding rows.
         patterns: (B,) action patterns.
         coefficient: the diversity coefficient at this global step, in [0, 1].
+        guard: one of `cinema_verl.diversity.GUARDS`.
         padding: (B,) bool, rows that verl appended to fill the mini-batch: they belong to no group.
         metrics: filled by the estimator; the trainer logs it.
     """
@@ -35,6 +39,7 @@ class GroupFeed:
     patterns: Sequence[str]
     coefficient: float
     padding: np.ndarray
+    guard: str = "none"
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -94,15 +99,21 @@ class GroupEstimator:
             raise ValueError(f"{scheme.name} must return one finite number for each of {len(rewards)} trajectories")
 
         without = normalise(rewards, ids, by_std)
-        changed = normalise(credited, ids, by_std) if scheme.normalise else credited
+        changed = (
+            guarded_advantages(
+                rewards, credited, acc, ids.tolist(), by_std=by_std, guard=fed.guard, coefficient=fed.coefficient
+            )
+            if scheme.normalise
+            else credited
+        )
         total = np.abs(changed).sum()
         share = np.abs(changed - without).sum() / total if total else 0.0
         fed.metrics[f"{scheme.term}_advantage_share"] = float(share)
+        fed.metrics["groups_without_advantage"] = _groups_without(changed, ids.tolist())
         fed.metrics[f"{scheme.term}_penalty"] = float((rewards - credited).mean()) if len(rewards) else 0.0
 
-        # Rounding in the float64 means leaves about 1e-17 in groups without any difference: a true zero stays zero.
         column = torch.zeros(len(real), dtype=torch.float32)
-        column[torch.as_tensor(real)] = torch.as_tensor(np.where(np.abs(changed) < 1e-9, 0.0, changed)).float()
+        column[torch.as_tensor(real)] = torch.as_tensor(np.where(np.abs(changed) < ZERO, 0.0, changed)).float()
         advantages = column.to(token_level_rewards.device).unsqueeze(-1) * response_mask
         return advantages, advantages
 
@@ -120,6 +131,14 @@ class GroupEstimator:
                 f"{len(fed.padding)} padding flags for a batch of {rewards} rewards"
             )
         return fed
+
+
+def _groups_without(advantages: np.ndarray, ids: Sequence[Hashable]) -> float:
+    """Share of the groups whose trajectories all have advantage 0: they move nothing."""
+    moves: dict[Hashable, bool] = {}
+    for group, advantage in zip(ids, advantages, strict=True):
+        moves[group] = moves.get(group, False) or abs(advantage) >= ZERO
+    return 1 - sum(moves.values()) / len(moves) if moves else 1.0
 
 
 def group_estimator(name: str) -> GroupEstimator | None:

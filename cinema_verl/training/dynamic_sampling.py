@@ -1,11 +1,12 @@
 """DAPO's dynamic sampling with a bound: drop groups without an accuracy advantage, refill, and know when to stop.
 
 Paper: groups whose trajectories are all correct or all incorrect are dropped, judged by R_acc alone and never by the
-penalised reward. verl's V1 replay buffer refills such groups without limit (it ignores
-`algorithm.filter_groups.max_num_gen_batches`), so a policy that solves every question generates without end; and it
-picks among surplus groups in the order of random ids. This buffer works in rounds (generate, wait for all, filter,
-refill), respects the bound, prefers groups in the order in which they were drawn, and reports what it dropped by data
-source.
+penalised reward. Whether a step drops any is said by its stage (`cinema_verl.schedule.Stage.filter`).
+
+verl's V1 replay buffer refills such groups without limit (it ignores `algorithm.filter_groups.max_num_gen_batches`), so
+a policy that solves every question generates without end; and it picks among surplus groups in the order of random ids.
+This buffer works in rounds (generate, wait for all, judge, refill), respects the bound, prefers groups in the order in
+which they were drawn, and reports what it saw by data source.
 """
 
 import logging
@@ -17,11 +18,12 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils.skip import SkipManager
 
+from cinema_verl.schedule import Stages
 from cinema_verl.training.settings import CinemaSettings
 from cinema_verl.training.transfer import read_columns
 
@@ -103,7 +105,8 @@ def choose_sampler(config: DictConfig, settings: CinemaSettings) -> None:
             "max_num_gen_batches": filter_groups.max_num_gen_batches,
             "when_exhausted": settings.when_exhausted,
             "poll_interval": settings.poll_interval,
-            "filter_groups_metric": filter_groups.metric if filter_groups.enable else None,
+            "filter_groups_metric": filter_groups.metric if settings.stages.filters else None,
+            "stages": settings.stages.as_dict(),
             "train_batch_size": config.data.train_batch_size,
             "max_inflight_gen_batches": filter_groups.max_inflight_gen_batches,
             "sync_refill_failed_groups": sampler.sync_refill_failed_groups,
@@ -114,10 +117,11 @@ class BoundedReplayBuffer(ReplayBuffer):
     """verl's synchronous `ReplayBuffer` with bounded dynamic sampling.
 
     Args:
-        sampler_kwargs: what `choose_sampler` writes: options of verl's buffer and two of this one.
-            `max_num_gen_batches` is how many times `train_batch_size` prompts one step may generate at most, the first
-            batch included; 0 means no bound. `when_exhausted` is "continue", to train on the groups there are, or
-            "stop", to end the run; without any group the run ends in both cases.
+        sampler_kwargs: what `choose_sampler` writes: options of verl's buffer and three of this one. `stages` says by
+            which metric a step filters (`cinema_verl.schedule.Stages.of`). `max_num_gen_batches` is how many times
+            `train_batch_size` prompts one step may generate at most, the first batch included; 0 means no bound.
+            `when_exhausted` is "continue", to train on the groups there are, or "stop", to end the run; without any
+            group the run ends in both cases.
         kwargs: what verl passes to every custom sampler.
 
     Attributes:
@@ -129,18 +133,23 @@ class BoundedReplayBuffer(ReplayBuffer):
         options = dict(sampler_kwargs)
         self.max_num_gen_batches: int = options.pop("max_num_gen_batches")
         self.when_exhausted: str = options.pop("when_exhausted")
+        self.stages = Stages.of(OmegaConf.to_container(DictConfig(options.pop("stages")), resolve=True))  # type: ignore[arg-type]
         self.on_validated: Callable[[KVBatchMeta], None] = lambda _: None
         self.on_validating: Callable[[int], None] = lambda _: None
         super().__init__(sampler_kwargs=DictConfig({}), gen_batch_size=1, **options, **kwargs)
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
-        """A batch of `batch_size` groups with an accuracy advantage, and metrics (verl: `ReplayBuffer.sample`).
+        """A batch of `batch_size` groups, and metrics (verl: `ReplayBuffer.sample`).
+
+        Where the step's stage filters, every group has an accuracy advantage. Elsewhere every group counts that has at
+        least two trajectories, or every one (`trainer.v1.sampler.sync_refill_failed_groups=false`).
 
         Raises:
             DynamicSamplingExhausted: if the bound was reached with too few groups (see `when_exhausted`).
         """
-        filtered = partition_id != "val" and self.filter_groups_metric is not None
-        draw = self._sample_in_rounds if filtered else super().sample
+        filtered = self.stages.at(global_steps).filter is not None
+        in_rounds = partition_id != "val" and (filtered or self.sync_refill_failed_groups)
+        draw = self._sample_in_rounds if in_rounds else super().sample
         batch, metrics = draw(global_steps, partition_id, batch_size)
         batch = self._in_drawn_order(batch)
         if partition_id == "val":
@@ -170,18 +179,20 @@ class BoundedReplayBuffer(ReplayBuffer):
     @SkipManager.annotate_tq(role="rollout_tq", phase="sample")
     def _sample_in_rounds(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
         assert self.refill_fn is not None
+        metric = self.stages.at(global_steps).filter
         limit = self.max_num_gen_batches * batch_size if self.max_num_gen_batches > 0 else math.inf
         generated, tally, keep = batch_size, Tally(), set[str]()
         while True:
             self._wait_until_idle(partition_id)
-            keep |= self._filter(partition_id, keep, tally)
+            keep |= self._filter(partition_id, keep, tally, metric)
             missing = batch_size - len(keep)
             if missing <= 0:
                 break
             # verl's factor: two prompts for every one that is missing, so that one more round is usually enough.
-            refill = int(min(2 * missing, batch_size * self.max_inflight_gen_batches, limit - generated))
+            wanted = 2 * missing if metric else missing
+            refill = int(min(wanted, batch_size * self.max_inflight_gen_batches, limit - generated))
             if refill <= 0:
-                self._report_exhausted(global_steps, generated, len(keep), batch_size, tally)
+                self._report_exhausted(global_steps, generated, len(keep), batch_size, tally, filtered=bool(metric))
                 break
             self.refill_fn(refill)
             generated += refill
@@ -202,7 +213,7 @@ class BoundedReplayBuffer(ReplayBuffer):
                 return
             last_debug_time = self._wait_for_next_poll(partition_id, last_debug_time)
 
-    def _filter(self, partition_id: str, keep: set[str], tally: Tally) -> set[str]:
+    def _filter(self, partition_id: str, keep: set[str], tally: Tally, metric: str | None) -> set[str]:
         """Judge the groups that have ended since the last round: clear those to drop, return the others."""
         ended = (self.finished_keys[partition_id] | self.failure_keys[partition_id]) - keep
         keys = [key for key in self.partitions[partition_id] if key.split("_")[0] in ended]
@@ -212,30 +223,24 @@ class BoundedReplayBuffer(ReplayBuffer):
             extras, sources = read_columns(keys, partition_id, "extra_fields", "data_source")
             for key, extra, name in zip(keys, extras, sources, strict=True):
                 uid = key.split("_")[0]
-                acc[uid].append(self._metric(extra))
+                acc[uid].append(_value_of(metric or "acc", extra))
                 source[uid] = str(name)
         kinds = {uid: GroupKind.of(acc[uid]) for uid in ended}
         for uid, kind in kinds.items():
             tally.add(source.get(uid, "failed"), kind)
-        useful = {uid for uid, kind in kinds.items() if kind is GroupKind.MIXED}
+        wanted = {GroupKind.MIXED} if metric else set(GroupKind) - {GroupKind.TOO_FEW}
+        useful = {uid for uid, kind in kinds.items() if kind in wanted}
         self._clear_groups(partition_id, ended - useful)
         return useful
 
-    def _metric(self, extra_fields: dict[str, Any]) -> float:
-        info = extra_fields.get("reward_extra_info", {})
-        if self.filter_groups_metric not in info:
-            raise KeyError(
-                f"algorithm.filter_groups.metric={self.filter_groups_metric} is not among what the reward function "
-                f"returned ({sorted(info)}): dynamic sampling judges groups by acc, which "
-                f"cinema_verl.reward.compute_score returns"
-            )
-        return float(info[self.filter_groups_metric])
-
-    def _report_exhausted(self, step: int, generated: int, kept: int, wanted: int, tally: Tally) -> None:
+    def _report_exhausted(
+        self, step: int, generated: int, kept: int, wanted: int, tally: Tally, *, filtered: bool
+    ) -> None:
+        kind = "with both correct and incorrect answers" if filtered else "of at least two trajectories"
         message = (
             f"step {step}: dynamic sampling generated {generated} groups, the bound "
             f"(algorithm.filter_groups.max_num_gen_batches={self.max_num_gen_batches}), and found {kept} of the "
-            f"{wanted} wanted groups with both correct and incorrect answers:\n{tally.table()}"
+            f"{wanted} wanted groups {kind}:\n{tally.table()}"
         )
         if kept and self.when_exhausted == "continue":
             logger.warning("%s\nTraining continues with %d groups (cinema.when_exhausted=continue).", message, kept)
@@ -246,3 +251,13 @@ class BoundedReplayBuffer(ReplayBuffer):
             f"trajectories: rollouts fail, see the workers' log. To continue with the groups there are: "
             f"cinema.when_exhausted=continue; to search longer: raise algorithm.filter_groups.max_num_gen_batches."
         )
+
+
+def _value_of(metric: str, extra_fields: dict[str, Any]) -> float:
+    info = extra_fields.get("reward_extra_info", {})
+    if metric not in info:
+        raise KeyError(
+            f"{metric}, by which dynamic sampling judges groups, is not among what the reward function returned "
+            f"({sorted(info)}): cinema_verl.reward.compute_score returns it, and a reward of your own must, too"
+        )
+    return float(info[metric])

@@ -38,7 +38,7 @@ _ENV_VARS: Final = "ray_kwargs.ray_init.runtime_env.env_vars"
 _PATHS: Final = ("default_local_dir", "rollout_data_dir", "validation_data_dir", "resume_from_path")
 _FILES: Final = ("data.train_files", "actor_rollout_ref.model.path", "model.path")
 _DECIDE: Final = {
-    "cinema": "coefficient exploration_steps annealing_steps annealing_shape pattern_mode",
+    "cinema": "stages term_guard pattern_mode",
     "algorithm": "",
     "data": "train_batch_size seed shuffle train_max_samples max_prompt_length max_response_length max_length "
     "truncation cinema_prompt_mode",

@@ -9,12 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from cinema_verl.diversity import GUARDS
 from cinema_verl.meta_action import PATTERN_MODES
 from cinema_verl.runs.conditions import CONDITIONS
-from cinema_verl.schedule import AnnealingSchedule
+from cinema_verl.schedule import Stages
 from cinema_verl.training.estimators import schemes
 
 WHEN_EXHAUSTED = ("continue", "stop")
+SHORTHANDS = {"exploration": "exploration_steps", "exploitation": "annealing_steps"}
+"""The keys of the section that the recipes take a stage's steps from; 0 there leaves the stage out."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,10 @@ class CinemaSettings:
         coefficient: of the diversity term during exploration, in [0, 1]. Paper: 0.1.
         exploration_steps, annealing_steps: lengths of the two stages. Paper: 700, 300.
         annealing_shape: one of `cinema_verl.schedule.shapes`. Our choice: linear.
+        stages: what the run does at which step. The recipes build the paper's two from the four values above, which are
+            shorthands: what is trained is what stands here.
+        term_guard: what the diversity term may do in groups without an accuracy difference, one of
+            `cinema_verl.diversity.GUARDS`. Paper: none is mentioned.
         pattern_mode: which trajectories have the same pattern, a mode of `cinema_verl.meta_action.pattern_in_mode`.
             Paper: exact.
         when_exhausted: "continue" or "stop" when dynamic sampling reaches its bound. Our choice: continue.
@@ -42,6 +51,8 @@ class CinemaSettings:
     exploration_steps: int
     annealing_steps: int
     annealing_shape: str
+    stages: Stages
+    term_guard: str
     pattern_mode: str
     when_exhausted: str
     poll_interval: float
@@ -50,7 +61,10 @@ class CinemaSettings:
     other_sources: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        self.schedule  # noqa: B018  raises on a bad schedule
+        if not self.stages.total_steps:
+            raise ValueError("no stage has a step: set cinema.exploration_steps or cinema.annealing_steps")
+        if self.term_guard not in GUARDS:
+            raise ValueError(f"cinema.term_guard must be one of {', '.join(GUARDS)}, got {self.term_guard!r}")
         if self.pattern_mode not in PATTERN_MODES:
             raise ValueError(
                 f"cinema.pattern_mode must be one of {', '.join(PATTERN_MODES)}, got {self.pattern_mode!r}"
@@ -67,10 +81,6 @@ class CinemaSettings:
             raise ValueError(f"cinema.image_sample must be a number of questions or null, got {self.image_sample!r}")
         if not isinstance(self.other_sources, tuple):
             raise ValueError(f"cinema.other_sources must be a list of names, got {self.other_sources!r}")
-
-    @property
-    def schedule(self) -> AnnealingSchedule:
-        return AnnealingSchedule(self.coefficient, self.exploration_steps, self.annealing_steps, self.annealing_shape)
 
     @classmethod
     def from_config(cls, config: Any) -> "CinemaSettings":
@@ -94,7 +104,7 @@ class CinemaSettings:
         for name, value in values.items():
             if isinstance(value, Sequence) and not isinstance(value, str):
                 values[name] = tuple(value)
-        settings = cls(**values)
+        settings = cls(**values | {"stages": _stages(section, config.algorithm.filter_groups)})
 
         n = config.actor_rollout_ref.rollout.n
         if n < 2 and config.algorithm.adv_estimator in schemes():
@@ -109,6 +119,22 @@ class CinemaSettings:
                 f"reward is penalised for diversity and shaped for length, so it would keep groups that teach nothing"
             )
         return settings
+
+
+def _stages(section: Any, filter_groups: Any) -> Stages:
+    """`cinema.stages`; where verl's own key switches filtering off, it is off in all of them."""
+    plain = OmegaConf.to_container(section.stages, resolve=True) if OmegaConf.is_config(section.stages) else None
+    if not isinstance(plain, dict):
+        raise ValueError(f"cinema.stages must be a section with a name for each stage, got {section.stages!r}")
+    stages = Stages.of({str(name): stage for name, stage in plain.items()})
+    for stage in stages.stages:
+        shorthand = SHORTHANDS.get(stage.name)
+        if not stage.steps and (shorthand is None or section[shorthand] != 0):
+            raise ValueError(
+                f"cinema.stages.{stage.name} has no steps: a stage lasts at least one; cinema.stages.{stage.name}=null "
+                "leaves it out"
+            )
+    return stages if filter_groups.enable else stages.unfiltered()
 
 
 def _with_nearest(key: str, known: set[str]) -> str:

@@ -20,8 +20,9 @@ from verl.utils.tracking import Tracking
 import cinema_verl.utils.resolvers  # noqa: F401  the recipes' paths are resolved in this process
 from cinema_verl.data.check import check_tokenizer
 from cinema_verl.meta_action import pattern_in_mode
+from cinema_verl.runs.metrics import records
 from cinema_verl.runs.stop_reason import StopReason
-from cinema_verl.schedule import AnnealingSchedule
+from cinema_verl.schedule import Stages
 from cinema_verl.training import advantage
 from cinema_verl.training.checkpoint import mend_tracker, rotation, run_that_resumes, step_folder
 from cinema_verl.training.dynamic_sampling import BoundedReplayBuffer, choose_sampler
@@ -29,6 +30,7 @@ from cinema_verl.training.file_logger import AppendingFileLogger
 from cinema_verl.training.metrics import batch_metrics
 from cinema_verl.training.run_folder import metrics_path
 from cinema_verl.training.settings import CinemaSettings
+from cinema_verl.training.stage_watch import StageWatch
 from cinema_verl.training.stop_signal import StopRequest
 from cinema_verl.training.transfer import read_columns
 from cinema_verl.training.validation import Validations
@@ -40,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @register_trainer("cinema")
 class CinemaTrainer(PPOTrainerSync):
-    """PPO with the diversity-preserving strategy and annealed DAPO.
+    """PPO in stages: the diversity-preserving strategy, then annealed DAPO.
 
     Args:
         config: verl's whole config with the `cinema` section that the recipes add (`cinema_verl.training.settings`).
@@ -57,16 +59,18 @@ class CinemaTrainer(PPOTrainerSync):
         if found := refusals(config, Facts()):  # asked in the driver already, if the configuration came by a recipe
             raise ValueError("this run would not train what its configuration says\n" + "\n".join(map(str, found)))
         self.settings = CinemaSettings.from_config(config)
-        self.schedule = self.settings.schedule
+        self.stages = self.settings.stages
         self.validations = Validations(config, self.settings)
         self.estimator = advantage.group_estimator(config.algorithm.adv_estimator)
+        term = self.estimator.scheme.term if self.estimator else "diversity"
+        self.watch = StageWatch(self.stages, f"cinema/{term}_advantage_share")
         self._scored: dict[str, dict[str, Any]] = {}  # key of a rollout of this step -> how it was scored
         self._resumed_step = 0
         self._stop = StopRequest(Path(config.trainer.default_local_dir).absolute())
         self._saved_step, self._stopped_after = -1, -1
         self._run = ""  # the run that this one goes on from, or its own name
         self._logs_to_file = _take_file_backend(config)
-        _set_total_steps(config, self.schedule)
+        _set_total_steps(config, self.stages)
         choose_sampler(config, self.settings)
         super().__init__(config)
         if isinstance(self.replay_buffer, BoundedReplayBuffer):
@@ -131,6 +135,10 @@ class CinemaTrainer(PPOTrainerSync):
     def on_train_begin(self) -> None:
         super().on_train_begin()
         self._open_file_logger()
+        if self._logs_to_file and self._resumed_step:
+            for step, metrics in records(metrics_path(self.config.trainer.default_local_dir)):
+                if 0 < step <= self._resumed_step:
+                    self.watch.look(step, metrics)  # said when it happened
         self._end_if_asked(after=self.global_steps - 1)
 
     # ---- stopping -----------------------------------------------------------------------------------------------
@@ -187,7 +195,7 @@ class CinemaTrainer(PPOTrainerSync):
 
     def _coefficient(self) -> float:
         """The diversity coefficient of this step; 0 for estimators that are not group estimators (GRPO ablations)."""
-        return self.schedule(self.global_steps) if self.estimator is not None else 0.0
+        return self.stages.coefficient(self.global_steps) if self.estimator is not None else 0.0
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         uids, extras, sources = read_columns(batch.keys, batch.partition_id, "uid", "extra_fields", "data_source")
@@ -198,6 +206,7 @@ class CinemaTrainer(PPOTrainerSync):
             patterns=[pattern_in_mode(info["pattern"], self.settings.pattern_mode) for info in infos],
             coefficient=self._coefficient(),
             padding=np.array([bool(tag.get("is_padding", False)) for tag in batch.tags]),
+            guard=self.settings.term_guard,
         )
         real = np.flatnonzero(~feed.padding).tolist()
         self._scored = {
@@ -221,8 +230,12 @@ class CinemaTrainer(PPOTrainerSync):
             [reasons[i] for i in real],
         )
         metrics["cinema/diversity_coefficient"] = feed.coefficient
-        metrics["cinema/stage"] = float(self.schedule.stage(self.global_steps))
+        metrics["cinema/stage"] = float(self.stages.number(self.global_steps))
         metrics |= {f"cinema/{name}": value for name, value in feed.metrics.items()}
+        for warning in self.watch.look(self.global_steps, metrics):
+            logger.warning(warning)
+        stage = self.stages.at(self.global_steps)
+        batch.extra_info |= {"clip_ratio_high": stage.clip_ratio_high, "lr_factor": stage.lr_factor}
         return batch
 
     def _dump_generations(self, **dump: Any) -> None:
@@ -248,20 +261,21 @@ def _take_file_backend(config: DictConfig) -> bool:
     return "file" in backends
 
 
-def _set_total_steps(config: DictConfig, schedule: AnnealingSchedule) -> None:
-    """`trainer.total_training_steps` is the schedule's length unless it is set; a longer run is warned of.
+def _set_total_steps(config: DictConfig, stages: Stages) -> None:
+    """`trainer.total_training_steps` is the stages' length unless it is set; a longer run is warned of.
 
     A shorter one is refused (`cinema_verl.training.verdict`).
     """
     steps = config.trainer.total_training_steps
     if steps is None:
         with open_dict(config):
-            config.trainer.total_training_steps = schedule.total_steps
-    elif steps > schedule.total_steps:
+            config.trainer.total_training_steps = stages.total_steps
+    elif steps > stages.total_steps:
         logger.warning(
-            "trainer.total_training_steps=%s, but the schedule has %d + %d steps: the rest trains at coefficient %g",
+            "trainer.total_training_steps=%s, but the stages have %d steps: the rest trains as stage %s, at "
+            "coefficient %g",
             steps,
-            schedule.exploration_steps,
-            schedule.annealing_steps,
-            schedule(steps),
+            stages.total_steps,
+            stages.at(steps).name,
+            stages.coefficient(steps),
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from math import ceil, lcm
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,8 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cinema_verl.data.check import option_faults
+from cinema_verl.schedule import Stages
 from cinema_verl.training.estimators import schemes
-from cinema_verl.training.settings import CinemaSettings
+from cinema_verl.training.settings import SHORTHANDS, CinemaSettings
 
 TRAINER: Final = "cinema"
 FAMILIES: Final = {
@@ -120,6 +122,14 @@ def _selection(config: DictConfig, _: Facts) -> Iterator[Refusal]:
             f"this is {mode}",
             f"set trainer.v1.trainer_mode={TRAINER}, or another algorithm.adv_estimator",
         )
+    strategy = _value(config, "actor_rollout_ref.actor.strategy")
+    factors = OmegaConf.select(config, "cinema.stages") or {}
+    if strategy not in ("fsdp", "fsdp2") and any((stage or {}).get("lr_factor", 1) != 1 for stage in factors.values()):
+        yield Refusal(
+            "cinema.stages",
+            f"lr_factor is known to work with the engines fsdp and fsdp2, and this is {strategy}",
+            "drop lr_factor, or set actor_rollout_ref.actor.strategy=fsdp2",
+        )
     buffer, limit = (
         _value(config, "reward.reward_kwargs.overlong_buffer_cfg"),
         _value(config, "data.max_response_length"),
@@ -133,9 +143,9 @@ def _selection(config: DictConfig, _: Facts) -> Iterator[Refusal]:
 
 
 def _steps(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
-    """Whether both stages happen: verl ends at the total, or after the last epoch, whatever the schedule says."""
+    """Whether every stage happens: verl ends at the total, or after the last epoch, whatever the stages say."""
     try:
-        schedule = CinemaSettings.from_config(config).schedule
+        stages = CinemaSettings.from_config(config).stages
     except ValueError:
         return  # said by `_settings`
     limits = [("trainer.total_training_steps", _value(config, "trainer.total_training_steps"))]
@@ -144,24 +154,30 @@ def _steps(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
     if _whole(batch) and rows and rows >= batch and _whole(epochs):
         limits.append(("trainer.total_epochs", rows // batch * epochs))
     for key, total in limits:
-        if not isinstance(total, int) or total >= schedule.total_steps:
+        if not isinstance(total, int) or total >= stages.total_steps:
             continue
-        first, last = schedule.exploration_steps + 1, schedule.total_steps
-        missed = (
-            f"stage 2 (annealing, steps {first} to {last}) would not happen"
-            if total <= schedule.exploration_steps
-            else f"stage 2 (annealing, steps {first} to {last}) would end early, at coefficient {schedule(total):g}"
-        )
-        explored = round(total * schedule.exploration_steps / schedule.total_steps)
+        missed = [
+            f"stage {stages.number(first)} ({stage.name}, steps {first} to {last}) would "
+            + ("not happen" if total < first else f"end early, at coefficient {stages.coefficient(total):g}")
+            for stage, first, last in stages.spans()
+            if total < last
+        ]
         leave = "drop trainer.total_training_steps" if key.endswith("steps") else "raise trainer.total_epochs"
         yield Refusal(
             key,
-            f"the run would end after {total} steps, and the schedule has {schedule.exploration_steps} + "
-            f"{schedule.annealing_steps}: {missed}",
-            f"{leave} to train the whole schedule, or shorten it: cinema.exploration_steps={explored} "
-            f"cinema.annealing_steps={total - explored} (the same proportions; for stage 1 alone "
-            f"cinema.exploration_steps={total} cinema.annealing_steps=0)",
+            f"the run would end after {total} steps, and its stages have "
+            f"{' + '.join(str(stage.steps) for stage, _, _ in stages.spans())}: {'; '.join(missed)}",
+            f"{leave} to train them all, or shorten them: {_shortened(stages, total)}",
         )
+
+
+def _shortened(stages: Stages, total: int) -> str:
+    """The overrides that make a run as short as it would be."""
+    given = stages.spans()
+    ends = [0, *(round(total * last / stages.total_steps) for _, _, last in given)]
+    steps = [last - before for before, last in pairwise(ends)]
+    names = [f"cinema.{SHORTHANDS.get(stage.name, f'stages.{stage.name}.steps')}" for stage, _, _ in given]
+    return " ".join(map("{}={}".format, names, steps)) + " (the same proportions)"
 
 
 def _data_options(config: DictConfig, _: Facts) -> Iterator[Refusal]:

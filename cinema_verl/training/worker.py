@@ -7,15 +7,22 @@
 * gloo: on the CPU, verl asks torch.distributed for "cpu:gloo,cpu:gloo", which is refused. The worker opens the
   process group itself; verl then finds it open.
 
-Both are subclasses, chosen through verl's own `actor_worker_cls` / `ref_worker_cls`; nothing of verl is patched.
+Beside them, the upper clip and the learning rate of a step's stage, which verl's workers read once, at their start.
+
+These are subclasses, chosen through verl's own `actor_worker_cls` / `ref_worker_cls`; nothing of verl is patched.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from tensordict import TensorDict
 from verl.single_controller.base.decorator import make_nd_compute_dataproto_dispatch_fn, register
+from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
@@ -54,7 +61,31 @@ class CinemaTrainingWorker(TrainingWorker):
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
-        return super().train_mini_batch(repair_position_ids(data))
+        with self._in_stage(tu.pop(data, key="clip_ratio_high"), tu.pop(data, key="lr_factor", default=1.0)):
+            return super().train_mini_batch(repair_position_ids(data))
+
+    @contextmanager
+    def _in_stage(self, clip_ratio_high: float | None, lr_factor: float) -> Iterator[None]:
+        """Train with a stage's own values, and then as before.
+
+        verl's schedulers compute each step's learning rate from the first one, so what they set inside stays.
+        """
+        loss_fn = self.loss_fn
+        if clip_ratio_high is not None:
+            clipped = replace(loss_fn.keywords["config"], clip_ratio_high=clip_ratio_high)
+            self.set_loss_fn(partial(loss_fn, config=clipped))
+        groups = self.engine.optimizer.param_groups if lr_factor != 1 else []
+        before = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] *= lr_factor
+        scaled = [group["lr"] for group in groups]
+        try:
+            yield
+        finally:
+            self.set_loss_fn(loss_fn)
+            for group, old, new in zip(groups, before, scaled, strict=True):
+                if group["lr"] == new:
+                    group["lr"] = old
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
     def infer_batch(self, data: TensorDict) -> TensorDict:

@@ -38,7 +38,7 @@ def test_one_file_that_asks_for_nothing(run_dir):
 
 def test_what_was_run(run_dir):
     text, _, _ = page_of(run_dir)
-    for fact in ("6 of 6", "/models/made-up", "0.1, annealed: linear", "2 (median)"):
+    for fact in ("6 of 6", "/models/made-up", "coefficient 0.1 linear to 0, groups filtered by acc", "2 (median)"):
         assert fact in text
 
 

@@ -63,7 +63,7 @@ def test_a_folder_of_lora_weights_is_refused(tmp_path, tiny_model):
     ("program", "arguments", "says"),
     [
         (RL_TRAINER, ["+recipe=cinema_cpu", "+cinema.coeficient=0.05", "cinema.annealing_shape=cosin"], "coeficient"),
-        (RL_TRAINER, ["+recipe=cinema_cpu", "trainer.total_training_steps=6"], "stage 2 (annealing"),
+        (RL_TRAINER, ["+recipe=cinema_cpu", "trainer.total_training_steps=6"], "stage 2 (exploitation"),
         (SFT_TRAINER, ["+recipe=cinema_cold_start_cpu", "data.train_batch_size=15"], "data.micro_batch_size_per_gpu"),
     ],
 )

@@ -12,6 +12,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils.import_utils import load_extern_object
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
+from cinema_verl.schedule import AnnealingSchedule, Stage, Stages
 from cinema_verl.training.dynamic_sampling import (
     BoundedReplayBuffer,
     DynamicSamplingExhausted,
@@ -86,7 +87,9 @@ def queue(monkeypatch):
 
 @pytest.fixture
 def make(queue):
-    def make(groups, *, batch_size=2, bound=3, when_exhausted="continue", metric="acc", inflight=2):
+    def make(
+        groups, *, batch_size=2, bound=3, when_exhausted="continue", metric="acc", inflight=2, before=(), replace=False
+    ):
         rollouts = Rollouts(queue, groups)
         rollouts.buffer = BoundedReplayBuffer(
             trainer_mode="sync",
@@ -98,9 +101,10 @@ def make(queue):
                 {
                     "poll_interval": 0.001,
                     "filter_groups_metric": metric,
+                    "stages": Stages((*before, Stage("now", 99, 0.1, filter=metric))).as_dict(),
                     "train_batch_size": batch_size,
                     "max_inflight_gen_batches": inflight,
-                    "sync_refill_failed_groups": False,
+                    "sync_refill_failed_groups": replace,
                     "max_num_gen_batches": bound,
                     "when_exhausted": when_exhausted,
                 }
@@ -262,10 +266,32 @@ def test_a_validation_says_how_far_it_is_while_it_is_waited_for(make, queue, mon
     assert seen == [1]
 
 
-def test_groups_are_judged_by_the_named_metric_and_a_missing_one_is_named(make):
-    rollouts = make([BOTH, BOTH], metric="seq_reward")
-    with pytest.raises(KeyError, match=r"seq_reward is not among .*\['acc', 'score'\]"):
+def test_a_reward_without_the_metric_is_named(make, queue):
+    rollouts = make([BOTH, BOTH])
+    for fields in queue.fields["train"].values():
+        del fields["extra_fields"]["reward_extra_info"]["acc"]
+    with pytest.raises(KeyError, match=r"acc, by which .* is not among .*\['score'\]"):
         rollouts.buffer.sample(1, "train", 2)
+
+
+def test_each_step_is_filtered_as_its_stage_says(make):
+    """Step 1 explores: every group counts. Step 2 exploits: those that teach nothing are replaced."""
+    rollouts = make([CORRECT, INCORRECT, CORRECT, BOTH, BOTH, BOTH], replace=True, before=[Stage("explore", 1, 0.1)])
+    batch, metrics = rollouts.buffer.sample(1, "train", 2)
+    assert uids_of(batch) == rollouts.drawn[:2]
+    assert metrics["cinema/dynamic_sampling/solve_all"] == 0.5
+    assert metrics["cinema/dynamic_sampling/generated_groups"] == 2
+    rollouts(2)
+    batch, metrics = rollouts.buffer.sample(2, "train", 2)
+    assert uids_of(batch) == rollouts.drawn[3:5]
+    assert metrics["cinema/dynamic_sampling/generated_groups"] == 2 + 2
+
+
+def test_without_a_filter_a_group_without_a_baseline_is_replaced_one_for_one(make):
+    rollouts = make([(1, None, None), CORRECT, (None, 1, 1)], metric=None, replace=True)
+    batch, _ = rollouts.buffer.sample(1, "train", 2)
+    assert rollouts.rounds == [2, 1]
+    assert uids_of(batch) == rollouts.drawn[1:3]
 
 
 def test_validation_takes_every_group_as_it_is(make, queue):
@@ -303,7 +329,8 @@ CONFIG = {
 
 
 def settings():
-    return CinemaSettings(0.1, 7, 3, "linear", "exact", "stop", 2.0, (), None, ())
+    stages = AnnealingSchedule(0.1, 7, 3).stages
+    return CinemaSettings(0.1, 7, 3, "linear", stages, "none", "exact", "stop", 2.0, (), None, ())
 
 
 def test_verl_builds_it_from_the_config():
@@ -317,6 +344,7 @@ def test_verl_builds_it_from_the_config():
         "when_exhausted": "stop",
         "poll_interval": 2.0,
         "filter_groups_metric": "acc",
+        "stages": settings().stages.as_dict(),
         "train_batch_size": 16,
         "max_inflight_gen_batches": 2,
         "sync_refill_failed_groups": False,

@@ -166,7 +166,9 @@ def test_the_same_command_goes_on(folder):
     ("override", "says"),
     [
         ("trainer.resume_mode=disable", "starts anew"),
-        ("cinema.coefficient=0.2", "cinema.coefficient was 0.1, is 0.2"),
+        ("cinema.coefficient=0.2", "cinema.stages.exploration.coefficient was 0.1, is 0.2"),
+        ("cinema.exploration_steps=90", "cinema.stages.exploration.steps was 84, is 90"),
+        ("cinema.stages.exploration.filter=acc", "cinema.stages.exploration.filter was None, is acc"),
         ("algorithm.filter_groups.enable=false", "algorithm.filter_groups.enable was True, is False"),
         ("reward.reward_kwargs.overlong_buffer_cfg.len=9", "overlong_buffer_cfg.len was 16, is 9"),
         ("data.train_files=other.parquet", "data.train_files was"),

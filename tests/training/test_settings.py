@@ -15,6 +15,20 @@ CONFIG = OmegaConf.create(
             "exploration_steps": 700,
             "annealing_steps": 300,
             "annealing_shape": "linear",
+            "stages": {
+                "exploration": {
+                    "steps": "${cinema.exploration_steps}",
+                    "coefficient": "${cinema.coefficient}",
+                    "filter": None,
+                },
+                "exploitation": {
+                    "steps": "${cinema.annealing_steps}",
+                    "coefficient": "${cinema.coefficient}",
+                    "shape": "${cinema.annealing_shape}",
+                    "filter": "acc",
+                },
+            },
+            "term_guard": "none",
             "pattern_mode": "exact",
             "when_exhausted": "continue",
             "poll_interval": 2.0,
@@ -36,10 +50,27 @@ def read(**changes):
     return CinemaSettings.from_config(config)
 
 
-def test_the_section_becomes_a_schedule():
+def test_the_section_becomes_the_papers_stages():
     settings = read(cinema__annealing_shape="cosine")
-    assert settings.schedule == AnnealingSchedule(0.1, 700, 300, "cosine")
+    assert settings.stages == AnnealingSchedule(0.1, 700, 300, "cosine").stages
     assert settings.when_exhausted == "continue"
+
+
+def test_a_stage_may_be_changed_left_out_or_added():
+    longer = read(cinema__stages__exploration__steps=800, cinema__stages__exploration__filter="acc")
+    assert [(stage.steps, stage.filter) for stage in longer.stages.stages] == [(800, "acc"), (300, "acc")]
+    assert [stage.name for stage in read(cinema__stages__exploitation=None).stages.stages] == ["exploration"]
+    polished = read(cinema__stages__polish={"steps": 50, "coefficient": 0, "filter": "acc", "lr_factor": 0.1})
+    assert [(stage.name, first, last) for stage, first, last in polished.stages.spans()][-1] == ("polish", 1001, 1050)
+
+
+def test_the_shorthand_may_leave_a_stage_out():
+    assert read(cinema__annealing_steps=0).stages.total_steps == 700
+    assert read(cinema__exploration_steps=0).stages.number(1) == 2
+
+
+def test_verls_own_key_switches_the_filter_off_everywhere():
+    assert not read(algorithm__filter_groups__enable=False).stages.filters
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +84,22 @@ def registries(monkeypatch):
     [
         ({"cinema__coefficient": 1.5}, r"coefficient must lie in \[0, 1\].*got 1.5"),
         ({"cinema__coefficient": -0.1}, r"must lie in \[0, 1\]"),
-        ({"cinema__exploration_steps": -1}, "exploration_steps must be an integer >= 0, got -1"),
-        ({"cinema__annealing_steps": 0.5}, "annealing_steps must be an integer >= 0, got 0.5"),
+        ({"cinema__exploration_steps": -1}, "steps of stage exploration must be an integer >= 0, got -1"),
+        ({"cinema__annealing_steps": 0.5}, "steps of stage exploitation must be an integer >= 0, got 0.5"),
         ({"cinema__annealing_shape": "zigzag"}, "unknown annealing shape 'zigzag': choose one of linear"),
+        ({"cinema__stages": None}, "must be a section with a name for each stage"),
+        ({"cinema__stages__exploration": 5}, r"cinema\.stages\.exploration must be a section"),
+        ({"cinema__stages__exploration__steps": 0}, r"cinema\.stages\.exploration has no steps.*=null leaves it out"),
+        ({"cinema__stages__warmup": {"coefficient": 0.1}}, r"cinema\.stages\.warmup lacks steps"),
+        ({"cinema__stages__warmup": {"steps": 0, "coefficient": 0.1}}, r"cinema\.stages\.warmup has no steps"),
+        ({"cinema__stages__exploration__filtre": "acc"}, "not filtre. Did you mean filter"),
+        ({"cinema__stages__exploration__filter": "score"}, "filters groups by 'score'"),
+        ({"cinema__stages__exploration__filter": True}, "filters groups by True"),
+        ({"cinema__stages__exploration__lr_factor": 0}, "lr_factor of stage exploration must be > 0, got 0"),
+        ({"cinema__stages__exploration__clip_ratio_high": -1}, "clip_ratio_high of stage exploration must be > 0"),
+        ({"cinema__stages": {"exploration": None, "exploitation": None}}, "at least one stage"),
+        ({"cinema__exploration_steps": 0, "cinema__annealing_steps": 0}, "no stage has a step"),
+        ({"cinema__term_guard": "cap"}, r"cinema\.term_guard must be one of none, leave_out, floor, own_scale"),
         ({"cinema__pattern_mode": "fuzzy"}, r"cinema\.pattern_mode must be one of exact.*got 'fuzzy'"),
         ({"cinema__when_exhausted": "pray"}, r"cinema\.when_exhausted must be one of.*continue.*stop.*got 'pray'"),
         ({"cinema__poll_interval": 0}, r"cinema\.poll_interval must be > 0 seconds, got 0"),
@@ -110,7 +154,7 @@ def test_an_installed_estimator_needs_groups_too(install):
 
 def test_an_installed_annealing_shape_can_be_chosen(install):
     install("mine", {schedule.GROUP: {"square_root": "mine:left"}}, "def left(progress): return 1 - progress**0.5")
-    assert read(cinema__annealing_shape="square_root").schedule(700 + 75) == pytest.approx(0.05)
+    assert read(cinema__annealing_shape="square_root").stages.coefficient(700 + 75) == pytest.approx(0.05)
 
 
 def test_whoever_checks_a_config_needs_neither_torch_nor_verl(run):

@@ -38,7 +38,7 @@ def test_it_runs_as_long_as_the_schedule():
 def test_a_longer_run_than_the_schedule_is_warned_of(caplog):
     with caplog.at_level(logging.WARNING):
         make("cinema.exploration_steps=7", "cinema.annealing_steps=3", "trainer.total_training_steps=12")
-    assert "total_training_steps=12, but the schedule has 7 + 3 steps: the rest trains at coefficient 0" in caplog.text
+    assert "total_training_steps=12, but the stages have 10 steps: the rest trains as stage exploitation" in caplog.text
 
 
 @pytest.mark.parametrize(
