@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cinema_verl.diversity import (
+    GUARDS,
     diversity_penalty,
     group_rewards,
+    guarded_advantages,
     normalise,
     pattern_counts,
     pattern_statistics,
@@ -174,3 +176,51 @@ def test_pattern_entropy_is_in_nats_and_a_mean_over_groups(patterns, groups, ent
 
 def test_statistics_of_nothing_are_not_numbers():
     assert all(math.isnan(value) for value in pattern_statistics([], []).values())
+
+
+# ---- guards: what the term may do where it is alone ---------------------------------------------------------------
+
+# Eight correct answers, four of pattern a and two each of b and c: N - 1 = 3, 3, 3, 3, 1, 1, 1, 1 of 7. The penalties
+# at coefficient 0.1 are 0.05 * 3/7 and 0.05 * 1/7, so rewards differ by d = 0.1/7 = 0.0142857, four above and four
+# below: centred by d/2, and the unbiased deviation is d/2 * sqrt(8/7).
+ALL_CORRECT = ([1.0] * 8, [1.0] * 8, "aaaabbcc", ["q"] * 8)
+UNIT = math.sqrt(7 / 8)
+
+
+@pytest.mark.parametrize("coefficient", [0.1, 0.001])
+@pytest.mark.parametrize(
+    ("guard", "rare"),
+    [
+        ("none", lambda c: UNIT),  # whatever the coefficient
+        ("leave_out", lambda c: 0.0),
+        ("floor", lambda c: (c / 14) / (0.5 / math.sqrt(8))),
+        ("own_scale", lambda c: c * UNIT),
+    ],
+)
+def test_an_all_correct_group_under_each_guard(guard, rare, coefficient):
+    acc, fmt, patterns, ids = ALL_CORRECT
+    rewards, credited = (group_rewards(acc, fmt, list(patterns), ids, c) for c in (0.0, coefficient))
+    found = guarded_advantages(rewards, credited, np.array(acc), ids, by_std=True, guard=guard, coefficient=coefficient)
+    expected = rare(coefficient) * np.array([-1.0] * 4 + [1.0] * 4)
+    assert found == pytest.approx(expected, rel=0.03, abs=1e-9)  # verl's epsilon is 3 % of the least deviation here
+
+
+@given(rows, st.sampled_from(GUARDS), st.booleans())
+def test_without_a_term_no_guard_changes_more_than_a_small_group(table, guard, by_std):
+    """Every guard leaves plain advantages as they are: a floor is below the deviation of groups that differ by 0.5."""
+    acc, fmt, patterns, groups = columns(table)
+    rewards = group_rewards(acc, fmt, patterns, groups, 0.0)
+    plain = normalise(rewards, groups, by_std)
+    same = guarded_advantages(rewards, rewards, np.array(acc), groups, by_std=by_std, guard=guard, coefficient=0.0)
+    assert same == pytest.approx(plain, abs=1e-9)
+
+
+@given(rows, coefficients, st.sampled_from(GUARDS), st.booleans())
+def test_guarded_advantages_are_centred_in_each_group(table, coefficient, guard, by_std):
+    acc, fmt, patterns, groups = columns(table)
+    rewards, credited = (group_rewards(acc, fmt, patterns, groups, c) for c in (0.0, coefficient))
+    found = guarded_advantages(
+        rewards, credited, np.array(acc), groups, by_std=by_std, guard=guard, coefficient=coefficient
+    )
+    for group in set(groups):
+        assert found[np.array(groups) == group].sum() == pytest.approx(0.0, abs=1e-6)

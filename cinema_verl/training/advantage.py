@@ -137,7 +137,7 @@ def _groups_without(advantages: np.ndarray, ids: Sequence[Hashable]) -> float:
     """Share of the groups whose trajectories all have advantage 0: they move nothing."""
     moves: dict[Hashable, bool] = {}
     for group, advantage in zip(ids, advantages, strict=True):
-        moves[group] = moves.get(group, False) or abs(advantage) >= ZERO
+        moves[group] = moves.get(group, False) or bool(abs(advantage) >= ZERO)
     return 1 - sum(moves.values()) / len(moves) if moves else 1.0
 
 

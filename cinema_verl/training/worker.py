@@ -70,8 +70,8 @@ class CinemaTrainingWorker(TrainingWorker):
 
         verl's schedulers compute each step's learning rate from the first one, so what they set inside stays.
         """
-        loss_fn = self.loss_fn
-        if clip_ratio_high is not None:
+        loss_fn = self.loss_fn if clip_ratio_high is not None else None
+        if loss_fn is not None:
             clipped = replace(loss_fn.keywords["config"], clip_ratio_high=clip_ratio_high)
             self.set_loss_fn(partial(loss_fn, config=clipped))
         groups = self.engine.optimizer.param_groups if lr_factor != 1 else []
@@ -82,7 +82,8 @@ class CinemaTrainingWorker(TrainingWorker):
         try:
             yield
         finally:
-            self.set_loss_fn(loss_fn)
+            if loss_fn is not None:
+                self.set_loss_fn(loss_fn)
             for group, old, new in zip(groups, before, scaled, strict=True):
                 if group["lr"] == new:
                     group["lr"] = old

@@ -92,10 +92,13 @@ def test_a_run_killed_in_the_middle_resumes_on_the_same_schedule(tmp_path, data)
         assert metrics["cinema/diversity_coefficient"] == pytest.approx(SCHEDULE(step))
         assert metrics["cinema/stage"] == SCHEDULE.stage(step)
         assert metrics["training/rollout_probs_diff_max"] < 1e-4, "rollout engine and actor disagree"
-        assert 0 < metrics["cinema/acc"] < 1, "dynamic sampling keeps mixed groups only"
+        assert 0 < metrics["cinema/acc"] < 1
         for name in ("format", "pattern_entropy", "unique_patterns", "diversity_advantage_share"):
             assert f"cinema/{name}" in metrics
         assert metrics["cinema/dynamic_sampling/mixed"] > 0
+        assert metrics["cinema/dynamic_sampling/kept_groups"] == 8
+        if SCHEDULE.stage(step) == 1:
+            assert metrics["cinema/dynamic_sampling/generated_groups"] == 8, "exploration takes every group"
 
     import verl  # noqa: F401  its plugin makes transformers' image processors importable beside a CPU torch
     from transformers import AutoModelForImageTextToText

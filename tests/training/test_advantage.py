@@ -25,13 +25,16 @@ def batch(rewards, lengths=None, width=4):
     return scores, mask
 
 
-def estimate(rewards, groups, acc=None, patterns=None, coefficient=0.0, padding=None, by_std=True, **layout):
+def estimate(
+    rewards, groups, acc=None, patterns=None, coefficient=0.0, padding=None, by_std=True, guard="none", **layout
+):
     scores, mask = batch(rewards, **layout)
     fed = GroupFeed(
         acc=acc if acc is not None else [0.0] * len(rewards),
         patterns=patterns if patterns is not None else ["a"] * len(rewards),
         coefficient=coefficient,
         padding=np.array(padding if padding is not None else [False] * len(rewards)),
+        guard=guard,
     )
     with feed(fed):
         advantages, returns = compute_cinema_dps_advantage(
@@ -91,6 +94,21 @@ def test_the_penalty_is_taken_from_whatever_reward_verl_has_shaped():
     assert advantage.tolist() == pytest.approx([-0.1, 0.1], abs=1e-6)
 
 
+def test_a_guard_holds_the_term_back_where_it_is_alone():
+    """All correct, patterns a, a, b: without a guard the rare one gets 2 / sqrt(3); left out, nothing is left."""
+    arguments = {"acc": [1, 1, 1], "patterns": list("aab"), "coefficient": 0.1}
+    free, _ = estimate([1.0] * 3, ["q"] * 3, **arguments)
+    held, metrics = estimate([1.0] * 3, ["q"] * 3, guard="leave_out", **arguments)
+    assert free.tolist() == pytest.approx(np.array([-1, -1, 2]) / np.sqrt(3), rel=1e-3)
+    assert held.tolist() == [0.0, 0.0, 0.0]
+    assert metrics["groups_without_advantage"] == 1.0
+
+
+def test_groups_that_move_nothing_are_counted():
+    _, metrics = estimate([1.0, 0.5, 1.0, 1.0], ["p", "p", "q", "q"], acc=[1, 0, 1, 1])
+    assert metrics["groups_without_advantage"] == 0.5
+
+
 def test_padding_rows_get_exactly_zero_and_change_nothing_for_the_others():
     alone = {"acc": [1, 0, 1], "patterns": list("aab"), "coefficient": 0.1, "lengths": [1, 2, 3]}
     without, metrics = estimate([1.0, 0.5, 1.0], ["q"] * 3, **alone)
@@ -111,7 +129,7 @@ def test_padding_rows_get_exactly_zero_and_change_nothing_for_the_others():
 def test_a_batch_of_padding_alone_is_all_zero():
     advantage, metrics = estimate([1.0, 0.0], ["q", "q"], padding=[True, True])
     assert advantage.tolist() == [0.0, 0.0]
-    assert metrics == {"diversity_penalty": 0.0, "diversity_advantage_share": 0.0}
+    assert metrics == {"diversity_penalty": 0.0, "diversity_advantage_share": 0.0, "groups_without_advantage": 1.0}
 
 
 # The table of docs/paper.md (benchmarks/diversity_share.py): eight trajectories, one pattern common, coefficient 0.1.
@@ -197,7 +215,11 @@ def test_one_function_is_a_scheme(registry):
     assert get_adv_estimator_fn("shorter") is estimator
     advantages, metrics = advantages_of(estimator, [1.0, 1.0], ["hint>answer", "answer"], coefficient=0.2)
     assert advantages == pytest.approx([-0.1, 0.1], abs=1e-6)
-    assert metrics == {"shorter_penalty": pytest.approx(-0.1), "shorter_advantage_share": pytest.approx(1.0)}
+    assert metrics == {
+        "shorter_penalty": pytest.approx(-0.1),
+        "shorter_advantage_share": pytest.approx(1.0),
+        "groups_without_advantage": 0.0,
+    }
     register_group_estimator("shorter")(shorter_is_better)  # a module that is imported twice
 
 

@@ -1,5 +1,8 @@
 """The repair of multimodal position ids, beside what verl does to them without it."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -8,6 +11,7 @@ from verl.utils.tensordict_utils import (
     index_select_tensor_dict,
     maybe_fix_3d_position_ids,
 )
+from verl.workers.config import FSDPActorConfig
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from cinema_verl.training.worker import CinemaActorRolloutRefWorker, CinemaTrainingWorker, repair_position_ids
@@ -125,3 +129,39 @@ def test_the_worker_repairs_before_verl_looks(monkeypatch, method):
     expected = samples(5, 5)
     getattr(CinemaTrainingWorker, method)(object.__new__(CinemaTrainingWorker), batch_of(expected))
     assert_seen(arrived[0], expected)
+
+
+# ---- the values of a stage ---------------------------------------------------------------------------------------
+
+
+class Trained(CinemaTrainingWorker):
+    """A worker without a model: what its mini-batches would be trained with."""
+
+    def __init__(self):
+        weight = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.SGD([weight], lr=0.1)
+        self.engine = SimpleNamespace(optimizer=optimizer)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 / (1 + step))
+        config = FSDPActorConfig(strategy="fsdp2", rollout_n=2, ppo_micro_batch_size_per_gpu=1, clip_ratio_high=0.28)
+        self.loss_fn = partial(lambda config: config.clip_ratio_high, config=config)
+
+    def seen(self, **stage):
+        with self._in_stage(stage.get("clip_ratio_high"), stage.get("lr_factor", 1.0)):
+            found = self.loss_fn(), self.engine.optimizer.param_groups[0]["lr"]
+            self.engine.optimizer.step()
+            self.scheduler.step()
+        return found
+
+
+def test_a_stages_clip_and_learning_rate_hold_for_its_steps_only():
+    worker = Trained()
+    assert worker.seen() == (0.28, 0.1)
+    assert worker.seen(clip_ratio_high=0.4, lr_factor=0.5) == (0.4, pytest.approx(0.1 / 2 * 0.5))
+    assert worker.seen() == (0.28, pytest.approx(0.1 / 3)), "as if the stage had never been"
+
+
+def test_a_step_that_fails_leaves_no_trace():
+    worker = Trained()
+    with pytest.raises(RuntimeError, match="out of memory"), worker._in_stage(0.4, 0.5):
+        raise RuntimeError("out of memory")
+    assert worker.seen() == (0.28, 0.1)
