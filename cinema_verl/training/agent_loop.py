@@ -17,6 +17,7 @@ from verl.workers.rollout.utils import get_vision_placeholder_token_ids
 
 from cinema_verl.meta_action import ANSWER, TAGS
 from cinema_verl.runs.stop_reason import StopReason
+from cinema_verl.training.routing import GroupClient, group_of
 from cinema_verl.training.shared_vision import SharedImages, SharedPrompt
 from cinema_verl.utils.stable_random import stable_hash
 
@@ -131,6 +132,8 @@ class MetaActionAgentLoop(SingleTurnAgentLoop):
         answer = (answers or {}).get(kwargs.get("session_id", 0))
         if answer is not None:
             self.server_manager = _KnownResponse(answer[0])
+        else:
+            self.server_manager = GroupClient(self.server_manager, group_of(kwargs), kwargs.get("session_id", 0))
         params = dict(sampling_params)
         engine = self.rollout_config.name
         if engine in ENGINES_WITH_STOP:

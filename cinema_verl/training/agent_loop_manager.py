@@ -9,10 +9,12 @@ from typing import Any
 import ray
 import torch
 import transfer_queue as tq
+from tensordict import TensorDict
 from verl.experimental.agent_loop import AgentLoopWorker
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
 from cinema_verl.runs.stop_reason import StopReason
+from cinema_verl.training.routing import refuse_to_go_on_without_replicas
 from cinema_verl.training.shared_vision import SharedImages
 
 
@@ -25,6 +27,10 @@ class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ig
         AgentLoopWorker.__init__(self, *args, **kwargs)
         tq.init()
         self.background_tasks: set[Any] = set()
+
+    async def generate_sequences(self, batch: TensorDict) -> None:
+        refuse_to_go_on_without_replicas()
+        await super().generate_sequences(batch)
 
     def _compute_multi_modal_inputs(self, output: Any, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         media = output.multi_modal_data or {}

@@ -131,7 +131,7 @@ def roll_out(monkeypatch):
 
         monkeypatch.setattr(SingleTurnAgentLoop, "run", generate)
         loop = object.__new__(MetaActionAgentLoop)
-        loop.rollout_config = SimpleNamespace(name=engine, seed=42)
+        loop.rollout_config, loop.server_manager = SimpleNamespace(name=engine, seed=42), None
         loop.tokenizer, loop.placeholders, loop.eos = Tokenizer(), frozenset({IMAGE}), frozenset({EOS})
         return asyncio.run(loop.run({"temperature": 0.7}, **row)), asked
 
