@@ -26,6 +26,7 @@ COMMANDS = {
     "preflight": ("cinema_verl.checks.preflight", "check configuration, model and data of a run before it starts"),
     "prepare": ("cinema_verl.prepare.commands.prepare", "turn the rows of a source into verified questions"),
     "report": ("cinema_verl.report.command", "show a training run as one HTML file: curves, patterns, every rollout"),
+    "reshard": ("cinema_verl.training.reshard", "cut a checkpoint anew, to go on with another number of GPUs"),
     "sets": ("cinema_verl.prepare.commands.sets", "make sets of the paper's sizes from the public sources"),
     "to-parquet": ("cinema_verl.prepare.commands.to_parquet", "write questions as the parquet that verl reads"),
 }

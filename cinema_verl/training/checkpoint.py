@@ -62,18 +62,34 @@ def is_complete(checkpoint: Path, contents: Sequence[str] = RESUMABLE) -> bool:
     else:
         shards = checkpoint
         ended = bool(progress_of(checkpoint)) or _is_whole_zip(checkpoint / "data_0.pt")
-    return ended and bool(_whole_world_sizes(shards, contents)) and _exported_weights_are_whole(shards / "huggingface")
+    return (
+        ended
+        and bool(whole_world_sizes(shards, _names(contents)))
+        and _exported_weights_are_whole(shards / "huggingface")
+    )
 
 
-def fits_world_size(checkpoint: Path, world_size: int, contents: Sequence[str] = RESUMABLE) -> bool:
-    """Whether a checkpoint's shards are those of `world_size` processes, which is what verl can load."""
-    shards = checkpoint / "actor" if (checkpoint / "actor").exists() else checkpoint
-    return world_size in _whole_world_sizes(shards, contents)
+def world_sizes(checkpoint: Path, contents: Sequence[str] = RESUMABLE) -> set[int]:
+    """Numbers of processes that can go on from a checkpoint: verl loads shards of as many as there are."""
+    return whole_world_sizes(shard_folder(checkpoint), _names(contents))
 
 
-def _whole_world_sizes(shards: Path, contents: Sequence[str]) -> set[int]:
-    """Numbers of processes for which every wanted shard is there and whole (verl: `FSDPCheckpointManager`)."""
-    names = [_SHARDS[content] for content in contents if content in _SHARDS] or ["model"]
+def shard_folder(checkpoint: Path) -> Path:
+    """Where verl keeps the shards of a checkpoint, of either trainer."""
+    return checkpoint / "actor" if (checkpoint / "actor").exists() else checkpoint
+
+
+def shard_path(shards: Path, name: str, world_size: int, rank: int) -> Path:
+    """A rank's file: `name` is "model", "optim" or "extra_state" (verl: `FSDPCheckpointManager`)."""
+    return shards / f"{name}_world_size_{world_size}_rank_{rank}.pt"
+
+
+def _names(contents: Sequence[str]) -> list[str]:
+    return [_SHARDS[content] for content in contents if content in _SHARDS] or ["model"]
+
+
+def whole_world_sizes(shards: Path, names: Sequence[str]) -> set[int]:
+    """Numbers of processes for which every wanted shard is there and whole; `names` as in `shard_path`."""
     sizes = {
         int(match[1])
         for path in shards.glob(f"{names[0]}_world_size_*_rank_*.pt")
@@ -82,9 +98,7 @@ def _whole_world_sizes(shards: Path, contents: Sequence[str]) -> set[int]:
     return {
         size
         for size in sizes
-        if all(
-            _is_whole_zip(shards / f"{name}_world_size_{size}_rank_{rank}.pt") for name in names for rank in range(size)
-        )
+        if all(_is_whole_zip(shard_path(shards, name, size, rank)) for name in names for rank in range(size))
     }
 
 

@@ -17,7 +17,6 @@ from verl.utils.checkpoint.checkpoint_handler import extract_step
 
 from cinema_verl.training.checkpoint import (
     complete_steps,
-    fits_world_size,
     keeps,
     mend_tracker,
     progress_of,
@@ -26,6 +25,7 @@ from cinema_verl.training.checkpoint import (
     run_of,
     run_that_resumes,
     step_folder,
+    world_sizes,
     write_progress,
     write_tracker,
 )
@@ -109,11 +109,11 @@ class SFTCheckpoints(CheckpointHandler):
 
     def _refuse_what_does_not_fit(self, path: Path) -> None:
         ranks = torch.distributed.get_world_size()
-        if not fits_world_size(path, ranks, self.load_contents):
+        if ranks not in (saved := world_sizes(path, self.load_contents)):
             raise ValueError(
-                f"{path} has no complete set of {', '.join(self.load_contents)} for {ranks} processes: verl resumes "
-                "with the number of processes that saved. Start as many, or begin a new run from "
-                f"model.path={path / 'huggingface'}"
+                f"{path} has {', '.join(self.load_contents)} for {'or '.join(map(str, sorted(saved)))} processes, and "
+                f"this run has {ranks}: start as many, or cut it anew first: cinema-verl reshard {path} "
+                f"--world-size {ranks}"
             )
         had = progress_of(path).get("data")
         if had is not None and had != self.data:
