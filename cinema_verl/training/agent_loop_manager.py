@@ -15,6 +15,7 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 
 from cinema_verl.runs.stop_reason import StopReason
 from cinema_verl.training.routing import refuse_to_go_on_without_replicas
+from cinema_verl.training.same_version import refuse_another_version
 from cinema_verl.training.shared_vision import SharedImages
 
 
@@ -22,6 +23,7 @@ class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ig
     """verl's agent-loop worker that runs the processor over shared images once."""
 
     def __init__(self, *args: Any, **kwargs: Any):
+        refuse_another_version()
         # What AgentLoopWorkerTQ.__init__ does. It cannot be called: Ray ships the class that `@ray.remote` hides by
         # value, and the copy's zero-argument super() belongs to another class.
         AgentLoopWorker.__init__(self, *args, **kwargs)

@@ -15,9 +15,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from cinema_verl.training import cluster
 from cinema_verl.training.model_folder import folder_refusals
 from cinema_verl.training.next_steps import next_steps
 from cinema_verl.training.quiet import filter_warnings
+from cinema_verl.training.resume import resume_refusals
 from cinema_verl.training.run_folder import Taken, claimed, use_absolute_paths
 from cinema_verl.training.stop_signal import EXIT_CODE, StopRequest
 from cinema_verl.training.verdict import TRAINER, refusals
@@ -38,6 +40,7 @@ class RefuseBeforeStart(Callback):
         """Called by Hydra before it copies the configuration for the program: what is changed here, verl gets."""
         with _ending():
             use_absolute_paths(config)
+            cluster.prepare(config)
             filter_warnings(config)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
@@ -47,7 +50,7 @@ class RefuseBeforeStart(Callback):
             SystemExit: With every reason, or with the extension that cannot be used.
         """
         try:
-            found = refusals(config) or folder_refusals(config)
+            found = refusals(config) or folder_refusals(config) or resume_refusals(config)
         except ExtensionError as error:
             raise SystemExit(f"\ncinema-verl: {error}. Nothing was started.") from error
         if found:

@@ -187,27 +187,38 @@ def mend_tracker(folder: Path, contents: Sequence[str] = RESUMABLE) -> int | Non
     Returns:
         the step that a run with `trainer.resume_mode=auto` will resume from, or None if there is no checkpoint.
     """
-    steps = complete_steps(folder, contents)
     tracker = folder / TRACKER
-    named = tracker.read_text(errors="replace").strip() if tracker.is_file() else None
-    if not steps:
+    named, latest = _named(folder), step_to_resume(folder, contents)
+    if latest is None:
         if named is not None:
             logger.warning(
                 "%s names step %r, but %s holds no complete checkpoint: starting anew", tracker, named, folder
             )
             tracker.unlink()
         return None
-    latest = steps[-1]
-    if named is not None and named.isdecimal() and int(named) in steps:
-        run = run_of(step_folder(folder, int(named)))
-        same = [step for step in steps if run is not None and run_of(step_folder(folder, step)) == run]
-        latest = max([int(named), *same])
     if named != str(latest):
         logger.warning(
             "%s named step %r; the newest complete checkpoint is step %d: resuming from it", tracker, named, latest
         )
         write_tracker(folder, latest)
     return latest
+
+
+def step_to_resume(folder: Path, contents: Sequence[str] = RESUMABLE) -> int | None:
+    """The step that `mend_tracker` makes verl resume from; nothing is changed."""
+    steps, named = complete_steps(folder, contents), _named(folder)
+    if not steps:
+        return None
+    if named is None or not named.isdecimal() or int(named) not in steps:
+        return steps[-1]
+    run = run_of(step_folder(folder, int(named)))
+    same = [step for step in steps if run is not None and run_of(step_folder(folder, step)) == run]
+    return max([int(named), *same])
+
+
+def _named(folder: Path) -> str | None:
+    tracker = folder / TRACKER
+    return tracker.read_text(errors="replace").strip() if tracker.is_file() else None
 
 
 def write_tracker(folder: Path, step: int) -> None:

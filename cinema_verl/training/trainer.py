@@ -29,6 +29,7 @@ from cinema_verl.training.dynamic_sampling import BoundedReplayBuffer, choose_sa
 from cinema_verl.training.file_logger import AppendingFileLogger
 from cinema_verl.training.metrics import batch_metrics
 from cinema_verl.training.run_folder import metrics_path
+from cinema_verl.training.same_version import refuse_another_version
 from cinema_verl.training.settings import CinemaSettings
 from cinema_verl.training.stage_watch import StageWatch
 from cinema_verl.training.stop_signal import StopRequest
@@ -56,6 +57,7 @@ class CinemaTrainer(PPOTrainerSync):
     trainer_mode = property(lambda self: "sync", lambda self, value: None)
 
     def __init__(self, config: DictConfig):
+        refuse_another_version()
         if found := refusals(config, Facts()):  # asked in the driver already, if the configuration came by a recipe
             raise ValueError("this run would not train what its configuration says\n" + "\n".join(map(str, found)))
         self.settings = CinemaSettings.from_config(config)

@@ -26,6 +26,8 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
+from cinema_verl.training.same_version import refuse_another_version
+
 
 def repair_position_ids(data: TensorDict) -> TensorDict:
     """Make a batch's multimodal `position_ids` ragged along the sequence, whatever their lengths.
@@ -100,6 +102,7 @@ class CinemaActorRolloutRefWorker(ActorRolloutRefWorker):
     ref_worker_cls = CinemaTrainingWorker
 
     def __init__(self, *args, **kwargs):
+        refuse_another_version()
         super().__init__(*args, **kwargs)
         if get_device_name() == "cpu" and not torch.distributed.is_initialized():
             torch.distributed.init_process_group(

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from verl.experimental.agent_loop import agent_loop as verl_agent_loop
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
 
 from cinema_verl.training.agent_loop import STOP, MetaActionAgentLoop, cut, first_stop, trajectory_seed
 
@@ -116,7 +117,7 @@ class Tokenizer:
 def roll_out(monkeypatch):
     """Run the loop on what an engine of this name answers; verl's output, and the parameters it was asked with."""
 
-    def roll_out(answer, engine="vllm", log_probs=True, **row):
+    def roll_out(answer, engine="vllm", log_probs=True, client=None, **row):
         asked = {}
 
         async def generate(self, sampling_params, **kwargs):
@@ -131,7 +132,7 @@ def roll_out(monkeypatch):
 
         monkeypatch.setattr(SingleTurnAgentLoop, "run", generate)
         loop = object.__new__(MetaActionAgentLoop)
-        loop.rollout_config, loop.server_manager = SimpleNamespace(name=engine, seed=42), None
+        loop.rollout_config, loop.server_manager = SimpleNamespace(name=engine, seed=42), client
         loop.tokenizer, loop.placeholders, loop.eos = Tokenizer(), frozenset({IMAGE}), frozenset({EOS})
         return asyncio.run(loop.run({"temperature": 0.7}, **row)), asked
 
@@ -156,18 +157,27 @@ def test_an_empty_response_becomes_one_token_that_trains_nothing(roll_out, log_p
 
 def test_engines_are_asked_to_stop_at_the_answer_and_to_keep_it(roll_out):
     _, asked = roll_out([CLOSE], engine="vllm")
+    del asked["seed"]
     assert asked == {"temperature": 0.7, "stop": ["</answer>"], "include_stop_str_in_output": True}
     _, asked = roll_out([CLOSE], engine="sglang")
     assert asked == {"temperature": 0.7}, "an engine that knows no stop text is not asked"
 
 
-def test_each_session_of_each_step_draws_from_its_own_seed(roll_out):
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_each_session_of_each_step_draws_from_its_own_seed(roll_out, engine):
     def seed(**row):
-        return roll_out([CLOSE], engine="transformers", **row)[1]["seed"]
+        return roll_out([CLOSE], engine=engine, **row)[1]["seed"]
 
     first = {"global_steps": 3, "index": 5, "session_id": 0}
     assert seed(**first) == seed(**first, uid="drawn anew in every run")
     assert len({seed(**first), seed(**(first | {"session_id": 1})), seed(**(first | {"global_steps": 4}))}) == 3
+
+
+def test_vllm_gets_no_seed_where_verl_asks_anew_for_what_it_cut_off(roll_out):
+    """Its generator would begin again, and draw for the rest what it drew for the beginning."""
+    client = FullyAsyncLLMServerClient(config=None)
+    assert "seed" not in roll_out([CLOSE], engine="vllm", client=client)[1]
+    assert "seed" in roll_out([CLOSE], engine="transformers", client=client)[1]
 
 
 def test_a_known_response_is_not_generated_again(monkeypatch):
@@ -184,7 +194,7 @@ def test_a_known_response_is_not_generated_again(monkeypatch):
 
     def roll_out(*ids, reason):
         loop = object.__new__(MetaActionAgentLoop)
-        loop.rollout_config, loop.server_manager = SimpleNamespace(name="vllm"), None
+        loop.rollout_config, loop.server_manager = SimpleNamespace(name="vllm", seed=42), None
         loop.tokenizer, loop.placeholders, loop.eos = Tokenizer(), frozenset({IMAGE}), frozenset({EOS})
         answers = {1: (np.array(ids, dtype=np.int32), reason), 0: "of another session"}
         output = asyncio.run(loop.run({}, answers, index=5, session_id=1))

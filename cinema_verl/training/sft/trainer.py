@@ -7,6 +7,7 @@ puts it in the place of verl's for the recipes that ask for it.
 """
 
 import os
+import socket
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -27,6 +28,7 @@ from verl.utils.tracking import Tracking
 
 from cinema_verl.training.file_logger import AppendingFileLogger
 from cinema_verl.training.run_folder import TENSORBOARD, metrics_path, tensorboard_path
+from cinema_verl.training.same_version import installed, refuse_different
 from cinema_verl.training.sft.batches import PaddedRows, PositionedSampler, check_sizes, loader_of
 from cinema_verl.training.sft.checkpoints import SFTCheckpoints
 from cinema_verl.training.stop_signal import EXIT_CODE, StopSignal
@@ -69,6 +71,9 @@ class CinemaSFTTrainer(SFTTrainer):
     # ---- construction -------------------------------------------------------------------------------------------
 
     def _build_dataloader(self) -> None:
+        hosts: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(hosts, (socket.gethostname(), installed()))
+        refuse_different(hosts)
         data, trainer, device = self.config.data, self.config.trainer, get_device_name()
         rank, ranks = self.engine.get_data_parallel_rank(), self.engine.get_data_parallel_size()
         check_sizes(
