@@ -18,6 +18,7 @@ from typing import Any
 from cinema_verl.checks import gallery
 from cinema_verl.checks.compose import compose, program_for
 from cinema_verl.checks.counting import Counting, load_counting
+from cinema_verl.checks.engine import inspect_engine
 from cinema_verl.checks.finding import Finding
 from cinema_verl.checks.judge import inspect_judge
 from cinema_verl.checks.machine import inspect_machine
@@ -77,6 +78,7 @@ def examine(
     found = survey(plan, counting.counter, counting.patching, sample=sample, decode=decode, show=show)
     verdict = [Finding.of("run", refusal) for refusal in refusals(config, _facts(found, here=here))]
     findings = [*model, *counting.findings, *inspect_files(plan, config, found), *inspect_judge(found)]
+    findings += inspect_engine(config, counting.patching)
     batch = config.data.train_batch_size
     memory = project(plan, config, found, counting.patching) if isinstance(batch, int) and batch > 0 else []
     if here:

@@ -94,9 +94,9 @@ def refusals(config: DictConfig, facts: Facts | None = None) -> list[Refusal]:
     elif OmegaConf.select(config, "cinema") is None and _value(config, "trainer.v1.trainer_mode") != TRAINER:
         return []
     elif _value(config, "trainer.val_only"):
-        rules = (_settings, _selection, _data_options, _model, _ranks, _slots)
+        rules = (_settings, _selection, _data_options, _model, _context, _ranks, _slots)
     else:
-        rules = (_settings, _selection, _steps, _data_options, _model, _rows, _ranks, _rl_batches, _slots)
+        rules = (_settings, _selection, _steps, _data_options, _model, _context, _rows, _ranks, _rl_batches, _slots)
     return [refusal for rule in rules for refusal in rule(config, facts)]
 
 
@@ -208,6 +208,37 @@ def _ranks(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     elif size > 1 and not _value(config, "actor_rollout_ref.model.use_remove_padding"):
         advice = "set actor_rollout_ref.model.use_remove_padding=true, which needs flash-attn, or 1"
         yield Refusal(key, f"sequences can be split over {size} GPUs only when they are packed", advice)
+
+
+def _context(config: DictConfig, _: Facts) -> Iterator[Refusal]:
+    """Whether vLLM's context holds a whole trajectory; verl shortens responses to what is left, without a word."""
+    key = "actor_rollout_ref.rollout.max_model_len"
+    length, prompt, response = (
+        _value(config, name) for name in (key, "data.max_prompt_length", "data.max_response_length")
+    )
+    if _value(config, "actor_rollout_ref.rollout.name") != "vllm" or not all(map(_whole, (length, prompt, response))):
+        return
+    if length < prompt + response:
+        yield Refusal(
+            key,
+            f"{length} tokens are less than data.max_prompt_length + data.max_response_length = {prompt + response}: "
+            "long prompts would be answered in what is left",
+            f"set {key}={prompt + response}",
+        )
+    most = model_context(config)
+    if most is not None and length > most:
+        yield Refusal(key, f"{length} tokens are more than the model was made for: {most}", "lower the two limits")
+
+
+def model_context(config: DictConfig) -> int | None:
+    """Tokens that the model's `config.json` allows (`max_position_embeddings`); None where it is not here."""
+    try:
+        path = Path(str(_value(config, "actor_rollout_ref.model.path")), "config.json")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        text = found.get("text_config") or found
+        return int(text["max_position_embeddings"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # `_model` says what is wrong with the folder
 
 
 def _rl_batches(config: DictConfig, _: Facts) -> Iterator[Refusal]:

@@ -23,5 +23,11 @@ def package_path(relative: str) -> str:
     return str(path)
 
 
+def total(*numbers: int) -> int:
+    """`${cinema_sum:${data.max_prompt_length},${data.max_response_length}}`: the sum of whole numbers."""
+    return sum(int(number) for number in numbers)
+
+
 # A process may import this twice under Ray's module shipping; the same function registered again is no conflict.
 OmegaConf.register_new_resolver("cinema_package", package_path, replace=True)
+OmegaConf.register_new_resolver("cinema_sum", total, replace=True)

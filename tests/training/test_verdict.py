@@ -252,3 +252,19 @@ def test_rows_are_read_from_the_footers(tmp_path):
 def test_it_needs_neither_torch_nor_verl(run):
     code = "import sys, cinema_verl.training.verdict; print(*sys.modules)"
     assert not {"torch", "verl", "ray", "transformers"} & set(run("-c", code).stdout.split())
+
+
+# --- The rollout engine's context -----------------------------------------------------------------------------
+
+
+def test_a_context_that_holds_no_whole_trajectory_is_refused(tmp_path):
+    """verl's server cuts the response to what the prompt leaves of `max_model_len`, and says nothing."""
+    key = f"{ROLLOUT}.max_model_len"
+    assert composed("cinema").actor_rollout_ref.rollout.max_model_len == 8192 + 2048
+    assert composed("cinema_cpu").actor_rollout_ref.rollout.max_model_len == 160 + 64
+    assert judged("data.max_prompt_length=9000") == {}, "it follows the limits"
+    assert "10240" in judged(f"{key}=10239")[key].what
+    assert judged(f"{key}=10239", f"{ROLLOUT}.name=transformers") == {}
+    assert judged(f"{key}=null") == {}
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_vl", "max_position_embeddings": 10000}')
+    assert "10000" in judged(f"actor_rollout_ref.model.path={tmp_path}")[key].what
