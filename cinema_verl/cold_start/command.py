@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
+from cinema_verl.cold_start.breaker import FIRST, SHARE, WINDOW
 from cinema_verl.cold_start.estimate import estimate
 from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, write_outputs
 from cinema_verl.cold_start.pipeline import Results, WorkerFailed, work_all
@@ -16,6 +17,7 @@ from cinema_verl.cold_start.plan import SamplingPlan
 from cinema_verl.cold_start.requests import SamplingSettings, modes, path_line, policy_messages, teacher_messages
 from cinema_verl.cold_start.retrieval import DEFAULT_ENCODER, PACKAGED_ENCODER, SIMILARITIES
 from cinema_verl.cold_start.trees_page import SAMPLED, Gallery
+from cinema_verl.cold_start.unwrap import NATIVE_REASONING
 from cinema_verl.endpoint.ledger import Ledger, LedgerError
 from cinema_verl.endpoint.outcomes import Outcome
 from cinema_verl.endpoint.settings import Endpoint, StopRun
@@ -40,7 +42,7 @@ output:
   OUTPUT/sft.parquet         the cold start, two rows a question     torchrun … +recipe=cinema_cold_start
   OUTPUT/rl.parquet          the RL pool                             python -m verl.trainer.main_ppo +recipe=cinema
   OUTPUT/provenance.jsonl    every sample, verdict and similarity, and the reason for the second path
-  OUTPUT/left_out.jsonl      questions that were left out, with reasons
+  OUTPUT/left_out.jsonl      questions that were left out, with reasons and what was wrong with the replies
   OUTPUT/summary.json        counts that add up, tokens, cost
   OUTPUT/trees.html          a sample of the trees, for a browser
   OUTPUT/work/               ledger and results; keep them until the run is done
@@ -60,8 +62,8 @@ examples:
     cinema-verl cold-start … --mode cot --output out/cot
   `cinema-verl prepare rl_parquet` turns a parquet of RL rows into questions; `make cold-start` is an offline demo.
 
-exit codes: 0: all questions are done. 1: the run stopped before (the reason is printed; the same command continues it).
-2: the command line is not understood."""
+exit codes: 0: all questions are done. 1: the run stopped before (the reason is printed; the same command continues it),
+or no question became a row. 2: the command line is not understood."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -103,6 +105,20 @@ def parser() -> argparse.ArgumentParser:
         metavar="COST",
         help="Stop before all runs on this ledger together could cost more. (default: no limit)",
     )
+    main.add_argument(
+        "--failing-alike",
+        type=float,
+        default=SHARE,
+        metavar="SHARE",
+        help=f"Stop when this share of the first {FIRST} replies of a model, or of the latest {WINDOW}, fails in the "
+        "same way; 2 never stops. (default: %(default)s)",
+    )
+    main.add_argument(
+        "--no-model-check",
+        action="store_true",
+        help="Do not ask the endpoints for their models before the run. Without it, an endpoint that does not list its "
+        "model is asked one question.",
+    )
     _endpoint_options(main, "student", vision="qwen2.5")
     _endpoint_options(main, "teacher", vision="tiles")
     _method_options(main)
@@ -133,6 +149,16 @@ _FIELD_HELP: Final = (
     "Name of the field for the most tokens to write. OpenAI's reasoning models know max_completion_tokens only."
 )
 
+_REASONING_HELP: Final = (
+    "What is known of the model's own reasoning, because <think> is one of the five tags, too: "
+    + "; ".join(f"{name}: {meaning}" for name, meaning in NATIVE_REASONING.items())
+    + ". Reasoning that an endpoint gives in a field of its own needs no declaration."
+)
+_EXTRA_HELP: Final = (
+    "A JSON object whose fields are added to each request, such as "
+    '\'{"chat_template_kwargs": {"enable_thinking": false}}\' for vLLM.'
+)
+
 
 def _endpoint_options(main: argparse.ArgumentParser, who: str, *, vision: str) -> None:
     group = main.add_argument_group(who, "An OpenAI-compatible endpoint.")
@@ -152,6 +178,8 @@ def _endpoint_options(main: argparse.ArgumentParser, who: str, *, vision: str) -
     add("vision", "vision", _VISION_HELP, choices=sorted(VISION), default=vision)
     names = ("max_tokens", "max_completion_tokens")
     add("max-tokens-field", "max_tokens_field", _FIELD_HELP, choices=names, default=default["max_tokens_field"])
+    add("native-reasoning", "native_reasoning", _REASONING_HELP, choices=[*NATIVE_REASONING], default="none")
+    add("extra-body", "extra_body", _EXTRA_HELP, metavar="JSON", default="{}")
 
 
 def _method_options(main: argparse.ArgumentParser) -> None:
@@ -242,6 +270,8 @@ def plan_of(options: argparse.Namespace) -> SamplingPlan:
         raise ValueError(f"--budget must be a number of at least 0, not {options.budget}")
     if options.workers < 1 or (options.limit is not None and options.limit < 1):
         raise ValueError("--workers and --limit must be at least 1")
+    if not options.failing_alike > 0:
+        raise ValueError(f"--failing-alike must be above 0, not {options.failing_alike}")
     if options.browse < 0:
         raise ValueError("--browse must not be negative")
     names = [field.name for field in fields(SamplingSettings) if field.name != "seeds"]
@@ -253,6 +283,8 @@ def plan_of(options: argparse.Namespace) -> SamplingPlan:
         settings=SamplingSettings(**{name: getattr(options, name) for name in names}, seeds=not options.no_seeds),
         encoder=options.encoder,
         budget=options.budget,
+        failing_alike=options.failing_alike,
+        model_check=not options.no_model_check,
         limit=options.limit,
         work=options.work and options.work.absolute(),
         workers=options.workers,
@@ -330,6 +362,12 @@ def finish(plan: SamplingPlan, *, singles: bool = False, browse: int = SAMPLED) 
     for name in (SFT, RL_POOL, PROVENANCE, LEFT, "trees.html"):
         if (plan.output / name).exists():
             print(f"  {plan.output / name}")
+    if not summary.sft_rows and not summary.rl_rows:
+        print(
+            f"cinema-verl cold-start: no question became a row; {plan.output / LEFT} says why, question by question",
+            file=sys.stderr,
+        )
+        return False
     return not unfinished and not summary.not_reached
 
 

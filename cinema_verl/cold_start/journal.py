@@ -6,7 +6,7 @@ Memory holds the offsets of the lines, not their content.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,13 @@ class Journal:
         self._file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
         self._file.flush()  # survives kill -9. After a power cut, lost lines are made again from the ledger.
         self._note(record, offset)
+
+    def latest(self, number: int) -> Iterator[dict[str, Any]]:
+        """The records of the questions that came last, at most so many, in their order."""
+        for uid in list(self._lines)[-number:]:
+            record = self.get(uid)
+            assert record is not None
+            yield record
 
     def done(self, uid: str) -> bool:
         """Whether the question has a final record."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from cinema_verl.cold_start.breaker import asked_for, failures
 from cinema_verl.cold_start.requests import SamplingSettings, policy_messages
 from cinema_verl.cold_start.sampling import COLD_START, LEFT_OUT, REASONS, RL, ROUTES
 from cinema_verl.data.canonical import Question
@@ -37,6 +38,8 @@ class Summary:
         reasons: (route, reason) -> number of questions.
         calls: "purpose/outcome" -> number of calls.
         drafts: Numbers of drafts that are ``read``, ``usable`` (well formed) and ``right`` (correct).
+        violations: "who/code" of what was wrong with replies -> number of replies. One reply can have several.
+        taken_off: "who/code" of what was around trajectories (`unwrap.TAKEN_OFF`) -> number of replies.
         second_from: Who wrote the second trajectory -> number of questions.
         patterns: Pattern -> number of SFT rows.
         sft_rows, rl_rows: Number of rows written.
@@ -48,6 +51,8 @@ class Summary:
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
     drafts: Counter[str] = field(default_factory=Counter)
+    violations: Counter[str] = field(default_factory=Counter)
+    taken_off: Counter[str] = field(default_factory=Counter)
     second_from: Counter[str] = field(default_factory=Counter)
     patterns: Counter[str] = field(default_factory=Counter)
     sft_rows: int = 0
@@ -74,6 +79,10 @@ class Summary:
         self.drafts["read"] += len(drafts)
         self.drafts["usable"] += sum(sample["usable"] for sample in drafts)
         self.drafts["right"] += sum(sample["correct"] is True for sample in drafts)
+        self.violations.update(_violations(record))
+        self.taken_off.update(
+            f"{_writer(sample)}/{code}" for sample in record["samples"] for code in sample["taken_off"]
+        )
         if record["second"] is not None:
             self.second_from[record["samples"][record["second"]]["origin"].split("/")[0]] += 1
 
@@ -86,6 +95,8 @@ class Summary:
             "sft_rows": self.sft_rows,
             "rl_rows": self.rl_rows,
             "drafts": dict(sorted(self.drafts.items())),
+            "violations": dict(self.violations.most_common()),
+            "taken_off": dict(sorted(self.taken_off.items())),
             "second_from": dict(sorted(self.second_from.items())),
             "patterns": dict(self.patterns.most_common()),
             "calls": dict(sorted(self.calls.items())),
@@ -114,6 +125,10 @@ class Summary:
                 f"drafts: {drafts['read']:,} read, {drafts['usable'] / drafts['read']:.1%} well formed, "
                 f"{drafts['right'] / drafts['read']:.1%} correct"
             )
+        if self.violations:
+            lines.append("unusable: " + ", ".join(f"{name} {n:,}" for name, n in self.violations.most_common(5)))
+        if self.taken_off:
+            lines.append("taken off: " + ", ".join(f"{name} {n:,}" for name, n in sorted(self.taken_off.items())))
         if self.second_from:
             lines.append("second paths: " + ", ".join(f"{n:,} by {who}" for who, n in self.second_from.most_common()))
         if self.patterns:
@@ -121,6 +136,19 @@ class Summary:
         lines.append("calls: " + ", ".join(f"{name} {n:,}" for name, n in sorted(self.calls.items())))
         lines.append(f"tokens: {self.prompt_tokens:,} in, {self.completion_tokens:,} out; cost {self.cost:,.2f}")
         return "\n".join(lines)
+
+
+def _writer(sample: Mapping[str, Any]) -> str:
+    return "student" if sample["origin"].startswith("student/") else "teacher"
+
+
+def _violations(record: Record) -> Counter[str]:
+    """What was wrong with the drafts and refinements of a question: "who/code" -> number of replies."""
+    found: Counter[str] = Counter()
+    for sample in record["samples"]:
+        if asked := asked_for(sample["origin"], record):
+            found.update(f"{asked[0]}/{code}" for code in failures(sample, asked[1]))
+    return found
 
 
 def _most_common(patterns: Counter[str]) -> str:
@@ -162,6 +190,7 @@ def write_outputs(
             provenance.write(json.dumps(record, ensure_ascii=False) + "\n")
             if record["route"] == LEFT_OUT:
                 line = {name: record[name] for name in ("uid", "reason", "detail")}
+                line["violations"] = dict(sorted(_violations(record).items()))
                 left_out.write(json.dumps(line, ensure_ascii=False) + "\n")
             elif record["route"] == RL:
                 summary.rl_rows += rl([rl_row(question, summary.rl_rows, settings)])

@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 from tqdm import tqdm
 
+from cinema_verl.cold_start.breaker import WINDOW, Breaker, FailingAlike
 from cinema_verl.cold_start.journal import Journal
 from cinema_verl.cold_start.plan import SamplingPlan, share
 from cinema_verl.cold_start.retrieval import Encode, Encoder, EncoderError, embed
@@ -74,14 +75,27 @@ async def _work(
             PaidClient(plan.student, ledger, plan.budget) as student,
             PaidClient(plan.teacher, ledger, plan.budget) as teacher,
         ):
-            if not plan.settings.is_cot:
-                await student.check()
-            await teacher.check()
+            breaker = Breaker(plan.failing_alike)
+            for record in journal.latest(WINDOW):  # so that a command in a loop does not pay for thirty more each time
+                breaker.replay(record)
+            if plan.model_check:
+                if not plan.settings.is_cot:
+                    await student.check()
+                await teacher.check()
             if encode is None and plan.settings.wanted > 1:
                 encode = Encoder(plan.encoder)  # takes seconds; nothing is paid yet
-            sampler = Sampler(plan.calls, student.complete, teacher.complete, embedded)
+            sampler = Sampler(plan.calls, student.complete, teacher.complete, embedded, breaker)
+
+            async def one(question: Question) -> QuestionResult:
+                try:
+                    return await sampler(question)
+                except FailingAlike as error:
+                    for client in (student, teacher):  # those in flight ask for nothing more
+                        client.stop(error)
+                    raise
+
             window = plan.student.concurrency + plan.teacher.concurrency
-            await in_flight(sampler, questions, window, lambda result: journal.append(result.record()))
+            await in_flight(one, questions, window, lambda result: journal.append(result.record()))
 
 
 async def in_flight(

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 import cinema_verl
+from cinema_verl.cold_start.breaker import SHARE
 from cinema_verl.cold_start.requests import Calls, SamplingSettings, policy_messages, teacher_messages
 from cinema_verl.cold_start.retrieval import DEFAULT_ENCODER
 from cinema_verl.data.canonical import Question
@@ -37,6 +38,8 @@ class SamplingPlan:
         settings: What is asked.
         encoder: See `retrieval.Encoder`.
         budget: The most to spend, earlier runs included; None for no limit.
+        failing_alike: Share of replies that stops the run when they fail in the same way; see `breaker.Breaker`.
+        model_check: Whether each endpoint is asked for its model before the run.
         limit: Number of questions to take from the start; None for all.
         work: Directory of ledgers and results; None for OUTPUT/work. Runs that share one, such as ablations, share what
             is paid.
@@ -51,6 +54,8 @@ class SamplingPlan:
     settings: SamplingSettings
     encoder: str = DEFAULT_ENCODER
     budget: float | None = None
+    failing_alike: float = SHARE
+    model_check: bool = True
     limit: int | None = None
     work: Path | None = None
     workers: int = 1

@@ -3,6 +3,7 @@
 The paper gives neither prompts nor numbers of draws; the choices made here are marked, with their reasons.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Final
 from cinema_verl import prompts
 from cinema_verl.cold_start.retrieval import SIMILARITIES
 from cinema_verl.cold_start.tree import Path, SampledTrajectory
+from cinema_verl.cold_start.unwrap import NATIVE_REASONING
 from cinema_verl.data.canonical import IMAGE, ImageRef, Question
 from cinema_verl.endpoint.ledger import Call
 from cinema_verl.meta_action import ANSWER, GLOBAL, TAGS
@@ -69,6 +71,10 @@ class SamplingSettings:
         teacher_tokens: Most tokens of a refinement. Our choice: as for drafts, with room for a verbose teacher.
         seeds: Send a ``seed`` made of question and draw, with which the same server gives the same replies again. Not
             every endpoint knows the field, and vLLM samples a little slower with it.
+        student_native_reasoning, teacher_native_reasoning: What is declared of each model's own reasoning: one of
+            `unwrap.NATIVE_REASONING`. Our choice: "none", for the paper's models do not reason on their own.
+        student_extra_body, teacher_extra_body: A JSON object whose fields are added to each request: what an endpoint
+            knows beside the common fields, such as ``{"reasoning_effort": "low"}``.
         min_pixels, max_pixels: Limits of each image's area in the rows for verl. Those of `prepare.convert`.
     """
 
@@ -83,6 +89,10 @@ class SamplingSettings:
     teacher_temperature: float = 0.7
     teacher_tokens: int = 2048
     seeds: bool = True
+    student_native_reasoning: str = "none"
+    teacher_native_reasoning: str = "none"
+    student_extra_body: str = "{}"
+    teacher_extra_body: str = "{}"
     min_pixels: int = 3_136
     max_pixels: int = 602_112
 
@@ -99,6 +109,11 @@ class SamplingSettings:
             raise ValueError("a temperature must be finite and not negative")
         if min(self.draft_tokens, self.teacher_tokens) < 1:
             raise ValueError("a draft and a refinement must have at least one token")
+        for rule in (self.student_native_reasoning, self.teacher_native_reasoning):
+            if rule not in NATIVE_REASONING:
+                raise ValueError(f"unknown rule for native reasoning {rule!r}; known: {', '.join(NATIVE_REASONING)}")
+        for who, text in (("student", self.student_extra_body), ("teacher", self.teacher_extra_body)):
+            _extra_body(who, text)
         if not 0 < self.min_pixels <= self.max_pixels:
             raise ValueError(f"need 0 < min_pixels <= max_pixels, got {self.min_pixels} and {self.max_pixels}")
 
@@ -115,6 +130,30 @@ class SamplingSettings:
     def wanted(self) -> int:
         """Trajectories per question. Plain chain of thought has one path only."""
         return 1 if self.is_cot else self.trajectories
+
+
+_OWN_FIELDS: Final = ("model", "messages", "temperature", "max_tokens", "max_completion_tokens", "seed", "n", "stream")
+"""Fields that an extra body may not have: they have options, or replies could not be read with them."""
+
+
+def _extra_body(who: str, text: str) -> dict[str, Any]:
+    """The fields that are added to a request.
+
+    Raises:
+        ValueError: The text is not a JSON object, or has a field of `_OWN_FIELDS`.
+    """
+    example = f'--{who}-extra-body \'{{"reasoning_effort": "low"}}\''
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        raise ValueError(
+            f"the extra body of the {who} is not JSON ({error}): give an object, as in {example}"
+        ) from error
+    if not isinstance(body, dict):
+        raise ValueError(f"the extra body of the {who} is not a JSON object: give one, as in {example}")
+    if own := [name for name in _OWN_FIELDS if name in body]:
+        raise ValueError(f"the extra body of the {who} has {', '.join(own)}, which has an option or a fixed value")
+    return body
 
 
 # --- Prompts -----------------------------------------------------------------------------------------------
@@ -175,8 +214,10 @@ class Calls:
 
     def draft(self, question: Question, draw: int) -> Call:
         chat = with_images(policy_messages(question, self.settings.mode), question.images)
-        sampling = self._sampling(self.settings.draft_temperature, self.settings.draft_tokens, question.uid, draw)
-        return Call("draft", self.student, chat, sampling, draw)
+        settings = self.settings
+        sampling = self._sampling(settings.draft_temperature, settings.draft_tokens, question.uid, draw)
+        extra = _extra_body("student", settings.student_extra_body)
+        return Call("draft", self.student, chat, sampling | extra, draw)
 
     def refine(self, question: Question, path: Path, draw: int) -> Call:
         return self._along("refine", question, path, draw)
@@ -188,7 +229,8 @@ class Calls:
         settings = self.settings
         chat = policy_messages(question, "cot") if settings.is_cot else teacher_messages(question, path, settings)
         sampling = self._sampling(settings.teacher_temperature, settings.teacher_tokens, question.uid, draw)
-        return Call(purpose, self.teacher, with_images(chat, question.images), sampling, draw)
+        extra = _extra_body("teacher", settings.teacher_extra_body)
+        return Call(purpose, self.teacher, with_images(chat, question.images), sampling | extra, draw)
 
     def _sampling(self, temperature: float, tokens: int, uid: str, draw: int) -> dict[str, Any]:
         # Not from the draw alone: with one seed for all questions, all of them would begin with the same action.

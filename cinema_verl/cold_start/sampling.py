@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from cinema_verl.cold_start.breaker import WHO, Breaker, failures
 from cinema_verl.cold_start.requests import COT_PATH, Calls, SamplingSettings, other_paths
 from cinema_verl.cold_start.retrieval import Visit, explain, walk
 from cinema_verl.cold_start.tree import Path, SampledTrajectory, pattern, read, verdict
@@ -107,17 +108,7 @@ class QuestionResult:
                 {"sample": visit.index, "similarity": visit.similarity, "verdict": visit.verdict}
                 for visit in self.visits
             ],
-            "samples": [
-                {
-                    "origin": sample.origin,
-                    "pattern": pattern(sample.path),
-                    "correct": sample.correct,
-                    "usable": sample.usable,
-                    "violations": list(sample.violations),
-                    "text": sample.text,
-                }
-                for sample in self.samples
-            ],
+            "samples": [sample.record() for sample in self.samples],
             "calls": {f"{purpose}/{outcome}": n for (purpose, outcome), n in sorted(self.calls.items())},
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -145,15 +136,21 @@ class Sampler:
         calls: What is asked.
         student, teacher: `client.Client.complete` of each.
         embed: Usable samples -> unit vectors.
+        breaker: Notes how replies end.
     """
 
     calls: Calls
     student: Complete
     teacher: Complete
     embed: Embed
+    breaker: Breaker = field(default_factory=Breaker)
 
     async def __call__(self, question: Question) -> QuestionResult:
-        """Take one question through the procedure. A bad question or reply is a result; only `StopRun` is raised."""
+        """Take one question through the procedure. A bad question or reply is a result.
+
+        Raises:
+            StopRun: No call can succeed, or nearly all replies fail alike (`breaker.FailingAlike`).
+        """
         settings, result = self.calls.settings, QuestionResult(question.uid)
         if problem := await asyncio.to_thread(unusable, question, settings):
             return result.end(LEFT_OUT, *problem)
@@ -237,12 +234,22 @@ class Sampler:
         result.completion_tokens += reply.completion_tokens
         result.cost += reply.cost
         result.final &= reply.outcome.ledgered
+        who = WHO.get(call.purpose)
         if reply.outcome is not Outcome.OK:
+            if who and reply.outcome is not Outcome.UNAVAILABLE:
+                self.breaker.note(who, [str(reply.outcome)], reply.text)
             return None
+        settings = self.calls.settings
+        declared = settings.student_native_reasoning if who == "student" else settings.teacher_native_reasoning
         # In a thread, because mathematics is compared in another process, and a judge is asked over the network.
-        sample = await asyncio.to_thread(read, origin, reply.text, question, self.calls.settings.removed)
+        sample = await asyncio.to_thread(
+            read, origin, reply.text, question, settings.removed, declared, reply.reasoning
+        )
         result.final &= sample.correct is not None  # the gold can be read, so it is the judge that did not answer
         result.samples.append(sample)
+        if who:
+            path = pattern(result.path) if who == "teacher" else None
+            self.breaker.note(who, failures(sample.record(), path), reply.text)
         return sample
 
 

@@ -6,8 +6,9 @@ are Global, Focus, Hint or Think, and every leaf is an Answer: only well-formed 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from cinema_verl.cold_start.unwrap import BARE_CLOSING, REFUSED, SEPARATE, unwrap
 from cinema_verl.data.canonical import Question
 from cinema_verl.data.schema import PLACEHOLDERS
 from cinema_verl.meta_action import PATTERN_SEPARATOR, Trajectory, parse
@@ -32,10 +33,11 @@ class SampledTrajectory:
 
     Attributes:
         origin: ``student/0`` or ``teacher/0`` with the number of the draw, or ``explore/`` and the pattern asked for.
-        text: The model's text, without surrounding white space.
+        text: The model's text, without what was around the trajectory.
         trajectory: The parsed text.
         violations: Codes of the format rule for the question's number of images and the prompt mode.
         correct: The verifier's verdict; None if it abstains.
+        taken: What was around the trajectory: codes of `unwrap.TAKEN_OFF`, each with its text.
     """
 
     origin: str
@@ -43,6 +45,7 @@ class SampledTrajectory:
     trajectory: Trajectory
     violations: tuple[str, ...]
     correct: bool | None
+    taken: tuple[tuple[str, str], ...] = ()
 
     @property
     def path(self) -> Path:
@@ -56,6 +59,18 @@ class SampledTrajectory:
             and len(self.path) <= MAX_ACTIONS
             and not any(placeholder in self.text for placeholder in PLACEHOLDERS)
         )
+
+    def record(self) -> dict[str, Any]:
+        """The sample as JSON."""
+        return {
+            "origin": self.origin,
+            "pattern": pattern(self.path),
+            "correct": self.correct,
+            "usable": self.usable,
+            "violations": list(self.violations),
+            "text": self.text,
+            "taken_off": dict(self.taken),
+        }
 
 
 def verdict(answer: str | None, question: Question) -> bool | None:
@@ -71,16 +86,29 @@ def verdict(answer: str | None, question: Question) -> bool | None:
     )
 
 
-def read(origin: str, text: str, question: Question, removed: str | None = None) -> SampledTrajectory:
-    """Parse, check and verify one text. As in the reward, an answer is verified in spite of violations.
+def read(
+    origin: str,
+    text: str,
+    question: Question,
+    removed: str | None = None,
+    native_reasoning: str = "none",
+    reasoning: str = "",
+) -> SampledTrajectory:
+    """Unwrap, parse, check and verify one text. As in the reward, an answer is verified in spite of violations.
 
     Args:
         removed: The action that the prompt mode takes out: using it is a violation.
+        native_reasoning: What is declared of the model; one of `unwrap.NATIVE_REASONING`.
+        reasoning: The reasoning that the endpoint gave in a field of its own.
     """
-    text = text.strip()
-    trajectory = parse(text)
+    found = unwrap(text, native_reasoning, reasoning)
+    trajectory = parse(found.text)
     violations = trajectory.violations_for(len(question.images), removed)
-    return SampledTrajectory(origin, text, trajectory, violations, verdict(trajectory.answer, question))
+    if native_reasoning == "refuse" and {SEPARATE, BARE_CLOSING} & dict(found.taken).keys():
+        violations = (*violations, REFUSED)
+    return SampledTrajectory(
+        origin, found.text, trajectory, violations, verdict(trajectory.answer, question), found.taken
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,9 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-Responder = Callable[[Mapping[str, Any], random.Random], "str | Awaitable[str]"]
-"""Makes the model's text from the request's JSON and a generator that is seeded by the server's seed and the call."""
+Responder = Callable[[Mapping[str, Any], random.Random], "str | Mapping[str, Any] | Awaitable[str | Mapping[str, Any]]"]
+"""Makes the model's text, or a message with more fields than ``content``, from the request's JSON and a generator that
+is seeded by the server's seed and the call."""
 
 FAULTS: Final[dict[str, str]] = {
     "429": "turned down, with Retry-After",
@@ -76,6 +77,7 @@ class StubServer:
         retry_after: The header's value with 429 and 503.
         api_key: If given, requests with other keys get 401.
         max_request_bytes: Larger requests get 413.
+        listed: Names in its list of models, by default its one model; None for a server without a list.
         port: 0 for a free one.
 
     Attributes:
@@ -98,6 +100,7 @@ class StubServer:
         retry_after: str = "0",
         api_key: str | None = None,
         max_request_bytes: int = 50 << 20,
+        listed: Sequence[str] | None = ("",),
         port: int = 0,
     ) -> None:
         if unknown := (set(faults or ()) | {fault for fault in script if fault}) - set(FAULTS):
@@ -106,6 +109,7 @@ class StubServer:
         self.faults, self.script = dict(faults or {}), deque(script)
         self.burst, self.retry_after = burst, retry_after
         self.api_key, self.max_request_bytes, self.port = api_key, max_request_bytes, port
+        self.listed = None if listed is None else [name or model for name in listed]
         self.requests: Counter[str] = Counter()
         self.paid: Counter[str] = Counter()
         self.faults_made: Counter[str] = Counter()
@@ -194,8 +198,9 @@ class StubServer:
         given = headers.get("authorization", "")
         if self.api_key is not None and given != f"Bearer {self.api_key}":
             return await self._send(writer, 401, _error("invalid_api_key", f"incorrect API key provided: {given}"))
-        if (method, path) == ("GET", "/v1/models"):
-            return await self._send(writer, 200, {"object": "list", "data": [{"id": self.model, "object": "model"}]})
+        if (method, path) == ("GET", "/v1/models") and self.listed is not None:
+            models = [{"id": name, "object": "model"} for name in self.listed]
+            return await self._send(writer, 200, {"object": "list", "data": models})
         if (method, path) != ("POST", "/v1/chat/completions"):
             return await self._send(writer, 404, _error("unknown_url", f"unknown request URL: {method} {path}"))
         self.at_once += 1
@@ -249,9 +254,11 @@ class StubServer:
         if self.latency:
             await asyncio.sleep(self.latency)
         said = self.responder(request, random.Random(f"{self.seed}|{key}"))
-        text = await said if inspect.isawaitable(said) else said
+        said = await said if inspect.isawaitable(said) else said
         self.paid[key] += 1
-        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        more = {"content": said} if isinstance(said, str) else said
+        message: dict[str, Any] = {"role": "assistant", "refusal": None, **more}
+        text = message["content"]
         reason = "stop"
         if fault == "refusal":
             message |= {"content": None, "refusal": "I cannot help with that."}

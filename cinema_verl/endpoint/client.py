@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import httpx
 
 from cinema_verl.endpoint import outcomes
-from cinema_verl.endpoint.outcomes import Again, Outcome, Reply, Stop
+from cinema_verl.endpoint.outcomes import Again, Outcome, Reply, Stop, Unlisted
 from cinema_verl.endpoint.rate_limits import Limiter
 from cinema_verl.endpoint.settings import Endpoint, EndpointError, StopRun, read_key
 
@@ -96,27 +96,32 @@ class Client:
         for connection in self._idle:
             await connection.aclose()
 
-    async def check(self) -> None:
+    async def check(self) -> str:
         """Ask for the list of models, which costs nothing.
 
+        Returns:
+            "" if the model is listed. Otherwise what there is instead, and whether the model is served is not known:
+            gateways keep no list, and Azure lists models where requests name deployments.
+
         Raises:
-            EndpointError: The key is refused, the model is unknown, this is no OpenAI-compatible endpoint, or nobody
-                answers.
+            EndpointError: The key is refused, or nobody answers.
         """
 
-        async def attempt() -> list[str] | Again:
+        async def attempt() -> list[str] | Again | Unlisted:
             answer = await self._request("GET", "/models")
             read = answer if isinstance(answer, Again) else outcomes.models(*answer, self.key)
             if isinstance(read, Stop):
                 raise self._stopped(read)
             return read
 
-        found = await self.persist(attempt, CHECKS)
+        found: list[str] | Again | Unlisted = await self.persist(attempt, CHECKS)
         if isinstance(found, Again):
             raise self.error(f"nobody answers ({found.why}): is it running, and is this its address?")
-        if self.endpoint.model not in found:
-            known = ", ".join(found[:10]) or "none"
-            raise self.error(f"there is no model {self.endpoint.model!r}; there are: {known}")
+        if isinstance(found, Unlisted):
+            return found.why
+        if {self.endpoint.model, f"models/{self.endpoint.model}"} & {*found}:  # Gemini lists models/NAME, takes both
+            return ""
+        return f"there is no model {self.endpoint.model!r}; there are: {', '.join(found[:10])}"
 
     async def post(self, body: bytes, key: str = "") -> Reply | Again:
         """Send one request for a chat completion.

@@ -21,7 +21,7 @@ from typing import Any, Final
 from cinema_verl.endpoint.outcomes import Outcome, Reply
 
 APPLICATION_ID: Final = 0x43494E45  # "CINE" in SQLite's header: how the file says whose it is
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 class LedgerError(RuntimeError):
@@ -33,7 +33,7 @@ class Call:
     """One request for one sample, named by its content.
 
     Attributes:
-        purpose: "draft", "refine" or "explore"; costs are summed by purpose.
+        purpose: "draft", "refine", "explore" or "probe"; costs are summed by purpose.
         model: Name at the endpoint.
         messages: OpenAI chat messages, JSON values. An image is the part ``{"type": "image", "sha256": "…"}``: the
             digest of the stored file, so that the key is small and does not depend on how the image is sent.
@@ -85,10 +85,13 @@ _SCHEMA: Final = """
 CREATE TABLE replies (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, purpose TEXT NOT NULL, text TEXT NOT NULL,
     finish_reason TEXT NOT NULL, outcome TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL, cost REAL NOT NULL, model TEXT NOT NULL, at REAL NOT NULL
+    completion_tokens INTEGER NOT NULL, cost REAL NOT NULL, model TEXT NOT NULL, at REAL NOT NULL,
+    reasoning TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE requests (id INTEGER PRIMARY KEY, key TEXT NOT NULL, purpose TEXT NOT NULL, most REAL NOT NULL);
 """
+_UPGRADE: Final = "ALTER TABLE replies ADD COLUMN reasoning TEXT NOT NULL DEFAULT ''"
+"""From version 1, which has everything else: what is paid stays known."""
 _COLUMNS: Final = ", ".join(column.name for column in fields(Reply))
 
 
@@ -129,7 +132,7 @@ class Ledger:
         tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if owner != APPLICATION_ID and tables:
             raise LedgerError(f"{self.path} is an SQLite file of another program; give the ledger a path of its own")
-        if tables and version != VERSION:
+        if tables and version not in (1, VERSION):
             raise LedgerError(
                 f"{self.path} is a ledger of version {version}, and this release reads version {VERSION}: open it with "
                 "the release that wrote it, or start a new one"
@@ -141,7 +144,9 @@ class Ledger:
             for statement in _SCHEMA.split(";"):
                 db.execute(statement)
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {VERSION}")
+        elif version != VERSION:
+            db.execute(_UPGRADE)
+        db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("COMMIT")
         spent = self.spent()
         self._committed = spent.cost + spent.maybe_cost
@@ -166,8 +171,8 @@ class Ledger:
         row = self._execute(f"SELECT {_COLUMNS} FROM replies WHERE key = ?", (call.key,)).fetchone()
         if row is None:
             return None
-        text, reason, outcome, read, written, cost, model = row
-        return Reply(text, reason, Outcome(outcome), read, written, cost, model)
+        text, reason, outcome, *others = row
+        return Reply(text, reason, Outcome(outcome), *others)
 
     def begin(self, call: Call, most: float) -> int:
         """Note a request that is about to be sent and can cost at most `most`; returns its number."""
@@ -211,8 +216,8 @@ class Ledger:
         self._execute("BEGIN IMMEDIATE")
         try:
             self._execute(
-                f"INSERT INTO replies (key, purpose, {_COLUMNS}, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (call.key, call.purpose, *values, time.time()),
+                f"INSERT INTO replies (key, purpose, at, {_COLUMNS}) VALUES (?, ?, ?{', ?' * len(values)})",
+                (call.key, call.purpose, time.time(), *values),
             )
             if request is not None:
                 self._execute("DELETE FROM requests WHERE id = ?", (request,))

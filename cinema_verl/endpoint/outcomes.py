@@ -76,6 +76,8 @@ class Reply:
         prompt_tokens, completion_tokens: As the endpoint counts them; 0 (-1 before the ledger) if it does not.
         cost: In the currency of the endpoint's prices.
         model: As the endpoint names it.
+        reasoning: The model's own reasoning where the endpoint gives it in a field of its own (``reasoning_content`` or
+            ``reasoning``), which is never part of `text`.
     """
 
     text: str
@@ -85,6 +87,7 @@ class Reply:
     completion_tokens: int = 0
     cost: float = 0.0
     model: str = ""
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,13 @@ class Again:
     why: str
     wait: float | None = None
     maybe_paid: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unlisted:
+    """There is no list of models that could be read. `why` says what there is instead."""
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,18 +151,26 @@ def read(status: int, headers: Mapping[str, str], body: bytes, key: str = "") ->
     return _status(status, headers, code, detail)
 
 
-def models(status: int, headers: Mapping[str, str], body: bytes, key: str = "") -> list[str] | Again | Stop:
+NO_LIST: Final = (400, 403, 404, 405, 501)
+"""Status codes of endpoints that have no list of models, or do not show it to this key, and may serve the model."""
+
+
+def models(status: int, headers: Mapping[str, str], body: bytes, key: str = "") -> list[str] | Again | Stop | Unlisted:
     """Read the answer to a request for the list of models: their names."""
-    if status >= 300 and status not in (404, 405):
+    if status >= 300 and status not in NO_LIST:
         trouble = read(status, headers, body, key)
-        return Stop(trouble.text) if isinstance(trouble, Reply) else trouble
+        return Unlisted(trouble.text) if isinstance(trouble, Reply) else trouble
     try:
-        return [_storable(redact(str(model["id"]), key)) for model in json.loads(body)["data"]]
+        found = json.loads(body)
+        listed = found if isinstance(found, list) else found["data"]
+        if names := [_storable(redact(str(model["id"]), key)) for model in listed]:
+            return names
     except (ValueError, LookupError, TypeError, RecursionError):
-        return Stop(
-            f"it gives no list of models (HTTP {status} at /models): it is not an OpenAI-compatible endpoint, or its "
-            "base URL is a different one; most end in /v1"
-        )
+        pass  # said below, with the status
+    return Unlisted(
+        f"it gives no list of models (HTTP {status} at /models): it is not an OpenAI-compatible endpoint, or its "
+        "base URL is a different one (most end in /v1), or it keeps no list"
+    )
 
 
 def _status(status: int, headers: Mapping[str, str], code: str, detail: str) -> Reply | Again | Stop:
@@ -221,7 +239,16 @@ def _completion(answer: Any, key: str) -> Reply | Again:
         _tokens(usage.get("prompt_tokens")),
         _tokens(usage.get("completion_tokens")),
         model=_storable(redact(str(answer.get("model") or ""), key)),
+        reasoning=_storable(redact(_reasoning(message), key)),
     )
+
+
+def _reasoning(message: Mapping[str, Any]) -> str:
+    """The model's own reasoning, under the names that endpoints give it."""
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(found := message.get(name), str) and found.strip():
+            return found
+    return ""
 
 
 def _storable(text: str) -> str:

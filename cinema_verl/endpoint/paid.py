@@ -21,13 +21,15 @@ from cinema_verl.endpoint.images import DataURLs, ImageLimits, ImageProblem, Sto
 from cinema_verl.endpoint.ledger import Call, Ledger
 from cinema_verl.endpoint.outcomes import Again, Outcome, Reply, redact
 from cinema_verl.endpoint.rate_limits import Sent
-from cinema_verl.endpoint.settings import Endpoint, StopRun
+from cinema_verl.endpoint.settings import Endpoint, EndpointError, StopRun
 from cinema_verl.endpoint.token_costs import prompt_tokens
 
 log = logging.getLogger(__name__)
 
 SETTLING: Final = 0.05
 """Seconds between looks at whether calls in flight have left room under the budget. Our choice: less than they take."""
+PROBE: Final = "probe"
+"""Purpose of a trial request."""
 DIGEST: Final = 64
 """Length of a SHA-256 in hex."""
 
@@ -75,8 +77,28 @@ class PaidClient:
         await self._client.__aexit__(*error)
 
     async def check(self) -> None:
-        """See `Client.check`: known before anything is paid."""
-        await self._client.check()
+        """Know before the run is paid whether the model is served: from the list of models, and where that does not say
+        so, from one trial request, which is in the ledger like every other.
+
+        Raises:
+            EndpointError: The key is refused, nobody answers, or the trial request fails.
+        """
+        doubt = await self._client.check()
+        if not doubt:
+            return
+        log.warning("%s: %s; the model is asked once", self.endpoint.base_url, doubt)
+        number = self.ledger.spent(PROBE).calls  # a trial of an earlier run says nothing of today
+        trial = Call(PROBE, self.endpoint.model, [{"role": "user", "content": "Say yes."}], {"max_tokens": 64}, number)
+        try:
+            reply = await self.complete(trial)
+        except EndpointError as error:
+            raise EndpointError(f"{error}; as to the model, {doubt}") from error
+        if not reply.outcome.ledgered:
+            raise self._client.error(f"a trial request failed: {reply.text}; as to the model, {doubt}")
+
+    def stop(self, error: StopRun) -> None:
+        """Let every call that follows and is not in the ledger fail with this error."""
+        self._client.stop(error)
 
     def estimate(self, call: Call, images: Sequence[StoredImage] = (), completion_tokens: int | None = None) -> float:
         """The cost of a call whose reply has so many tokens; without a number, the most that it can cost."""

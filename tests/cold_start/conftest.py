@@ -125,6 +125,12 @@ def encode(texts: Sequence[str]) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
+@pytest.fixture(scope="session", name="teacher")
+def scripted_teacher() -> Callable[..., str]:
+    """`teacher(request, rng)`: what the teacher's server says."""
+    return teacher
+
+
 @dataclass
 class Endpoints:
     """Two scripted servers and the command line that asks them."""

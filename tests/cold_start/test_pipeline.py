@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cinema_verl.cold_start import command, pipeline
+from cinema_verl.cold_start.breaker import FIRST
 from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, SUMMARY
 from cinema_verl.cold_start.pipeline import LIVES
 from cinema_verl.cold_start.plan import SamplingPlan
@@ -400,21 +401,121 @@ def test_questions_that_cannot_be_asked_are_counted_and_the_rest_goes_on(endpoin
 
 def test_an_image_over_the_endpoint_s_limit(endpoints):
     run = endpoints(6)
-    assert run.run("--teacher-request-bytes", "300") == 0
+    assert run.run("--teacher-request-bytes", "300") == 1
     assert summary(run.output)["reasons"].get("left_out/teacher_image_too_large", 0) >= 5
     assert run.teacher.stats()["requests"] == 0
     strict = endpoints(run.questions, max_request_bytes=400)  # the endpoint says so itself
-    assert strict.run("--drafts", "1", output=run.output.with_name("strict")) == 0
+    assert strict.run("--drafts", "1", output=run.output.with_name("strict")) == 1  # no row has come of it
     assert summary(strict.output.with_name("strict"))["reasons"] == {"left_out/student_image_too_large": 6}
 
 
 def test_a_student_that_never_follows_the_format(endpoints):
     run = endpoints(6)
     run.student.responder = lambda request, rng: "The answer is B."
-    assert run.run() == 0
+    assert run.run() == 1  # no row has come of it
     assert summary(run.output)["reasons"] == {"left_out/student_off_format": 6}
+    assert summary(run.output)["violations"]["student/text_outside"] == 24
+    for line in map(json.loads, (run.output / LEFT).read_text().splitlines()):
+        assert line["violations"]["student/text_outside"] == 4
     assert run.teacher.stats()["requests"] == 0
     assert not (run.output / SFT).exists()
+
+
+# --- Teachers and students as they are ----------------------------------------------------------------------
+
+
+def test_a_run_whose_replies_fail_alike_stops_before_its_money_is_gone(endpoints, teacher, capsys):
+    run = endpoints(300)
+    run.teacher.responder = lambda request, rng: f"<think>\x1b[31mLet me see.</think>\n{teacher(request, rng)}"
+    assert run.run() == 1
+    said = capsys.readouterr().err
+    assert "replies of the teacher fail alike: off_path" in said
+    assert r"\x1b[31mLet me see." in said, "a model's control characters are shown, not obeyed"
+    assert "--teacher-native-reasoning strip" in said
+    paid = run.teacher.stats()["paid"]
+    assert paid <= FIRST + 2 * 16, "what was in flight, and one more of each"
+    # The same command stops again, and pays for nothing.
+    assert run.run() == 1
+    assert "fail alike" in capsys.readouterr().err
+    assert run.teacher.stats()["paid"] == paid
+    # Declared, the replies that are paid are read again.
+    student_paid = run.student.stats()["paid"]
+    assert run.run("--teacher-native-reasoning", "strip", "--limit", "20") == 0
+    assert run.paid[0] == run.paid[1], "no call is paid twice"
+    assert run.student.stats()["paid"] == student_paid
+    found = summary(run.output)
+    assert found["sft_rows"] > 10
+    assert found["taken_off"] == {"teacher/leading_think": sum(
+        n for name, n in found["calls"].items() if name in ("refine/ok", "explore/ok")
+    )}  # fmt: skip
+    kept = [json.loads(line) for line in (run.output / PROVENANCE).read_text().splitlines()]
+    texts = [each["taken_off"].get("leading_think") for line in kept for each in line["samples"]]
+    assert "<think>\x1b[31mLet me see.</think>" in texts
+    assert not any("Let me see" in str(row) for row in pq.read_table(run.output / SFT).to_pylist())
+
+
+def test_a_run_that_fails_alike_goes_on_when_that_is_wanted(endpoints):
+    run = endpoints(30)
+    run.student.responder = lambda request, rng: "The answer is B."
+    assert run.run() == 1
+    assert 0 < summary(run.output)["not_reached"] < 30
+    assert run.run("--failing-alike", "2") == 1  # to the end, and without a row
+    assert summary(run.output)["not_reached"] == 0
+
+
+def test_what_is_around_a_trajectory_is_taken_off_and_counted(endpoints, teacher):
+    plain = endpoints(20)
+    assert plain.run() == 0
+    run = endpoints(plain.questions)
+    run.teacher.responder = lambda request, rng: f"Looking.</think>\n```xml\n{teacher(request, rng)}\n```"
+    assert run.run(output=run.output.with_name("wrapped")) == 0
+    wrapped = summary(run.output.with_name("wrapped"))
+    assert wrapped["taken_off"]["teacher/code_fence"] == wrapped["taken_off"]["teacher/bare_closing_think"] > 20
+    assert pq.read_table(run.output.with_name("wrapped") / SFT).equals(pq.read_table(plain.output / SFT))
+
+
+def test_reasoning_in_a_field_of_its_own_is_kept_and_leaves_the_think_action_alone(endpoints, teacher):
+    plain = endpoints(20)
+    assert plain.run() == 0
+    run = endpoints(plain.questions)
+    run.teacher.responder = lambda request, rng: {"content": teacher(request, rng), "reasoning_content": "Both."}
+    out = run.output.with_name("separate")
+    assert run.run("--teacher-native-reasoning", "strip", output=out) == 0
+    assert pq.read_table(out / SFT).equals(pq.read_table(plain.output / SFT))
+    assert set(summary(out)["taken_off"]) == {"teacher/separate_reasoning"}
+    assert run.run("--teacher-native-reasoning", "refuse", output=out) == 1
+    assert summary(out)["violations"]["teacher/native_reasoning"] > 0
+    assert run.paid[0] == run.paid[1]
+
+
+def test_an_extra_body_is_sent_and_is_part_of_the_call(endpoints, teacher):
+    seen = []
+    run = endpoints(3)
+    run.teacher.responder = lambda request, rng: seen.append(request.get("reasoning_effort")) or teacher(request, rng)
+    assert run.run("--teacher-extra-body", '{"reasoning_effort": "low"}') == 0
+    assert set(seen) == {"low"}
+    assert run.run("--teacher-extra-body", '{"reasoning_effort": "high"}') == 0
+    assert set(seen) == {"low", "high"}
+
+
+@pytest.mark.parametrize("body", ["{half", "[]", '{"model": "other"}', '{"n": 4}'])
+def test_an_extra_body_that_cannot_be_sent_is_refused(endpoints, capsys, body):
+    run = endpoints(3)
+    with pytest.raises(SystemExit, match="2"):
+        run.run("--teacher-extra-body", body)
+    assert "the extra body of the teacher" in capsys.readouterr().err
+    assert not run.output.exists()
+
+
+def test_an_endpoint_that_does_not_list_its_model_is_asked_once(endpoints, caplog):
+    run = endpoints(6, listed=("gpt-4o", "gpt-4o-mini"))
+    assert run.run() == 0
+    assert "there is no model 'stub'; there are: gpt-4o, gpt-4o-mini; the model is asked once" in caplog.text
+    found = summary(run.output)
+    assert run.paid == (sum(found["calls"].values()) + 2, sum(found["calls"].values()) + 2)
+    unasked = endpoints(run.questions, listed=None)
+    assert unasked.run("--no-model-check", output=run.output.with_name("unasked")) == 0
+    assert unasked.paid[0] == sum(found["calls"].values())
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,7 @@ def test_a_record_says_it_all_in_json(make_question, text):
         "usable": True,
         "violations": [],
         "text": text("hint", "B"),
+        "taken_off": {},
     }
 
 

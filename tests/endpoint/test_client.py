@@ -656,6 +656,45 @@ def test_a_check_says_what_is_wrong(ledger, monkeypatch):
     assert ledger.spent().maybe_paid == 0
 
 
+@pytest.mark.parametrize("listed", [None, ("models/stub", "models/other"), ("gpt-4o",)])
+def test_a_model_that_is_served_is_found_whatever_the_list_says(ledger, listed, caplog):
+    with StubServer(lambda request, rng: "yes", listed=listed) as server:
+        check(server.url, ledger)
+        check(server.url, ledger)
+    known = listed is not None and "models/stub" in listed
+    assert server.stats()["paid"] == (0 if known else 2), "each run knows of its own day"
+    assert ledger.spent("probe").calls == server.stats()["paid"]
+    assert ("the model is asked once" in caplog.text) is not known
+
+
+def test_a_trial_request_that_is_not_taken_says_why(ledger):
+    with (
+        StubServer(listed=None, script=["400"]) as server,
+        pytest.raises(
+            EndpointError, match=r"a trial request failed: HTTP 400: no such parameter; .* no list of models"
+        ),
+    ):
+        check(server.url, ledger)
+
+
+def test_a_budget_holds_for_a_trial_request(ledger):
+    async def run() -> None:
+        async with client(server, ledger, budget=1e-6) as asking:
+            await asking.check()
+
+    with StubServer(listed=None) as server, pytest.raises(BudgetReached):
+        asyncio.run(run())
+    assert server.stats()["requests"] == 0
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_reasoning_in_a_field_of_its_own_is_kept_and_is_not_text(ledger, name):
+    with StubServer(lambda request, rng: {"content": "B", name: "Long thoughts."}) as server:
+        (reply,) = ask(server, ledger, call())
+    assert (reply.text, reply.reasoning) == ("B", "Long thoughts.")
+    assert ledger.get(call()) == reply
+
+
 def serving(answer: bytes, ledger: Ledger, *, by_proxy: bool = False) -> str:
     """What a check says of a server that gives this answer to everything, "" if it is content."""
 

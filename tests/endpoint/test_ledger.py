@@ -214,9 +214,21 @@ def test_other_files_are_refused_and_left_alone(tmp_path):
 def test_a_ledger_of_another_version_is_refused(path):
     Ledger(path).close()
     with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 2")
-    with pytest.raises(LedgerError, match="version 2, and this release reads version 1"):
+        db.execute("PRAGMA user_version = 3")
+    with pytest.raises(LedgerError, match="version 3, and this release reads version 2"):
         Ledger(path)
+
+
+def test_a_ledger_of_the_version_before_keeps_what_is_paid(path):
+    with Ledger(path) as ledger:
+        ledger.put(call(0), OK)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE replies DROP COLUMN reasoning")
+        db.execute("PRAGMA user_version = 1")
+    for _ in range(2):
+        with Ledger(path) as ledger:
+            assert ledger.get(call(0)) == OK
+            assert ledger.spent().calls == 1
 
 
 def test_a_damaged_ledger_says_so(path):
