@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": ("cinema_verl.evaluate.command", "make tables from validations: accuracy, pass@k, image dependence"),
     "mix": ("cinema_verl.prepare.commands.mix", "choose questions by source, modality, answer type, difficulty"),
     "pack": ("cinema_verl.prepare.commands.pack", "copy parquet and its images into a folder that can be moved"),
+    "plan": ("cinema_verl.checks.fits", "compute the memory of each GPU for a recipe; estimate hours and disk"),
     "preflight": ("cinema_verl.checks.preflight", "check configuration, model and data of a run before it starts"),
     "prepare": ("cinema_verl.prepare.commands.prepare", "turn the rows of a source into verified questions"),
     "report": ("cinema_verl.report.command", "show a training run as one HTML file: curves, patterns, every rollout"),

@@ -1,0 +1,32 @@
+"""Pictures and tables that scripts make are what the scripts make today."""
+
+import subprocess
+from pathlib import Path
+
+import hardware_tables
+import method_picture
+
+from cinema_verl.checks.compose import compose
+from cinema_verl.checks.preflight import split_overrides
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_picture_of_the_method():
+    drawn = (ROOT / "docs" / "img" / "method.svg").read_text(encoding="utf-8")
+    assert drawn == method_picture.picture(), "run: python tools/method_picture.py docs/img/method.svg"
+
+
+def test_the_tables_of_hardware():
+    page = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
+    assert page == hardware_tables.with_tables(page), "run: python tools/hardware_tables.py docs/hardware.md"
+
+
+def test_the_slurm_script_is_bash_and_its_overrides_compose():
+    script = ROOT / "tools" / "slurm" / "cinema.sbatch"
+    subprocess.run(["bash", "-n", script], check=True)
+    words = script.read_text(encoding="utf-8").split("verl.trainer.main_ppo ")[1].replace("\\\n", " ").split()
+    recipe, overrides = split_overrides([word.replace('"', "").replace("$SLURM_JOB_NUM_NODES", "2") for word in words])
+    config, findings = compose(recipe, overrides)
+    assert config is not None, findings[-1]
+    assert config.trainer.nnodes == 2
