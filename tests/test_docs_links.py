@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import cinema_verl.training.trainer  # noqa: F401  first: other modules of `training` alone meet verl half loaded
 from cinema_verl.registration.command_line import shipped_recipes
 
 ROOT = Path(__file__).parents[1]

@@ -1,5 +1,6 @@
 """Pictures and tables that scripts make are what the scripts make today."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -30,3 +31,8 @@ def test_the_slurm_script_is_bash_and_its_overrides_compose():
     config, findings = compose(recipe, overrides)
     assert config is not None, findings[-1]
     assert config.trainer.nnodes == 2
+
+
+def test_every_page_is_in_the_site():
+    named = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    assert named == {path.name for path in (ROOT / "docs").glob("*.md")}

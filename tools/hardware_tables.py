@@ -76,27 +76,36 @@ def row(machine: tuple[Any, ...], model: str) -> str:
         if not fits(found, load.gpu) or found.sequences < FEWEST:
             continue
         spent = effort(config, shape, load, found, DEVICES[machine[0]])
-        changed = [f"{key}={_yaml(value)}" for key, value in overrides.items() if OmegaConf.select(base, key) != value]
+        changed = [_short(key, value) for key, value in overrides.items() if OmegaConf.select(base, key) != value]
         kind = f"LoRA {load.lora_rank}" if load.lora_rank else "all"
-        words = " ".join(f"`{each}`" for each in [f"+recipe={recipe}", *changed])
+        how = ", ".join([f"`{recipe}`", *dict.fromkeys(filter(None, changed))])
         disk = (spent.checkpoint + spent.rollouts) / 1e9
         return (
-            f"| {model} | {kind} | {words} | {found.update / GIB:.0f} | {found.generate / GIB:.0f} | "
+            f"| {model} | {kind} | {how} | {found.update / GIB:.0f} | {found.generate / GIB:.0f} | "
             f"{found.sequences:,} | {spent.hours:,.0f} | {disk:,.0f} |"
         )
     return f"| {model} | does not fit | | | | | | |"
 
 
-def _yaml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _short(key: str, value: Any) -> str:
+    """An override in the words of `LEGEND`."""
+    if key in OFFLOAD:
+        return "offload" if value else "no offload"
+    return {PARALLEL: f"tp {value}", TOKENS: f"tokens {value}", SHARE: f"share {value}"}.get(key, "")
+
+
+LEGEND = f"""\
+A recipe goes with the machine's `trainer.nnodes` and `trainer.n_gpus_per_node`; **tp** stands for `{PARALLEL}`,
+**tokens** for `{TOKENS}`, **share** for `{SHARE}`, **offload** for `{OFFLOAD[0]}` and `optimizer_offload`.
+"""
 
 
 def tables() -> str:
     head = (
-        "| model | trained | recipe and overrides | update (GiB) | generation (GiB) | sequences at once | hours | "
-        "disk (GB) |\n| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
+        "| model | trained | recipe | update | generate | sequences | hours | disk |\n"
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
     )
-    parts = []
+    parts = [LEGEND]
     for name, machine in MACHINES.items():
         parts.append(f"### {name}\n\n{head}\n" + "\n".join(row(machine, model) for model in known_models()) + "\n")
     return "\n".join(parts)
