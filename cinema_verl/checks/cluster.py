@@ -39,7 +39,11 @@ def inspect_ray(config: Any) -> list[Finding]:
                 logging_level=logging.ERROR,
             )
         except Exception as error:
-            advice = "see ray_kwargs.ray_init in the configuration, and RAY_ADDRESS; --no-ray leaves Ray out"
+            advice = (
+                "`ray stop` ends what an earlier run left, and `ray status` shows whether the cluster of RAY_ADDRESS "
+                "answers (unset it to start Ray here); Ray wants a few GB free below /tmp, or "
+                "ray_kwargs.ray_init._temp_dir elsewhere; --no-ray leaves Ray out"
+            )
             return [Finding(WHERE, "start", False, f"{type(error).__name__}: {error}", advice)]
         try:
             have = ray.cluster_resources()

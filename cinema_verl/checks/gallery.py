@@ -16,6 +16,7 @@ from cinema_verl.data.canonical import LETTERS, lists_options
 from cinema_verl.data.check import Inspected, uid_of
 from cinema_verl.data.faults import WARNINGS
 from cinema_verl.meta_action import parse
+from cinema_verl.prompts import system_prompt
 from cinema_verl.utils.pages import render, thumbnail
 from cinema_verl.utils.stable_random import Sample
 from cinema_verl.verify import verify
@@ -65,8 +66,25 @@ def facts_of(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def page(chosen: Chosen, summary: Mapping[str, Any]) -> str:
-    """The page. `summary`: what `preflight` reports."""
+def system_prompts(rows: Sequence[Mapping[str, Any]], mode: str | None) -> list[tuple[str, int]]:
+    """(system prompt, number of rows) as the policy will read them: the mode's, or the rows' own; "" for none."""
+    if mode is not None:
+        return [(system_prompt(mode), len(rows))]
+    found: Counter[str] = Counter()
+    for row in rows:
+        messages = row.get("messages") or row.get("prompt") or ()
+        told = [str(m.get("content")) for m in messages if isinstance(m, Mapping) and m.get("role") == "system"]
+        found["\n\n".join(told)] += 1
+    return found.most_common()
+
+
+def page(chosen: Chosen, summary: Mapping[str, Any], mode: str | None = None) -> str:
+    """The page.
+
+    Args:
+        summary: What `preflight` reports.
+        mode: ``data.cinema_prompt_mode`` of the run, which takes the place of the rows' system prompts.
+    """
     cards = [_card(inspected, place) for inspected, place in chosen.items()]
     filters = {}
     for name in dict.fromkeys(name for card in cards for name in card["facts"]):
@@ -77,6 +95,7 @@ def page(chosen: Chosen, summary: Mapping[str, Any]) -> str:
         title="What the run will read",
         cards=cards,
         seen=chosen.seen,
+        system_prompts=system_prompts([inspected.row for inspected, _ in chosen.items()], mode),
         summary=summary,
         filters={name: sorted(values.items()) for name, values in filters.items() if len(values) > 1},
         findings=sorted(findings.items()) if len(findings) > 1 else (),

@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 file.write(json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
         if show is not None:
             with atomic_write(parsed.gallery) as file:
-                file.write(gallery.page(show, summary))
+                file.write(gallery.page(show, summary, config.data.get("cinema_prompt_mode")))
     except OSError as error:
         print(
             f"cinema-verl preflight: the report is above, a file of it could not be written: {error}", file=sys.stderr

@@ -22,7 +22,7 @@ from cinema_verl.endpoint.ledger import Ledger, LedgerError
 from cinema_verl.endpoint.outcomes import Outcome
 from cinema_verl.endpoint.settings import Endpoint, StopRun
 from cinema_verl.endpoint.token_costs import VISION
-from cinema_verl.utils.arguments import Parser
+from cinema_verl.utils.arguments import Parser, area
 from cinema_verl.utils.ray_map import ClusterFailed
 
 DESCRIPTION = """\
@@ -229,10 +229,10 @@ def _row_options(main: argparse.ArgumentParser) -> None:
     for most, value in (("min", default.min_pixels), ("max", default.max_pixels)):
         group.add_argument(
             f"--{most}-pixels",
-            type=int,
+            type=area,
             default=value,
-            metavar="N",
-            help=f"{most.capitalize()}imum area of an image, in pixels. (default: %(default)s)",
+            metavar="AREA",
+            help=f"{most.capitalize()}imum area of an image, in pixels or as 640x480. (default: %(default)s)",
         )
     group.add_argument(
         "--browse", type=int, default=SAMPLED, metavar="N", help="Questions shown in trees.html. (default: %(default)s)"

@@ -50,6 +50,12 @@ def parts_of(path: str | Path) -> list[Path]:
         FileNotFoundError: there are none, or the run that writes them has not ended; the message says what is missing.
     """
     path = Path(path)
+    if path.suffix == ".parquet":
+        raise FileNotFoundError(
+            f"{path} is parquet, and questions are read from a dataset directory: "
+            f"`cinema-verl prepare rl_parquet --input {path} --media-root / --output DIR` makes one of RL rows, "
+            "`cinema-verl prepare own` of rows of your own"
+        )
     if path.is_file():
         return [path]
     parts = sorted((path / QUESTIONS).glob("part-*.jsonl"))

@@ -96,7 +96,8 @@ def beside_the_paper(runs: Sequence[tuple[str, Summary]]) -> Table:
         if columns
         else "None of these benchmarks is one of the paper's: its rows are left out."
     )
-    return Table("Accuracy beside the paper", ("policy", *columns, *extra), tuple(rows), note)
+    title = "Accuracy beside the paper" if columns else "Accuracy"
+    return Table(title, ("policy", *columns, *extra), tuple(rows), note)
 
 
 def overview(summary: Summary) -> Table:

@@ -82,6 +82,11 @@ class MixSpec:
         """
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise MixError(
+                f"--spec {path}: there is no such file. Begin with a copy of data_preprocess/mix_example.yaml, which "
+                "explains each key; the least is `size: 1000`"
+            ) from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise MixError(f"{path} is not YAML: {error}") from error
         if not isinstance(values, Mapping):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 _UNKNOWN = re.compile(r"(?<!\S)--?[A-Za-z][\w-]*")
+_AREA = re.compile(r"(\d{1,9})(?:[x×*](\d{1,9}))?")
 _CHOICE = re.compile(r"invalid choice: '(?P<given>.*?)' \(choose from (?P<known>.*)\)", re.DOTALL)
 
 
@@ -28,6 +29,19 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """ ". Did you mean X?", with the nearest of what is known; empty where nothing is near."""
     near = difflib.get_close_matches(given, list(known), n=1)
     return f". Did you mean {near[0]}?" if near else ""
+
+
+def area(text: str) -> int:
+    """The `type` of an option that takes an area in pixels: a whole number, or sides such as "640x480".
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither.
+    """
+    found = _AREA.fullmatch(text.strip())
+    pixels = int(found[1]) * int(found[2] or 1) if found else 0
+    if pixels < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no area in pixels: write 307200, or 640x480")
+    return pixels
 
 
 def positive(text: str) -> int:

@@ -10,6 +10,7 @@ from cinema_verl.checks import gallery
 from cinema_verl.data.check import SFT, inspect_rows
 from cinema_verl.data.schema import image_cell, rl_row, sft_rows
 from cinema_verl.data.tokens import QWEN2_5_VL
+from cinema_verl.prompts import system_prompt
 from cinema_verl.utils.files import atomic_write
 
 PROBE = "<script>alert('q')</script><img src=x onerror=alert(1)> Which was taken later? </article>&amp;"
@@ -193,3 +194,26 @@ def test_trajectories_are_shown_by_action(row, tmp_path):
     assert '<div class="action focus"><b>focus</b> <pre>A &lt;b&gt;is&lt;/b&gt; dark.</pre></div>' in html
     assert "<pre>&lt;answer&gt;B&lt;/answer&gt; and more</pre>" in html
     assert json.dumps("focus>answer")[1:-1].replace(">", "&gt;") in html
+
+
+def told(text, *users):
+    return [{"role": "system", "content": text}, *({"role": "user", "content": user} for user in users)]
+
+
+def test_the_page_shows_what_the_policy_is_told(row):
+    rows = [
+        row("a"),
+        row("b", prompt=told("<b>Rules</b>", "<image><image>?")),
+        row("c", prompt=told("<b>Rules</b>", "<image><image>!")),
+    ]
+    assert gallery.system_prompts(rows, None) == [("<b>Rules</b>", 2), ("", 1)]
+    page = gallery.page(chosen_of(rows), SUMMARY)
+    assert "&lt;b&gt;Rules&lt;/b&gt;" in page
+    assert "No system prompt of 1 of these rows" in page
+
+
+def test_the_mode_of_the_run_takes_the_place_of_the_rows_prompts(row):
+    rows = [row("a"), row("b", prompt=told("Rules", "<image><image>?"))]
+    (found,) = gallery.system_prompts(rows, "cot")
+    assert found == (system_prompt("cot"), 2)
+    assert "Rules" not in gallery.page(chosen_of(rows), SUMMARY, "cot")

@@ -331,3 +331,10 @@ def test_heic_itself(tmp_path):
     Image.new("RGB", (64, 48), "red").save(buffer, "HEIF")
     found = ImageStore(tmp_path, 100_000).put(buffer.getvalue())
     assert (found.width, found.height, found.path[-4:]) == (64, 48, ".jpg")
+
+
+@pytest.mark.parametrize("row", [{}, {"answer": None}, {"answer": "  "}])
+def test_a_row_without_an_answer_is_rejected_as_such(row):
+    with pytest.raises(Rejected) as rejected:
+        adapter("own").draft({"question": "How many?", "image": "a.png", **row}, "rows.jsonl")
+    assert rejected.value.reason == "no_answer"

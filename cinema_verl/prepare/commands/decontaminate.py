@@ -11,6 +11,7 @@ from cinema_verl.prepare.commands import add_overwrite, command
 from cinema_verl.prepare.contamination import Rules
 from cinema_verl.prepare.decontaminate import decontaminate
 from cinema_verl.prepare.decontamination_report import PAGE_NAME
+from cinema_verl.utils.arguments import Parser
 
 _DESCRIPTION: Final = """\
 Take benchmark questions and duplicates out of training questions.
@@ -42,7 +43,7 @@ _RULES: Final = {
 @command("decontaminate")
 def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code, 1 for a failure."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="cinema-verl decontaminate",
         description=_DESCRIPTION,
         epilog=f"known benchmarks: {', '.join(sources.names(sources.BENCHMARK))}; "

@@ -8,6 +8,7 @@ from typing import Final
 
 from cinema_verl.prepare.commands import add_overwrite, command
 from cinema_verl.prepare.mix import mix, table
+from cinema_verl.utils.arguments import Parser
 
 _DESCRIPTION: Final = """\
 Choose questions from dataset directories so that the mix has the size and the shares that a YAML file asks for.
@@ -40,7 +41,7 @@ whether the teacher solves them, or `cinema-verl to-parquet` for reinforcement l
 @command("mix")
 def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code, 1 for a failure."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="cinema-verl mix", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

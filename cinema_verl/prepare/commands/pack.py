@@ -8,6 +8,7 @@ from typing import Final
 
 from cinema_verl.data.movable import pack
 from cinema_verl.prepare.commands import command
+from cinema_verl.utils.arguments import Parser
 
 _DESCRIPTION: Final = """\
 Copy parquet files and the images of their rows into one folder that can be moved to the machine that trains.
@@ -23,7 +24,7 @@ The rows then name their images relative to the folder. The data sets that recip
 @command("pack")
 def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code, 1 for a failure."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="cinema-verl pack", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

@@ -18,7 +18,7 @@ from cinema_verl.prepare.draft import Adapter
 from cinema_verl.prepare.pipeline import Stopped, prepare, processors, summary
 from cinema_verl.prepare.sources import adapter as adapter_of
 from cinema_verl.prompts import modes
-from cinema_verl.utils.arguments import positive
+from cinema_verl.utils.arguments import Parser, area, positive
 
 _PROG: Final = "cinema-verl prepare"
 
@@ -64,7 +64,7 @@ def _chooser() -> argparse.ArgumentParser:
         lines.append(f"{heading}:")
         lines += [f"  {name:<17} {adapter_of(name).summary}" for name in sources.names(kind)]
         lines.append("")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=_PROG,
         usage=f"{_PROG} SOURCE --input … --output … [options]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -112,7 +112,7 @@ def _folder(source: Path) -> Path:
 def _parser(adapter: Adapter) -> argparse.ArgumentParser:
     row = json.dumps(dict(adapter.example), ensure_ascii=False, default=repr, indent=2)
     example = f"{_PROG} {adapter.name} --input downloads/{adapter.name}"
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"{_PROG} {adapter.name}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"{(adapter.about or '').strip()}\n\n"
@@ -198,8 +198,10 @@ def _add_media(parser: argparse.ArgumentParser) -> None:
             flag, type=kind, default=usual, metavar=metavar, help=says + (f" (default: {usual})" if usual else "")
         )
 
-    number("max_pixels", "AREA", "area in pixels that larger images are shrunk to when they are stored")
-    number("min_pixels", "AREA", "area in pixels that smaller images are enlarged to when the policy sees them")
+    shrunk = "area in pixels, or 640x480, that larger images are shrunk to when they are stored"
+    number("max_pixels", "AREA", shrunk, kind=area)
+    enlarged = "area in pixels that smaller images are enlarged to when the policy sees them"
+    number("min_pixels", "AREA", enlarged, kind=area)
     number("max_images", "N", "reject rows with more than N images; frames of a video do not count")
     how = group.add_mutually_exclusive_group()
     number("frames", "N", "frames to take of a video, evenly spread", to=how)

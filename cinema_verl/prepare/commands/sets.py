@@ -14,7 +14,7 @@ from cinema_verl.prepare.convert import load_counter
 from cinema_verl.prepare.pipeline import Stopped, processors
 from cinema_verl.prepare.sets import Plan, make_sets
 from cinema_verl.prepare.sets_page import write_page
-from cinema_verl.utils.arguments import positive
+from cinema_verl.utils.arguments import Parser, positive
 
 _DESCRIPTION: Final = """\
 Make the 57k candidates of the cold start and the 58k questions of reinforcement learning, over several images, frames
@@ -85,7 +85,7 @@ def _plan(parsed: argparse.Namespace) -> Plan:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="cinema-verl sets",
         description=f"{_DESCRIPTION}\n    {SHIPPED}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -9,6 +9,7 @@ from typing import Final
 from cinema_verl.prepare.commands import add_overwrite, command
 from cinema_verl.prepare.export import Export, to_parquet
 from cinema_verl.prompts import modes
+from cinema_verl.utils.arguments import Parser, area
 
 _DESCRIPTION: Final = """\
 Turn dataset directories into the RL parquet that verl reads.
@@ -26,7 +27,7 @@ Train on what it prints:
     python -m verl.trainer.main_ppo +recipe=cinema 'data.train_files=[…]' 'data.val_files=[…]'"""
 _NUMBERS: Final = {
     "min_pixels": ("AREA", "area in pixels that smaller images are enlarged to when the policy sees them"),
-    "max_pixels": ("AREA", "area in pixels that larger images are shrunk to when the policy sees them"),
+    "max_pixels": ("AREA", "area in pixels, or 640x480, that larger images are shrunk to when the policy sees them"),
     "seed": ("N", "seed of the draw of validation questions"),
     "rows_per_file": ("N", "most rows of a file"),
 }
@@ -36,7 +37,7 @@ _NUMBERS: Final = {
 def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code, 1 for a failure."""
     default = Export()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="cinema-verl to-parquet", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> int:
     for name, (metavar, says) in _NUMBERS.items():
         parser.add_argument(
             f"--{name.replace('_', '-')}",
-            type=int,
+            type=area if name.endswith("pixels") else int,
             default=getattr(default, name),
             metavar=metavar,
             help=f"{says} (default: %(default)s)",

@@ -51,7 +51,7 @@ def convert(row: fields.Row) -> Draft:
     question, stated = fields.text(row, "question"), fields.text(row, "answer_type", "")
     options, aliases = (cells.texts(row, name) for name in ("options", "aliases"))
     answer, answer_type = sequences.gold_of(
-        row["answer"], question=question, options=options, answer_type=stated, images=len(media)
+        row.get("answer"), question=question, options=options, answer_type=stated, images=len(media)
     )
     check_one_meaning(answer.strip(), options)
     try:
@@ -80,7 +80,7 @@ ADAPTER = Adapter(
     patterns=("*.jsonl", "*.json", "*.csv", "*.parquet"),
     example={"question": "Which was taken later?", "images": ["a.jpg", "b.jpg"], "options": ["the first", "the second"]}
     | {"answer": "the second"},
-    required=("question", "answer"),
+    required=("question",),
     convert=convert,
     about=__doc__,
 )

@@ -32,14 +32,17 @@ def gold_of(value: Any, *, question: str, options: Sequence[str], answer_type: s
     """The text of a gold and its answer type, "" where the usual rules decide (`gold_answers.read`).
 
     Args:
-        value: As the row has it: text, a number, or a list of these.
+        value: As the row has it: text, a number, or a list of these; None where it has none.
         answer_type: As the row states it; "" if it does not.
         images: Of the question: an order is one of all images, or of all options.
 
     Raises:
         Rejected: ``answer_type`` for a gold that may be an order or a set; ``bad_record`` for a list whose items are
-            no texts; ``not_an_option`` for a set with an item that is no option; ``no_answer`` for an empty list.
+            no texts; ``not_an_option`` for a set with an item that is no option; ``no_answer`` for none, and for an
+            empty list.
     """
+    if value is None:
+        raise Rejected("no_answer", "the row has no field answer, or null in it")
     if isinstance(value, (list, tuple)):
         items: list[str] | None = fields.texts({"answer": value}, "answer")
         if not items:

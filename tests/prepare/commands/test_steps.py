@@ -142,3 +142,28 @@ def test_only_the_splits_that_are_asked_for(questions, tmp_path, capsys):
     (tmp_path / "mix.yaml").write_text("size: 3\nsplits: [training]\n")
     assert run("mix", tmp_path / "splits", tmp_path / "more") == 1
     assert "give a list of train, val, test" in capsys.readouterr().err
+
+
+def test_a_mix_without_its_specification_says_what_to_begin_with(questions, tmp_path, capsys):
+    assert cli.main(["mix", "--input", str(questions), "--spec", "gone.yaml", "--output", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("mix: --spec gone.yaml")
+    assert "mix_example.yaml" in said
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_parquet_where_questions_are_wanted_names_the_command_that_converts(questions, tmp_path, capsys, step):
+    (tmp_path / "train.parquet").write_bytes(b"PAR1")
+    arguments = [step, "--input", str(tmp_path / "train.parquet"), "--output", str(tmp_path / "out")]
+    more = ["--spec", str(tmp_path / "mix.yaml")] if step == "mix" else []
+    assert cli.main([*arguments, *more]) == 1
+    assert f"cinema-verl prepare rl_parquet --input {tmp_path}/train.parquet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["prepare", "mix", "decontaminate", "to-parquet", "pack", "sets"])
+def test_a_misspelt_option_gets_the_nearest(command, capsys):
+    arguments = [command, "own"] if command == "prepare" else [command]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*arguments, "--input", "x", "--output", "y", "--overwrit", "--inptu=x"])
+    said = capsys.readouterr().err
+    assert "Did you mean --" in said or "required" in said
