@@ -5,6 +5,7 @@ A subcommand is a line in `COMMANDS` and a module with `main(arguments: list[str
 
 import argparse
 import importlib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,9 @@ examples:
   cinema-verl report outputs/demo                        a run, finished or going, as one page
   cinema-verl doctor --help                              each command has its own help
 
+to complete commands and options with the tab key (pip install argcomplete), in ~/.bashrc:
+  eval "$(register-python-argcomplete cinema-verl)"
+
 to train:
   python -m verl.trainer.main_ppo +recipe=cinema ...     on GPUs
   python -m verl.trainer.main_ppo +recipe=cinema_cpu ... on a CPU, with a tiny model
@@ -70,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         + f"\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    if "_ARGCOMPLETE" in os.environ:
+        _complete_for(os.environ.get("COMP_LINE", "").split(" "))
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of the commands below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's own arguments")
@@ -86,6 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"cinema-verl {parsed.command}: {error}. {advice}", file=sys.stderr)
         return 1
+
+
+def _complete_for(words: Sequence[str]) -> None:
+    """In a shell that asks for completions behind a subcommand, let its own parser give them; that ends the process."""
+    if len(words) > 2 and words[1] in COMMANDS:
+        os.environ["_ARGCOMPLETE"] = "2"  # argcomplete's word for: leave out the first one
+        importlib.import_module(COMMANDS[words[1]][0]).main([])
 
 
 def how_to_install(module: str) -> str | None:

@@ -1,7 +1,10 @@
 """The command `cinema-verl` itself: help, versions, hints, and what it says of a package that is missing."""
 
+import argparse
 import os
 import re
+import subprocess
+import sys
 from importlib import metadata
 
 import pytest
@@ -25,6 +28,38 @@ def test_every_command_explains_itself_with_examples(command, capsys):
     assert exit_.value.code == 0
     out = capsys.readouterr().out
     assert out.count(f"cinema-verl {command}") >= 2, "beside its usage, a command to run"
+
+
+@pytest.mark.parametrize("arguments", [[each] for each in COMMANDS] + [["prepare", "own"]], ids=" ".join)
+def test_every_option_is_explained_in_sentences(arguments, capsys, monkeypatch):
+    shown = []
+    plain = argparse.ArgumentParser.format_help
+    monkeypatch.setattr(argparse.ArgumentParser, "format_help", lambda parser: shown.append(parser) or plain(parser))
+    with pytest.raises(SystemExit):
+        main([*arguments, "--help"])
+    (parser,) = shown
+    for action in parser._actions:
+        assert action.help, action.dest
+        if action.help != argparse.SUPPRESS:
+            assert action.help[0].isupper(), action.help
+            assert re.search(r"[.)…]( \(default.*\))?$", action.help), action.help
+
+
+COMPLETED = [
+    ("cinema-verl pref", "preflight"),
+    ("cinema-verl plan --gpu", "--gpu-memory"),
+    ("cinema-verl cold-start --teacher-nat", "--teacher-native-reasoning"),
+]
+
+
+@pytest.mark.parametrize(("line", "completion"), COMPLETED)
+def test_the_shell_completes(line, completion, tmp_path):
+    pytest.importorskip("argcomplete", reason="the extra `completion` is not installed")
+    asks = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
+    files = {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "completions"), "_ARGCOMPLETE_IFS": "\n"}
+    command = [sys.executable, "-m", "cinema_verl"]
+    subprocess.run(command, env={**os.environ, **asks, **files}, check=False, capture_output=True)
+    assert completion in (tmp_path / "completions").read_text().split()
 
 
 def test_the_help_lists_every_command(capsys):

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import hardware_tables
 import method_picture
+import yaml
 
 from cinema_verl.checks.compose import compose
 from cinema_verl.checks.preflight import split_overrides
+from cinema_verl.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,3 +38,13 @@ def test_the_slurm_script_is_bash_and_its_overrides_compose():
 def test_every_page_is_in_the_site():
     named = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     assert named == {path.name for path in (ROOT / "docs").glob("*.md")}
+
+
+def test_the_issue_template_asks_for_commands_that_there_are():
+    form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "bug.yml").read_text(encoding="utf-8"))
+    assert {part["id"] for part in form["body"] if part.get("validations", {}).get("required")} == {
+        "command", "happened", "env"
+    }  # fmt: skip
+    named = set(re.findall(r"`cinema-verl ([\w-]+)`", str(form)))
+    assert "env" in named
+    assert named <= COMMANDS.keys()

@@ -1,18 +1,42 @@
-"""argparse that asks "did you mean", as Python 3.14's does, for options and choices."""
+"""argparse that asks "did you mean", as Python 3.14's does, and completes in a shell where argcomplete is installed."""
 
 import argparse
 import difflib
+import os
 import re
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _UNKNOWN = re.compile(r"(?<!\S)--?[A-Za-z][\w-]*")
 _AREA = re.compile(r"(\d{1,9})(?:[x×*](\d{1,9}))?")
 _CHOICE = re.compile(r"invalid choice: '(?P<given>.*?)' \(choose from (?P<known>.*)\)", re.DOTALL)
 
 
+_DEFAULT = re.compile(r"\s*(\(default[^()]*(?:\([^()]*\)[^()]*)*\))$")
+
+
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors name the nearest option or choice; exit code 2, as ever."""
+    """An ArgumentParser whose errors name the nearest option or choice; exit code 2, as ever.
+
+    Help is shown as sentences, with the default in brackets behind them.
+    """
+
+    _completing = False
+
+    def format_help(self) -> str:
+        for action in self._actions:
+            if action.help and action.help != argparse.SUPPRESS:
+                action.help = sentence(action.help)
+        return super().format_help()
+
+    def parse_known_args(self, *arguments: Any, **more: Any) -> Any:
+        """As argparse's, which all ways of parsing come to; in a shell that asks for completions, it gives them."""
+        if "_ARGCOMPLETE" in os.environ and not self._completing:
+            import argcomplete
+
+            self._completing = True  # it parses what is there already, by this method
+            argcomplete.autocomplete(self)
+        return super().parse_known_args(*arguments, **more)
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments:"):
@@ -23,6 +47,15 @@ class Parser(argparse.ArgumentParser):
             known = [name.strip().strip("'") for name in found["known"].split(",")] if found else []
             hints = [did_you_mean(found["given"], known)] if found else []
         super().error(message + "".join(hints))
+
+
+def sentence(text: str) -> str:
+    """A help text with a capital and a full stop, its default behind it."""
+    text = " ".join(text.split())
+    found = _DEFAULT.search(text)
+    words, default = (text[: found.start()], f" {found[1]}") if found else (text, "")
+    end = "" if words.endswith((".", ")", "…")) or not words else "."
+    return f"{words[:1].upper()}{words[1:]}{end}{default}"
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinema_verl.utils.arguments import Parser, area, positive
+from cinema_verl.utils.arguments import Parser, area, positive, sentence
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,21 @@ def test_an_option_that_takes_an_area_says_what_it_got(capsys):
     with pytest.raises(SystemExit, match="2"):
         parser.parse_args(["--max-pixels", "640 by 480"])
     assert "write 307200, or 640x480" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("the folder to make", "The folder to make."),
+        ("area in pixels (default: 3136)", "Area in pixels. (default: 3136)"),
+        ("Whole. (default: x)", "Whole. (default: x)"),
+        ("processes (default: %(default)s (here))", "Processes. (default: %(default)s (here))"),
+        ("as of `x`", "As of `x`."),
+        ("(one run only)", "(one run only)"),
+    ],
+)  # fmt: skip
+def test_help_is_sentences(text, shown):
+    assert sentence(text) == shown == sentence(sentence(text))
 
 
 def test_positive_numbers():
