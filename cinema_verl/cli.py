@@ -22,6 +22,7 @@ COMMANDS = {
     "doctor": ("cinema_verl.checks.doctor", "check plugin, recipe, versions and Ray workers on this machine"),
     "env": ("cinema_verl.checks.environment", "print what to paste into an issue"),
     "evaluate": ("cinema_verl.evaluate.command", "make tables from validations: accuracy, pass@k, image dependence"),
+    "export": ("cinema_verl.export.command", "make one Hugging Face folder of a checkpoint"),
     "mix": ("cinema_verl.prepare.commands.mix", "choose questions by source, modality, answer type, difficulty"),
     "pack": ("cinema_verl.prepare.commands.pack", "copy parquet and its images into a folder that can be moved"),
     "plan": ("cinema_verl.checks.fits", "compute the memory of each GPU for a recipe; estimate hours and disk"),

@@ -1,0 +1,1 @@
+"""Ask a trained policy a question over pictures, and watch it act."""

@@ -1,0 +1,145 @@
+"""Shards of any number of ranks are the tensors that were split, or a refusal that names what is wrong."""
+
+import json
+
+import pytest
+import torch
+from made_up_shards import write_shards
+
+from cinema_verl.export import lora
+from cinema_verl.export.shards import ExportError, read_shards
+
+STATE = {
+    "a.weight": torch.arange(9 * 4, dtype=torch.float32).reshape(9, 4),
+    "a.bias": torch.arange(3, dtype=torch.float32),
+    "b.weight": torch.randn(17, 8, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16),
+    "steps": torch.tensor(7),
+}
+
+
+def plain(name):
+    return name == "steps"
+
+
+@pytest.mark.parametrize(("ranks", "replicas"), [(1, 1), (2, 1), (3, 1), (8, 1), (2, 3)])
+def test_the_tensors_come_back(tmp_path, ranks, replicas):
+    """Eight ranks of three rows: five of them have nothing."""
+    write_shards(tmp_path, STATE, ranks, replicas=replicas, plain=plain)
+    weights = read_shards(tmp_path)
+    assert list(weights) == list(STATE)
+    for name, weight in weights.items():
+        assert (weight.shape, weight.dtype) == (tuple(STATE[name].shape), STATE[name].dtype)
+        assert torch.equal(weight.whole(), STATE[name])
+
+
+def test_tensors_that_are_split_along_another_dimension_come_back(tmp_path):
+    write_shards(tmp_path, STATE, 3, plain=plain, dim_of=lambda name: int(name == "b.weight"))
+    assert torch.equal(read_shards(tmp_path)["b.weight"].whole(), STATE["b.weight"])
+
+
+def test_pieces_are_no_larger_than_a_rank_s_part(tmp_path):
+    write_shards(tmp_path, STATE, 4, plain=plain)
+    sizes = [piece.numel() for piece in read_shards(tmp_path)["b.weight"].pieces()]
+    assert sizes == [5 * 8, 5 * 8, 5 * 8, 2 * 8]
+
+
+def test_fsdp_config_says_which_of_two_sets_counts(tmp_path):
+    write_shards(tmp_path, {"a": torch.zeros(6)}, 3)
+    write_shards(tmp_path, {"a": torch.ones(6)}, 2)
+    assert torch.equal(read_shards(tmp_path)["a"].whole(), torch.ones(6))
+    (tmp_path / "fsdp_config.json").unlink()
+    with pytest.raises(ExportError, match="2, 3 processes"):
+        read_shards(tmp_path)
+
+
+class Anything:
+    """A class that a pickle must not bring to life."""
+
+
+def damage(folder, how):
+    name = folder / "model_world_size_3_rank_1.pt"
+    if how == "missing":
+        name.unlink()
+    elif how == "cut short":
+        name.write_bytes(name.read_bytes()[:-100])
+    elif how == "rank 0":
+        state = torch.load(name, weights_only=False)
+        del state["a.bias"]
+        torch.save(state, name)
+    elif how == "other values":
+        state = torch.load(name, weights_only=False)
+        state["steps"] = torch.tensor(8)
+        torch.save(state, name)
+    elif how == "cannot be read as weights":
+        torch.save({"a": Anything()}, name)
+    elif how == "world_size":
+        (folder / "fsdp_config.json").write_text(json.dumps({}))
+    elif how == "ranks 0, 1, 2, 3":
+        (folder / "fsdp_config.json").write_text(json.dumps({"world_size": 4}))
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["missing", "cut short", "rank 0", "other values", "cannot be read as weights", "world_size", "ranks 0, 1, 2, 3"],
+)
+def test_what_is_not_whole_is_refused(tmp_path, how):
+    write_shards(tmp_path, STATE, 3, plain=plain)
+    damage(tmp_path, how)
+    with pytest.raises(ExportError, match=how):
+        for weight in read_shards(tmp_path).values():
+            weight.whole()
+
+
+def test_ranks_of_two_steps_are_refused(tmp_path):
+    write_shards(tmp_path, {"a": torch.zeros(6, 2)}, 3)
+    part = (tmp_path / "model_world_size_3_rank_2.pt").read_bytes()
+    write_shards(tmp_path, {"a": torch.zeros(9, 2)}, 3)
+    (tmp_path / "model_world_size_3_rank_2.pt").write_bytes(part)
+    with pytest.raises(ExportError, match="another shape"):
+        read_shards(tmp_path)
+
+
+# --- LoRA -----------------------------------------------------------------------------------------------------
+
+
+def adapted(tmp_path, alpha=6):
+    """W (2, 3) of ones, A (1, 3), B (2, 1): by hand, W + 6/2 · B A."""
+    layer = "base_model.model.model.q_proj"
+    state = {
+        f"{layer}.base_layer.weight": torch.ones(2, 3),
+        f"{layer}.base_layer.bias": torch.tensor([5.0, 6.0]),
+        f"{layer}.lora_A.default.weight": torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]),
+        f"{layer}.lora_B.default.weight": torch.tensor([[1.0, 0.0], [10.0, 0.0]]),
+        "base_model.model.lm_head.weight": torch.zeros(4, 3),
+    }
+    write_shards(tmp_path, state, 2)
+    (tmp_path / "lora_train_meta.json").write_text(json.dumps({"r": 2, "lora_alpha": alpha}))
+    return read_shards(tmp_path)
+
+
+def test_adapters_are_merged(tmp_path):
+    weights = lora.merged(adapted(tmp_path), tmp_path)
+    assert list(weights) == ["model.q_proj.weight", "model.q_proj.bias", "lm_head.weight"]
+    assert weights["model.q_proj.weight"].whole().tolist() == [[4, 7, 10], [31, 61, 91]]
+    assert weights["model.q_proj.bias"].whole().tolist() == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("base_model.model.model.q_proj.base_layer.weight"), "without its base weight"),
+        (lambda weights: weights.pop("base_model.model.model.q_proj.lora_A.default.weight"), "does not fit"),
+        (lambda weights: weights.update({"base_model.model.e.lora_embedding_A.default": weights["base_model.model.lm_head.weight"]}), "cannot be merged"),
+    ],
+)  # fmt: skip
+def test_adapters_that_cannot_be_merged_are_refused(tmp_path, change, message):
+    weights = adapted(tmp_path)
+    change(weights)
+    with pytest.raises(ExportError, match=message):
+        lora.merged(weights, tmp_path)
+
+
+@pytest.mark.parametrize("alpha", [0, None])
+def test_a_scale_that_is_not_known_is_refused(tmp_path, alpha):
+    with pytest.raises(ExportError, match="alpha"):
+        lora.merged(adapted(tmp_path, alpha), tmp_path)
