@@ -17,6 +17,7 @@ from cinema_verl.utils.extensions import ExtensionError
 
 COMMANDS = {
     # name: (module, one line of help)
+    "ask": ("cinema_verl.ask.command", "ask a trained policy a question over pictures"),
     "cold-start": ("cinema_verl.cold_start.command", "write verified trajectories with a student and a teacher"),
     "decontaminate": ("cinema_verl.prepare.commands.decontaminate", "take benchmark questions and duplicates out"),
     "doctor": ("cinema_verl.checks.doctor", "check plugin, recipe, versions and Ray workers on this machine"),

@@ -30,14 +30,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {*PAPER, "data", "runs", "evaluate", "rollout", "utils"},
     "cold_start": {"data", "endpoint", "meta_action", "prompts", "verify", "utils"},
     "report": {"runs", "meta_action", "diversity", "schedule", "utils"},
-    "ask": {"meta_action", "prompts", "verify", "endpoint", "rollout", "training", "utils"},
-    "export": {"ask", "data", "evaluate", "prepare", "runs", "training", "utils"},
+    "export": {"meta_action", "prompts", "data", "evaluate", "prepare", "runs", "training", "utils"},
+    "ask": {"meta_action", "prompts", "verify", "endpoint", "rollout", "runs", "export", "utils"},
     "checks": {*PAPER, "data", "evaluate", "registration", "training", "utils"},
     "demo": {*PAPER, "data", "prepare", "cold_start", "rollout", "runs", "evaluate", "report", "utils"},
     "cli": {"utils"},
     "__main__": {"cli"},
     "plugin": {"registration"},
-    "__init__": set(),
+    "__init__": PAPER - {"prompts"},
 }
 """For each room, the rooms below it that it may use. The first line of the package's `__init__` is everybody's."""
 

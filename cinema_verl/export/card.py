@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from cinema_verl.ask.manner import STOP, Manner
 from cinema_verl.data import sources as known_sources
 from cinema_verl.evaluate.validations import read_validation, table
 from cinema_verl.export.find import Found, sources_of, train_files
+from cinema_verl.export.manner import STOP, Manner
 from cinema_verl.prepare.sources import adapter
 from cinema_verl.runs.locate import RUN
 from cinema_verl.runs.rollouts import step_files

@@ -15,7 +15,8 @@ from cinema_verl.utils.arguments import Parser
 from cinema_verl.utils.files import Locked
 
 EPILOG = """\
-RUN_DIR is any folder of the run, as for `cinema-verl report`, or a checkpoint (global_step_N). The folder that is written has
+RUN_DIR is any folder of the run, as for `cinema-verl report`, or a checkpoint (global_step_N).
+The folder that is written has
   model*.safetensors        the weights, from the shards of any number of processes; LoRA merged
   config, tokenizer, processor, chat template
   generation_config.json    stops at </answer>; with transformers: model.generate(..., tokenizer=processor.tokenizer)

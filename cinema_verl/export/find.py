@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cinema_verl.ask.manner import Manner, default, of_row
+from cinema_verl.export.manner import Manner, default, of_row
 from cinema_verl.export.shards import ExportError
 from cinema_verl.runs.locate import NothingFound, RunFiles, locate
 from cinema_verl.training.checkpoint import step_folder, steps_on_disk

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import torch
 
-from cinema_verl.ask.manner import FILE, STOP, to_json
 from cinema_verl.export import lora, weights
 from cinema_verl.export.card import card
 from cinema_verl.export.find import Found, manner_of
+from cinema_verl.export.manner import FILE, STOP, to_json
 from cinema_verl.export.shards import ExportError, Weight, read_safetensors, read_shards
 from cinema_verl.training.model_folder import model_refusals
 from cinema_verl.utils.files import only_one

@@ -122,11 +122,16 @@ def sample(logits: torch.Tensor, uniform: torch.Tensor, greedy: torch.Tensor) ->
 
 
 @torch.inference_mode()
-def generate(policy: Policy, requests: Sequence[Request]) -> list[Completion]:
+def generate(
+    policy: Policy, requests: Sequence[Request], watch: Callable[[int, Completion], object] | None = None
+) -> list[Completion]:
     """Continue every request, all in one batch.
 
     Prompts are padded on the left; a row leaves the batch when it samples an end token, completes a stop text or
     reaches its `max_tokens`, and the rest go on without it.
+
+    Args:
+        watch: is told after each token which request it continues, by its place, and what there is of its completion.
     """
     model, device = policy.model, policy.model.device
     completions = [Completion([], [], "length") for _ in requests]
@@ -171,6 +176,8 @@ def generate(policy: Policy, requests: Sequence[Request]) -> list[Completion]:
             completion = completions[row]
             completion.token_ids.append(token_id)
             completion.log_probs.append(chosen[i])
+            if watch is not None:
+                watch(row, completion)
             if token_id in policy.eos or stopped(completion.token_ids, requests[row].stop):
                 completion.stop_reason = "stop"
             elif len(completion.token_ids) < requests[row].max_tokens:

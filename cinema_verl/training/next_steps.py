@@ -34,21 +34,12 @@ def _after_rl(config: DictConfig, checkpoint: Path | None) -> Iterator[tuple[str
     yield "report", shlex.join(["cinema-verl", "report", folder])
     if checkpoint is None:
         return
+    exported = f"{folder}/policy-{checkpoint.name.removeprefix('global_step_')}"
     policy = checkpoint / "actor" / "huggingface"
     weights = [f"actor_rollout_ref.model.path={policy}"]
     if _has_weights(policy):
         yield "policy", str(policy)
     else:
-        merge = [
-            "merge",
-            "--backend",
-            "fsdp",
-            "--local_dir",
-            str(policy.parent),
-            "--target_dir",
-            f"{checkpoint}/policy",
-        ]
-        yield "policy", shlex.join(["python", "-m", "verl.model_merger", *merge])
         weights = [
             f"actor_rollout_ref.model.path={config.actor_rollout_ref.model.path}",
             "trainer.resume_mode=resume_path",
@@ -66,6 +57,8 @@ def _after_rl(config: DictConfig, checkpoint: Path | None) -> Iterator[tuple[str
         f"trainer.validation_data_dir={folder}/evaluation/{checkpoint.name}",
     ]
     yield "evaluation", shlex.join(["python", "-m", "verl.trainer.main_ppo", *overrides])
+    yield "export", shlex.join(["cinema-verl", "export", folder, "--output", exported])
+    yield "ask", shlex.join(["cinema-verl", "ask", exported, "--image", "a.jpg", "--image", "b.jpg", "…"])
 
 
 def _has_weights(directory: Path) -> bool:

@@ -6,7 +6,9 @@ answer that cannot be read is incorrect: whatever a policy writes must be one an
 """
 
 import math
+import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from cinema_verl.meta_action import TAGS
@@ -106,3 +108,17 @@ def verify(
     return decide(
         answer, gold, answer_type, options=options, aliases=aliases, tolerance=tolerance, question=question
     ).correct
+
+
+class _Callable(ModuleType):
+    """This package as `cinema_verl.verify`, an attribute that is a module whatever was imported before, and a function.
+
+    `from cinema_verl import verify` and `import cinema_verl.verify` give one and the same object.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> bool | None:
+        """:func:`verify`."""
+        return verify(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

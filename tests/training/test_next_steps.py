@@ -58,9 +58,10 @@ def test_one_that_was_not_is_evaluated_from_its_shards_and_can_be_merged(said):
         "data.cinema_prompt_mode=cinema_without_hint",
         f"trainer.validation_data_dir={folder}/evaluation/global_step_10",
     ]
-    merge = shlex.split(lines["policy"])
-    assert merge[:4] == ["python", "-m", "verl.model_merger", "merge"]
-    assert f"{folder}/global_step_10/actor" in merge
+    assert "policy" not in lines
+    exported = f"{folder}/policy-10"
+    assert shlex.split(lines["export"]) == ["cinema-verl", "export", str(folder), "--output", exported]
+    assert shlex.split(lines["ask"])[:3] == ["cinema-verl", "ask", exported]
 
 
 def test_without_a_checkpoint_there_is_a_report(said):

@@ -1,0 +1,247 @@
+"""Ask a trained policy a question over pictures, and watch it act: `cinema-verl ask MODEL --image a.jpg "…"`."""
+
+import argparse
+import json
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from cinema_verl.ask.pictures import BadPicture, data_url
+from cinema_verl.ask.samples import NoSample, Sample, Sampling, chat_of, from_endpoint, from_folder
+from cinema_verl.ask.show import Painter, Stream, escaped, wants_colour
+from cinema_verl.ask.vote import ANY, Vote, count
+from cinema_verl.endpoint.settings import Endpoint, StopRun
+from cinema_verl.export.find import find, manner_of
+from cinema_verl.export.manner import STOP, Manner, NoManner, default, read
+from cinema_verl.export.shards import ExportError
+from cinema_verl.meta_action import parse
+from cinema_verl.prompts import modes, system_prompt
+from cinema_verl.rollout import openai_server
+from cinema_verl.runs.locate import NothingFound
+from cinema_verl.utils.arguments import Parser, positive
+from cinema_verl.utils.resolvers import package_path
+from cinema_verl.verify import answer_types
+
+DEMO: Final = "demo"
+ABOUT_DEMO: Final = """\
+demo: the tiny policy that ships with this package, 0.76 M weights after a cold start. Each picture must show one
+handwritten digit, dark on white. It knows the questions of its training, such as
+  Which image shows the largest digit?      Which image is the odd one out?
+  What is the sum of the digits?            Order the images from smallest to largest digit.
+  Do all images show the same digit?        How many images show an even digit?
+  Which digit is shown?
+Its greedy answers are correct on 0.77 of held-out questions, from 0.28 (odd one out) to 1.00 (which digit).
+Training makes it better: `python -m cinema_verl.demo`, then `cinema-verl ask outputs/demo`.
+"""
+EPILOG: Final = f"""\
+MODEL is a folder that `cinema-verl export` made, any folder of a run whose checkpoint has weights in huggingface/,
+another Hugging Face folder of a vision-language model, or `{DEMO}`. It is asked as it was trained (cinema.json).
+
+{ABOUT_DEMO}
+examples:
+  cinema-verl ask demo --image a.png --image b.png "Which image shows the largest digit?"
+  cinema-verl ask outputs/policy --image a.jpg --image b.jpg -n 8 --seed 1 "Which picture was taken first?"
+  cinema-verl ask outputs/policy --image a.jpg --json "What is written on the sign?"
+  cinema-verl ask NAME --endpoint http://localhost:8000/v1 --image a.jpg "…"      a server that is running
+  cinema-verl ask outputs/policy --serve --port 8000                              be that server
+
+exit codes: 0 there is an answer, 1 there is none, 2 the command line is not understood
+"""
+_NO_PROMPT: Final = "none"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Ask, show, and return the exit code."""
+    parser = _parser()
+    options = parser.parse_intermixed_args(arguments)
+    if not options.serve and (options.question is None or not options.image):
+        parser.error("a question and at least one --image are needed (or --serve)")
+    if not (0 <= options.temperature < math.inf if options.temperature is not None else True):
+        parser.error("--temperature must not be negative")
+    try:
+        if options.endpoint:
+            folder, manner = None, _manner_at_endpoint(options)
+        else:
+            folder, manner = _model(options.model)
+        if options.prompt_mode:
+            system = None if options.prompt_mode == _NO_PROMPT else system_prompt(options.prompt_mode)
+            manner = replace(manner, system=system)
+        if options.serve:
+            return _serve(folder, options, parser)
+        return _ask(folder, manner, options)
+    except (BadPicture, NoSample, NoManner, NothingFound, ExportError, StopRun, ValueError) as error:
+        print(f"cinema-verl ask: {escaped(str(error))}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="cinema-verl ask",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help=f"a folder, or `{DEMO}`; with --endpoint the model's name there")
+    add("question", nargs="?", metavar="QUESTION", help="the question; <image> in it places the pictures")
+    add("--image", type=Path, action="append", default=[], metavar="FILE", help="a picture; once for each, in order")
+    add("-n", type=positive, default=1, metavar="N", help="samples, whose answers vote (default: %(default)s)")
+    add("--temperature", type=float, metavar="T", help="0 is greedy (default: 0 for one sample, 1 for several)")
+    add(
+        "--seed", type=int, metavar="SEED", help="of the first sample, the next one's is one more (default: fresh ones)"
+    )
+    add("--max-tokens", type=positive, default=1024, metavar="N", help="of a sample (default: %(default)s)")
+    add(
+        "--answer-type",
+        default=ANY,
+        choices=(ANY, *answer_types()),
+        metavar="TYPE",
+        help=f"by whose rule two answers are one in the vote: {', '.join(answer_types())} (default: the same text or "
+        "number); of equally many votes, the answer that came first wins",
+    )
+    add("--option", action="append", default=[], metavar="TEXT", help="a choice, for --answer-type mcq; once for each")
+    add("--prompt-mode", choices=(*modes(), _NO_PROMPT), metavar="MODE", help="another system prompt than in training")
+    add("--json", action="store_true", help="one JSON object on standard output, and nothing else")
+    add("--endpoint", metavar="URL", help="ask an OpenAI-compatible server, such as http://localhost:8000/v1")
+    add("--api-key-env", default="", metavar="NAME", help="environment variable that holds the endpoint's key")
+    add("--serve", action="store_true", help="answer others over an OpenAI-compatible server, until interrupted")
+    add("--port", type=int, default=0, help="with --serve: on 127.0.0.1; 0 (the default) chooses a free one")
+    return parser
+
+
+# ---- whom to ask, and how ---------------------------------------------------------------------------------------
+
+
+def _model(name: str) -> tuple[Path, Manner]:
+    """The folder of a model, and how it was asked in training."""
+    if name == DEMO:
+        print(ABOUT_DEMO, file=sys.stderr)
+        folder = Path(package_path("demo/digits_cold_start"))
+    else:
+        folder = Path(name)
+    if (folder / "config.json").is_file():
+        manner = read(folder)
+        if manner is None:
+            print(
+                f"cinema-verl ask: {folder} does not say how it was asked in training (cinema.json): it is asked as "
+                "the recipes ask; --prompt-mode changes that",
+                file=sys.stderr,
+            )
+        return folder, manner or default()
+    found = find(folder)
+    policy = found.shards / "huggingface"
+    if not any(policy.glob("*.safetensors")):
+        command = shlex.join(["cinema-verl", "export", name, "--output", "policy"])
+        raise NoSample(f"step {found.step} of {name} has its weights in shards: {command}, and ask policy")
+    print(f"cinema-verl ask: step {found.step} of {name}", file=sys.stderr)
+    return policy, manner_of(found)[0]
+
+
+def _manner_at_endpoint(options: argparse.Namespace) -> Manner:
+    """How the model behind an endpoint is asked: as its folder says, if its name is a folder's."""
+    folder = Path(options.model)
+    return (read(folder) if folder.is_dir() else None) or default()
+
+
+def _serve(folder: Path | None, options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    if folder is None:
+        parser.error("--serve serves a folder, and --endpoint asks one that is served")
+    name = DEMO if options.model == DEMO else folder.resolve().name
+    print(
+        f"Serving {name} with transformers; the base URL follows. On a GPU, vLLM is the better choice:\n"
+        f"  {shlex.join(['vllm', 'serve', str(folder), '--served-model-name', name])}\n"
+        f'with "stop": ["{STOP}"], "include_stop_str_in_output": true in each request. To ask either:\n'
+        f'  cinema-verl ask {shlex.quote(name)} --endpoint URL --image a.jpg "…"',
+        file=sys.stderr,
+    )
+    return openai_server.main([str(folder), "--name", name, "--port", str(options.port)])
+
+
+# ---- asking -----------------------------------------------------------------------------------------------------
+
+
+def _ask(folder: Path | None, manner: Manner, options: argparse.Namespace) -> int:
+    chat = chat_of(manner, options.question, [data_url(path, manner) for path in options.image])
+    temperature = options.temperature
+    if temperature is None:
+        temperature = 0.0 if options.n == 1 else 1.0
+    sampling = Sampling(options.n, temperature, options.seed, options.max_tokens)
+    stream = Stream(lambda number: _painter(number, options))
+    if folder is None:
+        endpoint = Endpoint(options.endpoint, options.model, api_key_env=options.api_key_env)
+        samples = from_endpoint(endpoint, chat, sampling, stream)
+    else:
+        samples = from_folder(folder, chat, sampling, stream)
+    trajectories = [parse(sample.text) for sample in samples]
+    vote = count([each.answer for each in trajectories], options.answer_type, options.option)
+    if options.json:
+        print(json.dumps(_as_json(options, samples, vote), ensure_ascii=True, indent=1))
+    else:
+        _say(vote, options.n)
+    return 0 if vote.answer is not None else 1
+
+
+def _painter(number: int, options: argparse.Namespace) -> Painter:
+    """Where a sample is shown: not at all for programs."""
+    if options.json:
+        return Painter(lambda text: None, False)
+    colour = wants_colour(sys.stdout)
+    if options.n > 1:
+        heading = f"— sample {number + 1} —"
+        print(f"\x1b[2m{heading}\x1b[0m" if colour else heading)
+
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    return Painter(write, colour)
+
+
+def _say(vote: Vote, samples: int) -> None:
+    """What the vote says, where there is one."""
+    if vote.answer is None:
+        print(f"cinema-verl ask: no answer: not one of {samples} has exactly one <answer>", file=sys.stderr)
+    elif samples > 1:
+        shown = ", ".join(f"{escaped(answer)} ({votes})" for answer, votes in vote.groups)
+        tie = "; a tie, of which the first is taken" if vote.tie else ""
+        print(f"vote: {escaped(vote.answer)}, {vote.votes} of {samples}{tie}. All: {shown}")
+
+
+def _as_json(options: argparse.Namespace, samples: Sequence[Sample], vote: Vote) -> dict[str, Any]:
+    shown = []
+    for sample in samples:
+        trajectory = parse(sample.text)
+        violations = trajectory.violations_for(len(options.image))
+        shown.append(
+            {
+                "text": sample.text,
+                "actions": [{"name": name, "text": text} for name, text in trajectory.actions],
+                "pattern": trajectory.pattern,
+                "answer": trajectory.answer,
+                "well_formed": not violations,
+                "violations": list(violations),
+                "finish_reason": sample.finish_reason,
+                "seed": sample.seed,
+            }
+        )
+    return {
+        "model": options.model,
+        "question": options.question,
+        "images": [str(path) for path in options.image],
+        "answer": vote.answer,
+        "vote": {
+            "votes": vote.votes,
+            "samples": len(samples),
+            "tie": vote.tie,
+            "answers": [{"answer": answer, "votes": votes} for answer, votes in vote.groups],
+        },
+        "samples": shown,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""A user's pictures as a policy saw those of its training: upright, on white, of the sizes of its data."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image, ImageOps
+
+from cinema_verl.export.manner import Manner
+from cinema_verl.utils.torchvision import ensure_torchvision_importable
+
+_PNG_PIXELS: Final = 1 << 20
+"""Up to here a picture is sent without loss; our choice: some megabytes. Larger ones become JPEG of quality 95."""
+
+
+class BadPicture(ValueError):
+    """A file cannot be used as a picture; the message says which, and why."""
+
+
+def data_url(path: Path, manner: Manner) -> str:
+    """A picture as ``data:image/…;base64,…``, resized as in training where `manner` says how.
+
+    Raises:
+        BadPicture: it cannot be read, or has sides that the policy's processor does not take.
+    """
+    try:
+        with Image.open(path) as opened:
+            picture = _on_white(ImageOps.exif_transpose(opened))
+            if manner.min_pixels and manner.max_pixels:
+                picture = _resized(picture, manner)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadPicture(f"{path} cannot be used: {error}") from error
+    file = io.BytesIO()
+    if picture.width * picture.height <= _PNG_PIXELS:
+        kind = "png"
+        picture.save(file, "PNG")
+    else:
+        kind = "jpeg"
+        picture.save(file, "JPEG", quality=95)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        white.alpha_composite(picture.convert("RGBA"))
+        picture = white
+    return picture.convert("RGB")
+
+
+def _resized(picture: Image.Image, manner: Manner) -> Image.Image:
+    """As verl's data sets do it."""
+    ensure_torchvision_importable()
+    from qwen_vl_utils import fetch_image
+
+    cell: dict[str, Any] = {"image": picture, "min_pixels": manner.min_pixels, "max_pixels": manner.max_pixels}
+    resized: Image.Image = fetch_image(cell)
+    return resized

@@ -1,0 +1,164 @@
+"""One question, several samples: from a model folder here, or from an OpenAI-compatible endpoint."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cinema_verl.ask.show import Stream
+from cinema_verl.endpoint.client import Client
+from cinema_verl.endpoint.outcomes import Again
+from cinema_verl.endpoint.settings import Endpoint
+from cinema_verl.export.manner import STOP, Manner
+from cinema_verl.meta_action import ANSWER, TAGS
+from cinema_verl.rollout.generation import Completion, generate
+from cinema_verl.rollout.openai_server import BadRequest, Model
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn.
+
+    Attributes:
+        n: how many.
+        temperature: 0 is greedy.
+        seed: of the first sample; the next one's is one more. None draws fresh ones.
+        max_tokens: most that a sample may have.
+    """
+
+    n: int = 1
+    temperature: float = 0.0
+    seed: int | None = None
+    max_tokens: int = 1024
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was written, and how it ended ("stop" or "length")."""
+
+    text: str
+    finish_reason: str
+    seed: int | None
+
+
+class NoSample(RuntimeError):
+    """No answer could be had; the message says why."""
+
+
+def chat_of(manner: Manner, question: str, urls: Sequence[str]) -> list[dict[str, Any]]:
+    """The messages of a chat completion: a question over pictures, which are data URLs.
+
+    Raises:
+        ValueError: the question places another number of images.
+    """
+    left = iter(urls)
+    messages = manner.messages(question, len(urls))
+    for message in messages:
+        if isinstance(message["content"], list):
+            message["content"] = [
+                {"type": "image_url", "image_url": {"url": next(left)}} if part["type"] == "image" else part
+                for part in message["content"]
+            ]
+    return messages
+
+
+def _bodies(chat: Sequence[Mapping[str, Any]], model: str, sampling: Sampling, limit: str) -> list[dict[str, Any]]:
+    body = {"model": model, "messages": list(chat), "temperature": sampling.temperature, "stop": [STOP]}
+    body[limit] = sampling.max_tokens
+    seeds = [sampling.seed + i for i in range(sampling.n)] if sampling.seed is not None else [None] * sampling.n
+    return [body | ({"seed": seed} if seed is not None else {}) for seed in seeds]
+
+
+def from_folder(folder: Path, chat: Sequence[Mapping[str, Any]], sampling: Sampling, stream: Stream) -> list[Sample]:
+    """Samples of a model folder, by transformers, in one batch.
+
+    Raises:
+        NoSample: it is no model, or the question does not fit into it.
+    """
+    bodies = _bodies(chat, folder.name, sampling, "max_tokens")
+    try:
+        with _quiet():
+            model = Model(folder)
+        requests = [model.request(body) for body in bodies]
+    except BadRequest as error:
+        raise NoSample(f"{folder} cannot be asked this: {error}") from error
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise NoSample(f"{folder} is no model that transformers reads: {error}") from error
+    decode = model.policy.decode
+
+    def watch(number: int, completion: Completion) -> None:
+        text = decode(completion.token_ids)
+        if not text.endswith("\ufffd"):  # half a character
+            stream.grow(number, text)
+
+    completions = generate(model.policy, requests, watch)
+    samples = [
+        Sample(decode(completion.token_ids), completion.stop_reason, body.get("seed"))
+        for completion, body in zip(completions, bodies, strict=True)
+    ]
+    for number, sample in enumerate(samples):
+        stream.finish(number, sample.text)
+    return samples
+
+
+def from_endpoint(
+    endpoint: Endpoint, chat: Sequence[Mapping[str, Any]], sampling: Sampling, stream: Stream
+) -> list[Sample]:
+    """Samples of a model behind an OpenAI-compatible endpoint; each is shown when it is whole.
+
+    Raises:
+        NoSample: a call failed.
+        EndpointError: no call can succeed.
+    """
+    return asyncio.run(_asked(endpoint, chat, sampling, stream))
+
+
+async def _asked(
+    endpoint: Endpoint, chat: Sequence[Mapping[str, Any]], sampling: Sampling, stream: Stream
+) -> list[Sample]:
+    async with Client(endpoint) as client:
+        await client.check()
+
+        async def one(number: int, body: Mapping[str, Any]) -> Sample:
+            content = json.dumps(body).encode()
+            async with client.slots:
+                reply = await client.persist(lambda: client.post(content))
+            if isinstance(reply, Again):
+                raise NoSample(f"{endpoint.base_url} does not answer: {reply.why}")
+            if not reply.outcome.ledgered:
+                raise NoSample(f"{endpoint.base_url}: {reply.outcome}: {reply.text}")
+            text = _with_stop(reply.text, reply.finish_reason)
+            stream.finish(number, text)
+            return Sample(text, reply.finish_reason, body.get("seed"))
+
+        bodies = _bodies(chat, endpoint.model, sampling, endpoint.max_tokens_field)
+        return list(await asyncio.gather(*(one(number, body) for number, body in enumerate(bodies))))
+
+
+def _with_stop(text: str, finish_reason: str) -> str:
+    """The text with the stop text that ended it: OpenAI and vLLM leave it out unless told otherwise.
+
+    They do not say whether it was the stop text or the end of the turn that ended a reply; an answer that is open at
+    its very end is closed.
+    """
+    opened, closed = text.rfind(TAGS[ANSWER].open), text.rfind(STOP)
+    return text + STOP if finish_reason == "stop" and opened > closed else text
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars and remarks of transformers, which would stand in the trajectory."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
