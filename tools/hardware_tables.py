@@ -7,6 +7,7 @@ estimate of hours and disk. A cell that no way fits says so.
 """
 
 import argparse
+import copy
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
@@ -43,6 +44,12 @@ def composed(recipe: str) -> Any:
     return config
 
 
+@cache
+def trial(recipe: str) -> Any:
+    """A copy to try overrides on: every one of `ways` sets the same keys."""
+    return copy.deepcopy(composed(recipe))
+
+
 def ways(machine: tuple[Any, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(recipe, overrides), from what is simplest and fastest to what takes least memory."""
     _, nodes, gpus, full, lora = machine
@@ -70,7 +77,9 @@ def row(machine: tuple[Any, ...], model: str) -> str:
     shape = shape_of(known_models()[model])
     for recipe, overrides in ways(machine):
         base = composed(recipe)
-        config = OmegaConf.merge(base, OmegaConf.from_dotlist([f"{key}={value}" for key, value in overrides.items()]))
+        config = trial(recipe)
+        for key, value in overrides.items():
+            OmegaConf.update(config, key, value)
         load = load_of(config, machine[0] * GIB)
         found = memory(shape, load)
         if not fits(found, load.gpu) or found.sequences < FEWEST:

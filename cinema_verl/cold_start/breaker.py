@@ -84,6 +84,7 @@ class Breaker:
         self._seen: Counter[str] = Counter()
         self._latest: dict[str, deque[frozenset[str]]] = {}
         self._failing: dict[str, Counter[str]] = {}
+        self._shown: dict[tuple[str, str], str] = {}  # the latest reply that failed so
 
     def note(self, who: str, why: Collection[str], reply: str = "") -> None:
         """Count one reply.
@@ -95,20 +96,21 @@ class Breaker:
 
         Raises:
             FailingAlike: Of the first `FIRST` replies of this model, or of the latest `WINDOW`, at least the share
-                fails in the same way as this one.
+                fails in the same way.
         """
         latest = self._latest.setdefault(who, deque())
         failing = self._failing.setdefault(who, Counter())
         latest.append(frozenset(why))
         failing.update(latest[-1])
+        self._shown.update({(who, code): reply for code in why})
         if len(latest) > WINDOW:
             failing.subtract(latest.popleft())
         self._seen[who] += 1
         if self._seen[who] != FIRST and self._seen[who] < WINDOW:
             return
-        code, number = max(((each, failing[each]) for each in why), key=lambda pair: pair[1], default=("", 0))
-        if code and number >= self._share * len(latest):
-            raise FailingAlike(self._said(who, code, number, reply))
+        for code, number in failing.most_common(1):
+            if number >= self._share * len(latest):
+                raise FailingAlike(self._said(who, code, number))
 
     def replay(self, record: Mapping[str, Any]) -> None:
         """Count the replies of an earlier run, so that the same command stops again before it pays.
@@ -125,7 +127,8 @@ class Breaker:
                 for _ in range(number):
                     self.note(WHO[purpose], [outcome])
 
-    def _said(self, who: str, code: str, number: int, reply: str) -> str:
+    def _said(self, who: str, code: str, number: int) -> str:
+        reply = self._shown[who, code]
         which = "first" if self._seen[who] == FIRST else "latest"
         thinks = reply.lstrip().startswith("<think>")
         advice = _ADVICE.get(code, _THINKS if thinks else _OTHERWISE)

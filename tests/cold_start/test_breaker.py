@@ -27,6 +27,7 @@ BAD, OTHER, GOOD = ["text_outside"], ["no_answer"], []
         ([BAD] * 29, None),
         ([BAD] * 30, 30),
         ([GOOD] * 3 + [BAD] * 27, 30),
+        ([BAD] * 29 + [GOOD], 30),
         ([GOOD] * 4 + [BAD] * 26 + [GOOD] * 70, None),
         ([BAD, OTHER] * 500, None),  # all fail, and not alike
         ([["text_outside", "no_answer"]] * 30, 30),
@@ -47,8 +48,8 @@ def test_student_and_teacher_are_counted_apart():
     breaker = Breaker()
     for _ in range(FIRST - 1):
         breaker.note("student", BAD)
-        breaker.note("teacher", BAD)
-    breaker.note("teacher", GOOD)
+        breaker.note("teacher", GOOD)
+    breaker.note("teacher", BAD)
     with pytest.raises(FailingAlike, match="30 of the first 30 replies of the student fail alike: text_outside"):
         breaker.note("student", BAD)
 
@@ -61,7 +62,7 @@ def test_it_counts_as_one_who_counts_anew_each_time():
         for end in range(1, len(replies) + 1):
             latest = replies[max(0, end - WINDOW) : end]
             looked = end == FIRST or end >= WINDOW
-            if looked and any(sum(name in each for each in latest) >= share * len(latest) for name in replies[end - 1]):
+            if looked and any(sum(name in each for each in latest) >= share * len(latest) for name in "abc"):
                 expected = end
                 break
         assert stopped_after(replies, share) == expected
