@@ -9,6 +9,7 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+WORKERS ?= 2
 VLLM_VENV  ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
@@ -26,8 +27,8 @@ cold-start: $(STAMP)  ## trees, two paths a question, SFT: offline, a few minute
 
 test: lint types unit  ## lint, types and tests, as CI runs them
 
-unit: $(STAMP)
-	$(BIN)/python -m pytest
+unit: $(STAMP)  ## the tests, in two processes (WORKERS=8: in eight, half a gigabyte each)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 # vLLM's pins are not the project's, so this environment is apart. torchcodec, which verl's extra brings, wants CUDA.
 test-vllm: $(VLLM_STAMP)  ## train, resume, evaluate with verl's vLLM engine on the CPU; ten minutes and more, 8 GiB
