@@ -53,7 +53,9 @@ def count(answers: Sequence[str | None], answer_type: str = ANY, options: Sequen
         else:
             groups.append((answer, 1))
     groups.sort(key=lambda group: -group[1])  # stable: of equally many, the first stays first
-    return Vote(*(groups[0] if groups else (None, 0)), tuple(groups))
+    if not groups:
+        return Vote(None, 0, ())
+    return Vote(groups[0][0], groups[0][1], tuple(groups))
 
 
 def same(answer: str, other: str, answer_type: str = ANY, options: Sequence[str] = ()) -> bool:

@@ -110,7 +110,9 @@ def _write_file(
             before = file.tell()
             for piece in weights[name].pieces():
                 flat = piece.to(types[name]).contiguous().reshape(-1)
-                progress(file.write(memoryview(flat.view(torch.uint8).numpy())))
+                data: Any = flat.view(torch.uint8).numpy()
+                progress(file.write(memoryview(data)))
+                del data
                 del piece, flat
             if file.tell() - before != weights[name].numel * types[name].itemsize:
                 raise ExportError(f"{name}: other bytes were read than its shape {weights[name].shape} has")
