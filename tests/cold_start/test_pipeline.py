@@ -424,10 +424,13 @@ def test_a_student_that_never_follows_the_format(endpoints):
 # --- Teachers and students as they are ----------------------------------------------------------------------
 
 
+CALM = ("--student-timeout", "60", "--teacher-timeout", "60")  # on a busy machine nothing is asked twice
+
+
 def test_a_run_whose_replies_fail_alike_stops_before_its_money_is_gone(endpoints, teacher, capsys):
     run = endpoints(300)
     run.teacher.responder = lambda request, rng: f"<think>\x1b[31mLet me see.</think>\n{teacher(request, rng)}"
-    assert run.run() == 1
+    assert run.run(*CALM) == 1
     said = capsys.readouterr().err
     assert "replies of the teacher fail alike: off_path" in said
     assert r"\x1b[31mLet me see." in said, "a model's control characters are shown, not obeyed"
@@ -435,12 +438,12 @@ def test_a_run_whose_replies_fail_alike_stops_before_its_money_is_gone(endpoints
     paid = run.teacher.stats()["paid"]
     assert paid <= FIRST + 2 * 16, "what was in flight, and one more of each"
     # The same command stops again, and pays for nothing.
-    assert run.run() == 1
+    assert run.run(*CALM) == 1
     assert "fail alike" in capsys.readouterr().err
     assert run.teacher.stats()["paid"] == paid
     # Declared, the replies that are paid are read again.
     student_paid = run.student.stats()["paid"]
-    assert run.run("--teacher-native-reasoning", "strip", "--limit", "20") == 0
+    assert run.run(*CALM, "--teacher-native-reasoning", "strip", "--limit", "20") == 0
     assert run.paid[0] == run.paid[1], "no call is paid twice"
     assert run.student.stats()["paid"] == student_paid
     found = summary(run.output)
@@ -480,10 +483,10 @@ def test_reasoning_in_a_field_of_its_own_is_kept_and_leaves_the_think_action_alo
     run = endpoints(plain.questions)
     run.teacher.responder = lambda request, rng: {"content": teacher(request, rng), "reasoning_content": "Both."}
     out = run.output.with_name("separate")
-    assert run.run("--teacher-native-reasoning", "strip", output=out) == 0
+    assert run.run(*CALM, "--teacher-native-reasoning", "strip", output=out) == 0
     assert pq.read_table(out / SFT).equals(pq.read_table(plain.output / SFT))
     assert set(summary(out)["taken_off"]) == {"teacher/separate_reasoning"}
-    assert run.run("--teacher-native-reasoning", "refuse", output=out) == 1
+    assert run.run(*CALM, "--teacher-native-reasoning", "refuse", output=out) == 1
     assert summary(out)["violations"]["teacher/native_reasoning"] > 0
     assert run.paid[0] == run.paid[1]
 
@@ -509,12 +512,12 @@ def test_an_extra_body_that_cannot_be_sent_is_refused(endpoints, capsys, body):
 
 def test_an_endpoint_that_does_not_list_its_model_is_asked_once(endpoints, caplog):
     run = endpoints(6, listed=("gpt-4o", "gpt-4o-mini"))
-    assert run.run() == 0
+    assert run.run(*CALM) == 0
     assert "there is no model 'stub'; there are: gpt-4o, gpt-4o-mini; the model is asked once" in caplog.text
     found = summary(run.output)
     assert run.paid == (sum(found["calls"].values()) + 2, sum(found["calls"].values()) + 2)
     unasked = endpoints(run.questions, listed=None)
-    assert unasked.run("--no-model-check", output=run.output.with_name("unasked")) == 0
+    assert unasked.run(*CALM, "--no-model-check", output=run.output.with_name("unasked")) == 0
     assert unasked.paid[0] == sum(found["calls"].values())
 
 
