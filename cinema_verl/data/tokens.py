@@ -25,6 +25,18 @@ _DEFAULT_MIN_TOKENS: Final = 4  # IMAGE_MIN_TOKEN_NUM
 _DEFAULT_MAX_TOKENS: Final = 16384  # IMAGE_MAX_TOKEN_NUM
 _FETCH_MERGE_SIZE: Final = 2  # SPATIAL_MERGE_SIZE
 
+IMAGE_PROCESSORS: Final = {
+    "Qwen2VLImageProcessor": False,
+    "Qwen2VLImageProcessorPil": False,
+    "Glm4vImageProcessor": True,
+    "Glm4vImageProcessorPil": True,
+    "Glm46VImageProcessor": True,
+    "Glm46VImageProcessorPil": True,
+}
+"""Classes of transformers whose resizing is known here, and whether their limits are of a clip (frames x area)."""
+FAMILIES: Final = "Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 or GLM-4V"
+"""For messages: the families whose image processor is in `IMAGE_PROCESSORS`."""
+
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -43,15 +55,15 @@ class Patching:
     """How an image processor cuts images: one vision token is a square of `factor` pixels a side.
 
     Attributes:
-        patch_size: Pixels a side of a patch: 14 for Qwen2-VL and Qwen2.5-VL, 16 for Qwen3-VL.
+        patch_size: Pixels a side of a patch: 14 for Qwen2-VL, Qwen2.5-VL and GLM-4V, 16 for Qwen3-VL and Qwen3.5.
         merge_size: Patches a side that the encoder merges into one token.
-        min_pixels, max_pixels: Area that the processor keeps every image between.
+        min_pixels, max_pixels: Area in pixels that the processor keeps every image between.
     """
 
     patch_size: int
     merge_size: int
-    min_pixels: int
-    max_pixels: int
+    min_pixels: float
+    max_pixels: float
 
     @property
     def factor(self) -> int:
@@ -60,27 +72,32 @@ class Patching:
 
     @classmethod
     def of(cls, image_processor: Any, overrides: Mapping[str, Any] | None = None) -> Patching:
-        """Read a ``Qwen2VLImageProcessor`` (also Qwen2.5-VL's and Qwen3-VL's).
+        """Read an image processor of a class in `IMAGE_PROCESSORS`.
+
+        GLM-4V's limits are of a clip, and an image is one of `temporal_patch_size` equal frames: halved here.
 
         Args:
             overrides: ``data.mm_processor_kwargs``, which verl passes to the processor on every call. There as
-                here, ``min_pixels`` and ``max_pixels`` count only together.
+                here, ``min_pixels`` and ``max_pixels`` count only together, and only Qwen's processors know them.
 
         Raises:
-            TypeError: Another kind of image processor, whose resizing is not known here.
+            TypeError: Another class, whose resizing is not known here whatever its attributes are called, or one
+                that is told not to resize.
         """
         overrides = overrides or {}
-        try:
-            size = overrides.get("size") or image_processor.size
-            low, high = size["shortest_edge"], size["longest_edge"]
-            if overrides.get("min_pixels") is not None and overrides.get("max_pixels") is not None:
-                low, high = overrides["min_pixels"], overrides["max_pixels"]
-            return cls(int(image_processor.patch_size), int(image_processor.merge_size), int(low), int(high))
-        except (AttributeError, KeyError, TypeError) as error:
-            raise TypeError(
-                f"{type(image_processor).__name__} does not cut images as Qwen2-VL, Qwen2.5-VL and Qwen3-VL do, "
-                "so prompt lengths cannot be known in advance. Use a Qwen-VL model, or data.cinema_checks=off"
-            ) from error
+        name = type(image_processor).__name__
+        clip = IMAGE_PROCESSORS.get(name)
+        if clip is None:
+            raise TypeError(f"{name} cuts images in a way that is not known here. Use a model of {FAMILIES}")
+        if not overrides.get("do_resize", image_processor.do_resize):
+            raise TypeError(f"{name} is told not to resize (do_resize=false), so images do not fit its tokens. Drop it")
+        size = overrides.get("size") or image_processor.size
+        low, high = size["shortest_edge"], size["longest_edge"]
+        if not clip and overrides.get("min_pixels") is not None and overrides.get("max_pixels") is not None:
+            low, high = overrides["min_pixels"], overrides["max_pixels"]
+        if clip:
+            low, high = low / image_processor.temporal_patch_size, high / image_processor.temporal_patch_size
+        return cls(int(image_processor.patch_size), int(image_processor.merge_size), low, high)
 
 
 QWEN2_5_VL: Final = Patching(patch_size=14, merge_size=2, min_pixels=3_136, max_pixels=12_845_056)
@@ -111,11 +128,20 @@ def vision_tokens(
     fetched = smart_resize(height, width, factor, low, high)
     if 0 in fetched:
         raise ImageSizeError(
-            f"{width}x{height} px is so thin that {high} pixels leave nothing of a side. Raise max_pixels, or crop"
+            f"{width}x{height} px leaves nothing of a side: tokens are {factor} px a side, and max_pixels is {high}. "
+            + _advice(width, height, factor)
         )
     seen = smart_resize(*fetched, patching.factor, patching.min_pixels, patching.max_pixels)
     rows, columns = (max(1, side // patching.factor) for side in seen)
     return rows * columns
+
+
+def _advice(width: int, height: int, factor: int) -> str:
+    """What helps a picture that shrinks to nothing; one that is no thin strip is too small for its row's limit."""
+    if max(width, height) < 4 * min(width, height):
+        enough = math.ceil(factor**2 * max(width, height) / min(width, height))  # keeps one token of the short side
+        return f"Give its row max_pixels of at least {enough}: data made for smaller tokens has lower limits"
+    return "It is very thin: raise max_pixels, or crop"
 
 
 def check_ratio(width: int, height: int) -> None:
@@ -131,7 +157,7 @@ def check_ratio(width: int, height: int) -> None:
         )
 
 
-def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+def smart_resize(height: int, width: int, factor: int, min_pixels: float, max_pixels: float) -> tuple[int, int]:
     """``smart_resize`` of qwen_vl_utils and of transformers' Qwen2-VL: (height, width), multiples of `factor`.
 
     The two differ only where shrinking leaves less than one `factor` of a side. 0 stands for it here;
@@ -168,7 +194,7 @@ class PromptCounter:
         mm_processor_kwargs: ``data.mm_processor_kwargs``.
 
     Raises:
-        TypeError: No processor, or not one of the Qwen-VL family.
+        TypeError: No processor, or one that `Patching.of` does not know.
     """
 
     def __init__(

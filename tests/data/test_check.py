@@ -136,7 +136,7 @@ CASES = [
     (_picture(""), "image_unreadable", ("image 2 of 2", "cannot be read: Is a directory", "permissions")),
     (_picture("text.png"), "image_corrupt", ("text.png, is not an image", "leave the row out")),
     (_picture("cut.png"), "image_corrupt", ("cut.png, cannot be decoded", "leave the row out")),
-    (_picture("thin.png"), "image_size", ("400x20 px is so thin that 3136 pixels", "Raise max_pixels")),
+    (_picture("thin.png"), "image_size", ("400x20 px leaves nothing of a side", "very thin: raise max_pixels")),
     (_set(TEXT, "<image><image>" + "x" * 99), "prompt_too_long", (" 6 of 2 image(s)", "60", "max_prompt_length")),
     (_delete("agent_name"), "agent_name", ("agent_name is None", "default_agent_loop=cinema")),
     (_set("agent_name", "tool_agent"), "agent_name", ("agent_name is 'tool_agent'", "Write 'cinema'")),

@@ -19,7 +19,12 @@ from cinema_verl.demo.tiny_model import build_processor, build_tokenizer  # make
 # isort: split
 from qwen_vl_utils import process_vision_info
 from qwen_vl_utils.vision_process import smart_resize as fetch_resize
-from transformers import Qwen2VLImageProcessor
+from transformers import (
+    Glm4vImageProcessor,
+    Glm46VImageProcessor,
+    Idefics3ImageProcessor,
+    Qwen2VLImageProcessor,
+)
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize as processor_resize
 from verl.utils.dataset.rl_dataset import RLHFDataset
@@ -29,7 +34,15 @@ from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token
 QWEN2_5_VL = {"patch_size": 14, "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384}}
 QWEN3_VL = {"patch_size": 16, "size": {"shortest_edge": 65_536, "longest_edge": 16_777_216}}
 SMALL = {"patch_size": 14, "size": {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 16}}
-PROCESSORS = [Qwen2VLImageProcessor(**settings) for settings in (QWEN2_5_VL, QWEN3_VL, SMALL)]
+QWEN_PROCESSORS = [Qwen2VLImageProcessor(**settings) for settings in (QWEN2_5_VL, QWEN3_VL, SMALL)]
+# GLM-4V's defaults, and limits that are reached from both sides (one of them odd).
+GLM_PROCESSORS = [
+    Glm4vImageProcessor(),
+    Glm46VImageProcessor(),
+    Glm4vImageProcessor(size={"shortest_edge": 2 * 28 * 28 * 9, "longest_edge": 2 * 28 * 28 * 20 + 1}),
+]
+SMALL_32 = Qwen2VLImageProcessor(patch_size=16, size={"shortest_edge": 1024, "longest_edge": 16_777_216})
+PROCESSORS = QWEN_PROCESSORS + GLM_PROCESSORS
 
 limits = st.one_of(
     st.none(), st.tuples(st.integers(1, 40_000), st.integers(0, 400_000)).map(lambda p: (p[0], p[0] + p[1]))
@@ -72,7 +85,7 @@ def test_count_is_that_of_the_real_processor(width, height, processor, size_limi
 
 
 @settings(max_examples=1000, deadline=None)
-@given(st.integers(28, 20_000), st.integers(28, 20_000), st.sampled_from(PROCESSORS), limits)
+@given(st.integers(28, 20_000), st.integers(28, 20_000), st.sampled_from(QWEN_PROCESSORS), limits)
 def test_count_is_that_of_the_two_resizes_at_any_size(width, height, processor, size_limits):
     assume(max(width, height) / min(width, height) < 100)
     patching, cell = Patching.of(processor), _cell(size_limits)
@@ -113,9 +126,48 @@ def test_processor_kwargs_of_the_run_count(overrides):
     assert vision_tokens(280, 196, Patching.of(processor, overrides)) == int(grid.prod()) // 4
 
 
-def test_another_kind_of_processor_is_refused():
-    with pytest.raises(TypeError, match="SimpleNamespace does not cut images as Qwen2-VL"):
-        Patching.of(SimpleNamespace(size={"height": 224, "width": 224}, patch_size=16))
+def test_an_image_of_glm_is_a_clip_of_two_frames():
+    """By hand: 560x560 px is 400 tokens; two frames of it are 627,200 px, and a limit of 313,600 leaves 14x14."""
+    assert vision_tokens(560, 560, Patching.of(Glm4vImageProcessor())) == 400
+    half = Glm4vImageProcessor(size={"shortest_edge": 12_544, "longest_edge": 313_600})
+    assert vision_tokens(560, 560, Patching.of(half)) == 14 * 14
+
+
+def test_limits_by_qwens_names_do_not_count_for_glm():
+    processor, overrides = Glm4vImageProcessor(), {"min_pixels": 784, "max_pixels": 784 * 4}
+    assert Patching.of(processor, overrides) == Patching.of(processor)
+
+
+class LooksLikeQwen:
+    """Every attribute that is read, and resizing of its own."""
+
+    patch_size, merge_size, temporal_patch_size, do_resize = 14, 2, 2, True
+
+    def __init__(self):
+        self.size = {"shortest_edge": 784, "longest_edge": 784 * 16}
+
+
+@pytest.mark.parametrize("processor", [LooksLikeQwen(), Idefics3ImageProcessor(), None])
+def test_a_class_that_is_not_known_is_refused_whatever_its_attributes(processor):
+    with pytest.raises(TypeError) as error:
+        Patching.of(processor)
+    assert type(processor).__name__ in str(error.value)
+    assert "GLM-4V" in str(error.value)
+    assert "cinema_checks" not in str(error.value), "switching the check off only moves the failure"
+
+
+def test_a_processor_that_does_not_resize_is_refused():
+    with pytest.raises(TypeError, match="do_resize"):
+        Patching.of(Qwen2VLImageProcessor(do_resize=False))
+
+
+def test_a_small_picture_is_not_called_thin():
+    """31x40 px with the limit of one 28-pixel token, read for a model of 32-pixel tokens."""
+    with pytest.raises(ImageSizeError, match="32 px a side") as error:
+        vision_tokens(31, 40, Patching.of(QWEN_PROCESSORS[1]), min_pixels=784, max_pixels=784)
+    assert "thin" not in str(error.value)
+    assert "1322" in str(error.value)
+    assert vision_tokens(31, 40, Patching.of(SMALL_32), min_pixels=784, max_pixels=1322) == 1
 
 
 # --- Whole prompts ------------------------------------------------------------------------------------------
@@ -157,5 +209,5 @@ def test_no_prompts_have_no_counts(processor):
 
 
 def test_a_model_without_a_processor_is_refused():
-    with pytest.raises(TypeError, match="does not cut images"):
+    with pytest.raises(TypeError, match="NoneType cuts images"):
         PromptCounter(None)
