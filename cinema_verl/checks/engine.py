@@ -42,7 +42,7 @@ def inspect_engine(config: Any, patching: Patching) -> Iterator[Finding]:
         yield Finding(WHERE, key, None, "not set: vLLM takes the model's, which is not on this machine", advice)
         return
     needed = config.data.max_prompt_length + config.data.max_response_length
-    image = patching.max_pixels // patching.factor**2
+    image = int(patching.max_pixels // patching.factor**2)
     tokens = profiled_tokens(image, length)
     detail = f"vLLM sets memory aside for an input of {tokens:,} vision tokens when it starts (a context of {length:,})"
     least = profiled_tokens(image, needed)

@@ -148,10 +148,12 @@ class MetaActionAgentLoop(SingleTurnAgentLoop):
                 row.get("index"),
                 kwargs.get("session_id"),
             )
-        if answer is not None:
-            self.server_manager = _KnownResponse(answer[0])
-        else:
-            self.server_manager = GroupClient(self.server_manager, group_of(kwargs), kwargs.get("session_id", 0))
+        client: Any = self.server_manager
+        self.server_manager: Any = (
+            _KnownResponse(answer[0])
+            if answer is not None
+            else GroupClient(client, group_of(kwargs), kwargs.get("session_id", 0))
+        )
         self.shared = SharedPrompt.of(kwargs.get("uid"))
         output = await super().run(params, **kwargs)
 

@@ -37,8 +37,8 @@ _SAFE: Final = [
     np.dtype,
     np.dtypes.UInt32DType,
     np.ndarray,
-    np._core.multiarray._reconstruct,
-    np._core.multiarray.scalar,
+    np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]
 ]
 """Of NumPy's random state, which verl saves; tensors and their meshes PyTorch lets through itself."""
 

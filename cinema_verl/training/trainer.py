@@ -23,9 +23,8 @@ from cinema_verl.meta_action import pattern_in_mode
 from cinema_verl.runs.metrics import records
 from cinema_verl.runs.stop_reason import StopReason
 from cinema_verl.schedule import Stages
-from cinema_verl.training import advantage
+from cinema_verl.training import advantage, dynamic_sampling
 from cinema_verl.training.checkpoint import mend_tracker, rotation, run_that_resumes, step_folder
-from cinema_verl.training.dynamic_sampling import BoundedReplayBuffer, choose_sampler
 from cinema_verl.training.file_logger import AppendingFileLogger
 from cinema_verl.training.metrics import batch_metrics
 from cinema_verl.training.run_folder import metrics_path
@@ -73,9 +72,9 @@ class CinemaTrainer(PPOTrainerSync):
         self._run = ""  # the run that this one goes on from, or its own name
         self._logs_to_file = _take_file_backend(config)
         _set_total_steps(config, self.stages)
-        choose_sampler(config, self.settings)
+        dynamic_sampling.choose_sampler(config, self.settings)
         super().__init__(config)
-        if isinstance(self.replay_buffer, BoundedReplayBuffer):
+        if isinstance(self.replay_buffer, dynamic_sampling.BoundedReplayBuffer):
             self.replay_buffer.on_validated = self.validations.keep_answers
             self.replay_buffer.on_validating = self.validations.look
 
