@@ -265,7 +265,7 @@ class ServerAdapter(BaseRollout):
         if kwargs.get("peft_config") is not None:
             raise NotImplementedError(
                 "the transformers rollout engine takes merged LoRA weights only: set "
-                "+actor_rollout_ref.model.lora.merge=true"
+                "actor_rollout_ref.model.lora.merge=true"
             )
         limit = self.config.checkpoint_engine.update_weights_bucket_megabytes << 20
         bucket: list[tuple[str, torch.Tensor]] = []

@@ -123,6 +123,10 @@ def _selection(config: DictConfig, _: Facts) -> Iterator[Refusal]:
             f"set trainer.v1.trainer_mode={TRAINER}, or another algorithm.adv_estimator",
         )
     strategy = _value(config, "actor_rollout_ref.actor.strategy")
+    key = "actor_rollout_ref.model.lora.merge"
+    lora = _value(config, "actor_rollout_ref.model.lora_rank") or _value(config, "actor_rollout_ref.model.lora.rank")
+    if lora and _value(config, "actor_rollout_ref.rollout.name") == "transformers" and not _value(config, key):
+        yield Refusal(key, "the transformers engine takes LoRA weights merged only", f"set {key}=true")
     factors = OmegaConf.select(config, "cinema.stages") or {}
     if strategy not in ("fsdp", "fsdp2") and any((stage or {}).get("lr_factor", 1) != 1 for stage in factors.values()):
         yield Refusal(

@@ -7,7 +7,8 @@
 * gloo: on the CPU, verl asks torch.distributed for "cpu:gloo,cpu:gloo", which is refused. The worker opens the
   process group itself; verl then finds it open.
 
-Beside them, the upper clip and the learning rate of a step's stage, which verl's workers read once, at their start.
+Beside them, LoRA weights are saved merged, and upper clip and learning rate follow the stage of the step, where verl's
+workers read both once, at their start.
 
 These are subclasses, chosen through verl's own `actor_worker_cls` / `ref_worker_cls`; nothing of verl is patched.
 """
@@ -17,15 +18,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import TensorDict
-from verl.single_controller.base.decorator import make_nd_compute_dataproto_dispatch_fn, register
+from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
+from cinema_verl.training.lora import export_merged, is_lora
 from cinema_verl.training.same_version import refuse_another_version
 
 
@@ -65,6 +68,18 @@ class CinemaTrainingWorker(TrainingWorker):
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
         with self._in_stage(tu.pop(data, key="clip_ratio_high"), tu.pop(data, key="lr_factor", default=1.0)):
             return super().train_mini_batch(repair_position_ids(data))
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def save_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> None:
+        """With LoRA, `huggingface/` gets merged weights: verl would write the wrapped names, which no model has."""
+        manager = self.engine.checkpoint_manager
+        contents = manager.checkpoint_save_contents
+        merges = "hf_model" in contents and is_lora(self.engine.module)
+        manager.checkpoint_save_contents = [c for c in contents if not (merges and c == "hf_model")]
+        super().save_checkpoint(local_path, *args, **kwargs)
+        manager.checkpoint_save_contents = contents
+        if merges:
+            export_merged(self.engine.module, Path(local_path))
 
     @contextmanager
     def _in_stage(self, clip_ratio_high: float | None, lr_factor: float) -> Iterator[None]:

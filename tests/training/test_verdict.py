@@ -268,3 +268,11 @@ def test_a_context_that_holds_no_whole_trajectory_is_refused(tmp_path):
     assert judged(f"{key}=null") == {}
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_vl", "max_position_embeddings": 10000}')
     assert "10000" in judged(f"actor_rollout_ref.model.path={tmp_path}")[key].what
+
+
+def test_adapters_need_an_engine_that_can_take_them():
+    assert judged("actor_rollout_ref.model.lora_rank=8", recipe="cinema_cpu") == {}  # it merges
+    found = judged(
+        "actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.lora.merge=false", recipe="cinema_cpu"
+    )
+    assert found["actor_rollout_ref.model.lora.merge"].advice == "set actor_rollout_ref.model.lora.merge=true"

@@ -1,7 +1,7 @@
 """verl's FSDP2 training engine on the CPU.
 
 verl registers engines for CUDA and Ascend only, and offloads a forward-only (reference) model through pinned memory,
-which needs an accelerator. Both are changed here; everything else is verl's own code.
+which needs an accelerator; and merged LoRA weights reach the rollout in fp32. Everything else is verl's own code.
 """
 
 import dataclasses
@@ -12,10 +12,12 @@ import torch
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
+from cinema_verl.training.lora import is_lora, merged_weights
+
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp2"], device="cpu")
 class CPUEngineWithLMHead(FSDPEngineWithLMHead):
-    """`FSDPEngineWithLMHead` without pinned memory, on all cores that this process may use."""
+    """`FSDPEngineWithLMHead` without pinned memory and without bf16, on all cores that this process may use."""
 
     engine_config: Any
 
@@ -23,6 +25,11 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
         # Ray starts actors with OMP_NUM_THREADS=1; training and generation take turns, so each may use every core.
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         super().__init__(model_config, engine_config, optimizer_config, checkpoint_config)
+
+    def get_per_tensor_param(self, *args: Any, **kwargs: Any) -> Any:
+        if is_lora(self.module) and self.model_config.lora.get("merge", False):
+            return merged_weights(self.module), None
+        return super().get_per_tensor_param(*args, **kwargs)
 
     def _build_fsdp_module(self, module):
         if not self.engine_config.forward_only:

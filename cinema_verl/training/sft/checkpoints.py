@@ -29,7 +29,7 @@ from cinema_verl.training.checkpoint import (
     write_progress,
     write_tracker,
 )
-from cinema_verl.training.sft.lora import export_merged, is_lora
+from cinema_verl.training.lora import export_merged, is_lora
 
 
 class SFTCheckpoints(CheckpointHandler):

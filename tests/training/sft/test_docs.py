@@ -11,7 +11,7 @@ import pytest
 
 from cinema_verl.runs.locate import METRICS
 from cinema_verl.training.checkpoint import PROGRESS, TRACKER, complete_steps
-from cinema_verl.training.sft.lora import ADAPTER
+from cinema_verl.training.lora import ADAPTER
 from cinema_verl.training.stop_signal import EXIT_CODE
 
 REPOSITORY = Path(__file__).parents[3]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cinema_verl.demo.train_policy import digits_cold_start
-from cinema_verl.training.sft.lora import ADAPTER, write_merged
+from cinema_verl.training.lora import ADAPTER, write_merged
 
 from .conftest import assert_same, history, weights
 

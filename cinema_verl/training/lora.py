@@ -1,15 +1,18 @@
-"""LoRA checkpoints that any program can load: merged weights in `huggingface/`, the adapter beside them.
+"""LoRA as any program can load it: merged weights in `huggingface/`, the adapter beside them; and for the rollout.
 
 verl 0.9.1 saves a PEFT model under its wrapped names (`base_model.model.….base_layer.weight`, `….lora_A.default…`),
 which transformers takes for unknown keys: it loads random weights in their place, and says so in one warning.
 """
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from verl.utils.fsdp_utils import get_fsdp_full_state_dict
+from torch.distributed.tensor import DTensor
+from verl.utils.fsdp_utils import get_fsdp_full_state_dict, merged_lora_context, normalize_peft_param_name
+from verl.utils.model import convert_weight_keys
 from verl.utils.transformers_compat import drop_tied_target_keys
 
 ADAPTER = "lora_adapter"
@@ -18,6 +21,22 @@ ADAPTER = "lora_adapter"
 def is_lora(module: Any) -> bool:
     """Whether an engine's module, sharded or not, has adapters."""
     return hasattr(module, "peft_config") or hasattr(getattr(module, "_fsdp_wrapped_module", None), "peft_config")
+
+
+def merged_weights(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every weight under the model's own name, merged, in the precision that is trained; all ranks call it.
+
+    verl's own stream (`FSDPEngine.get_per_tensor_param`) rounds what it merges to bf16, which an engine that computes
+    in fp32 shows as a gap between its probabilities and the actor's.
+
+    Args:
+        module: an FSDP2 engine's `PeftModel`; it is unmerged again when the stream has ended.
+    """
+    with merged_lora_context(module, backup_adapters=True):
+        weights = convert_weight_keys(normalize_peft_param_name(module.state_dict()), module)
+        for name, weight in weights.items():
+            whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+            yield name, whole.detach().clone()  # on one rank it is the very weight that is about to be unmerged
 
 
 def export_merged(module: Any, checkpoint: Path) -> None:
