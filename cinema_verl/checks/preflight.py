@@ -29,6 +29,8 @@ from cinema_verl.checks.survey import Survey, survey
 from cinema_verl.data.tokens import QWEN2_5_VL
 from cinema_verl.registration.command_line import RL_TRAINER, shipped_recipes
 from cinema_verl.training.model_folder import folder_of, folder_refusals
+from cinema_verl.training.resume import resume_refusals
+from cinema_verl.training.run_folder import Taken, refuse_taken
 from cinema_verl.training.verdict import Facts, refusals
 from cinema_verl.utils.arguments import Parser, positive
 from cinema_verl.utils.files import atomic_write
@@ -83,6 +85,7 @@ def examine(
     memory = project(plan, config, found, counting.patching) if isinstance(batch, int) and batch > 0 else []
     if here:
         findings += inspect_machine(config, folder_of(plan.model), memory, rl=program == RL_TRAINER)
+        findings += _where_it_writes(plan, config)
     known = {(finding.what, finding.detail) for finding in model}  # the family is the verdict's, and the folder's, too
     findings += [finding for finding in verdict if (finding.what, finding.detail) not in known]
     return summarise(plan, counting, found, findings, memory)
@@ -95,6 +98,19 @@ def _look_at_model(config: Any, plan: Plan) -> tuple[list[Finding], Counting]:
     if unusable:
         return found, Counting(None, QWEN2_5_VL, ())
     return found, load_counting(plan)
+
+
+def _where_it_writes(plan: Plan, config: Any) -> list[Finding]:
+    """Whether the run's folder is free, or holds the run that this one goes on with."""
+    if plan.evaluates:
+        return []
+    found = [Finding.of("run", refusal) for refusal in resume_refusals(config)]
+    try:
+        refuse_taken(config)
+    except Taken as error:
+        advice = "name another folder, or go on with that run as it was started"
+        found.append(Finding("run", "trainer.default_local_dir", False, str(error), advice))
+    return found
 
 
 def _facts(found: Survey, *, here: bool) -> Facts:

@@ -147,6 +147,21 @@ def claimed(config: DictConfig, patience: float = PATIENCE) -> Iterator[Path]:
         yield folder
 
 
+def refuse_taken(config: DictConfig) -> None:
+    """What `claimed` would refuse, without a lock and without writing anything.
+
+    Args:
+        config: as Hydra composes it; it is not changed.
+
+    Raises:
+        Taken: the folder holds another run.
+    """
+    config = config.copy()
+    use_absolute_paths(config)
+    folder = Path(config.trainer.default_local_dir)
+    _refuse_another_run(folder, config, _read(folder / RUN), deciding(config))
+
+
 # ---- whose folder it is ---------------------------------------------------------------------------------------------
 
 

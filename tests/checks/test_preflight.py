@@ -656,3 +656,18 @@ def test_fine_tuning_validates_however_few_rows_there_are(sft, call):
     small = ("data.train_batch_size=4", "data.micro_batch_size_per_gpu=4")
     _, report, _ = call(*given, *small, recipe="cinema_cold_start_cpu")
     assert "data.val_files" not in wrong(report)
+
+
+def test_a_folder_that_holds_another_run_is_found_before_the_run_does(write, call, tmp_path):
+    """What would end the run at its start: its folder has a run that was begun otherwise. Nothing is written there."""
+    folder = tmp_path / "run"
+    given = (*files(write("train"), write("val", [1])), f"trainer.default_local_dir={folder}")
+    _, report, _ = call(*given, here=True)
+    assert "trainer.default_local_dir" not in wrong(report)
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"step": 1, "data": {}}\n')
+    code, report, _ = call(*given, here=True)
+    assert code == 1
+    assert str(folder) in wrong(report)["trainer.default_local_dir"]
+    assert [path.name for path in folder.iterdir()] == ["metrics.jsonl"]
