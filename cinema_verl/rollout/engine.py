@@ -74,7 +74,7 @@ class TransformersServer:
         eos = [tokenizer.eos_token_id] if eos is None else eos if isinstance(eos, list) else [eos]
         return Policy(
             model=model.eval().to(self.device),
-            image_processor=processor.image_processor if processor is not None else None,
+            processor=processor,
             decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
             eos=frozenset() if self.config.ignore_eos else frozenset(eos),
             banned=tuple(get_vision_placeholder_token_ids(processor)),

@@ -1,16 +1,19 @@
 """Batched sampling from a Hugging Face vision-language model: the numeric half of the transformers rollout engine.
 
-One decoding loop over a batch of requests, each with its own sampling parameters and its own seed. It reports the
-log-probability of every sampled token under the unmasked policy at the sampling temperature, which is the number that
-the actor computes for it.
+One decoding loop over a batch of requests, each with its own sampling parameters and its own seed. What the requests of
+a question have in common, its images and its prompt, is computed and kept once. It reports the log-probability of every
+sampled token under the unmasked policy at the sampling temperature, which is the number that the actor computes for it.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+
+from cinema_verl.rollout.shared_prompt import SharedPrompts, shared_attention
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Policy:
 
     Attributes:
         model: a transformers image-text-to-text model in eval mode.
-        image_processor: pixels -> `pixel_values`, `image_grid_thw`; None for text-only models.
+        processor: the family's processor, text and images -> model inputs; None for text-only models.
         decode: token ids -> text, special tokens skipped.
         eos: ids that end a response.
         banned: ids that must never be sampled (vision placeholders).
@@ -76,7 +79,7 @@ class Policy:
     """
 
     model: Any
-    image_processor: Any
+    processor: Any
     decode: Callable[[Sequence[int]], str]
     eos: frozenset[int]
     banned: tuple[int, ...]
@@ -102,17 +105,6 @@ def truncate_logits(logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tens
     return logits.masked_fill(drop.scatter(1, order, drop), float("-inf"))
 
 
-class _Streams:
-    """One uniform random stream a request, so that a draw depends on its own seed and position only."""
-
-    def __init__(self, requests: Sequence[Request]):
-        self.streams = [np.random.default_rng(request.seed) for request in requests]
-
-    def draw(self, rows: Sequence[int]) -> torch.Tensor:
-        """(len(rows),) float64 in [0, 1)."""
-        return torch.tensor([self.streams[row].random() for row in rows], dtype=torch.float64)
-
-
 def sample(logits: torch.Tensor, uniform: torch.Tensor, greedy: torch.Tensor) -> torch.Tensor:
     """Inverse-CDF sampling: (B,) token ids from logits (B, V), uniform (B,) in [0, 1) and greedy (B,) bool."""
     cumulative = logits.softmax(dim=-1, dtype=torch.float64).cumsum(dim=-1)
@@ -121,77 +113,135 @@ def sample(logits: torch.Tensor, uniform: torch.Tensor, greedy: torch.Tensor) ->
     return torch.where(greedy, logits.argmax(dim=-1), drawn.clamp_max(logits.shape[-1] - 1))
 
 
+class _Sampler:
+    """Draws the next token of rows, each by its request's parameters and from its request's own random stream.
+
+    A draw depends on the request's seed and the token's position only.
+    """
+
+    def __init__(self, policy: Policy, requests: Sequence[Request]):
+        self.device = policy.model.device
+        self.banned = list(policy.banned)
+        self.temperature = torch.tensor([r.temperature for r in requests], dtype=torch.float32, device=self.device)
+        self.top_k = torch.tensor([r.top_k for r in requests], device=self.device)
+        self.top_p = torch.tensor([r.top_p for r in requests], dtype=torch.float32, device=self.device)
+        self.streams = [np.random.default_rng(request.seed) for request in requests]
+
+    def __call__(self, logits: torch.Tensor, rows: Sequence[int]) -> tuple[torch.Tensor, list[float]]:
+        """Logits (N, V) of the requests `rows` -> (N,) token ids, and their log-probabilities (nats)."""
+        index = torch.tensor(rows, device=self.device)
+        temperature = self.temperature[index]
+        greedy = temperature <= 0
+        logits = logits.float() / torch.where(greedy, 1.0, temperature).unsqueeze(1)
+        log_probs = logits.log_softmax(dim=-1)
+        if self.banned:
+            logits[:, self.banned] = float("-inf")
+        allowed = truncate_logits(logits, self.top_k[index], self.top_p[index])
+        uniform = torch.tensor([self.streams[row].random() for row in rows], dtype=torch.float64)
+        token = sample(allowed, uniform.to(self.device), greedy)
+        return token, log_probs.gather(1, token.unsqueeze(1)).squeeze(1).tolist()
+
+
 @torch.inference_mode()
 def generate(
     policy: Policy, requests: Sequence[Request], watch: Callable[[int, Completion], object] | None = None
 ) -> list[Completion]:
     """Continue every request, all in one batch.
 
-    Prompts are padded on the left; a row leaves the batch when it samples an end token, completes a stop text or
-    reaches its `max_tokens`, and the rest go on without it.
+    Requests with the same prompt and images share what is computed of both. A row leaves the batch when it samples an
+    end token, completes a stop text or reaches its `max_tokens`, and the rest go on without it.
 
     Args:
         watch: is told after each token which request it continues, by its place, and what there is of its completion.
+
+    Raises:
+        NotImplementedError: for a model that `cinema_verl.rollout.shared_prompt` cannot serve.
+    """
+    completions = [Completion([], [], "length") for _ in requests]
+    draw, stopped = _Sampler(policy, requests), _StopTexts(policy.decode)
+    prompts, prompt_of = distinct(requests)
+    # Rows of one prompt stand together.
+    rows = sorted(range(len(requests)), key=prompt_of.__getitem__)
+    continued = [prompt_of[row] for row in rows]
+    logits, cache, attention, next_position = _prefill(policy, prompts)
+    logits, next_position = logits[continued], next_position[..., continued, :]
+    shared = SharedPrompts(cache, attention, continued)
+    with shared_attention(policy.model):
+        while True:
+            token, log_probs = draw(logits, rows)
+            keep = []
+            for i, (row, token_id) in enumerate(zip(rows, token.tolist(), strict=True)):
+                completion = completions[row]
+                completion.token_ids.append(token_id)
+                completion.log_probs.append(log_probs[i])
+                if watch is not None:
+                    watch(row, completion)
+                if token_id in policy.eos or stopped(completion.token_ids, requests[row].stop):
+                    completion.stop_reason = "stop"
+                elif len(completion.token_ids) < requests[row].max_tokens:
+                    keep.append(i)
+            if not keep:
+                return completions
+            if len(keep) < len(rows):
+                shared.keep(keep)
+                rows = [rows[i] for i in keep]
+                token, next_position = token[keep], next_position[..., keep, :]
+            logits = policy.model(
+                input_ids=token.unsqueeze(1),
+                position_ids=next_position,
+                past_key_values=shared.cache,
+                use_cache=True,
+                logits_to_keep=1,
+                shared=shared,
+            ).logits[:, -1]
+            next_position = next_position + 1
+
+
+def distinct(requests: Sequence[Request]) -> tuple[list[Request], list[int]]:
+    """The first request of each prompt with its images, and for each request the number of its prompt."""
+    digests: dict[int, tuple[Any, ...]] = {}  # of images, by identity
+    numbers: dict[tuple[Any, ...], int] = {}
+    firsts: list[Request] = []
+    prompt_of = []
+    for request in requests:
+        for image in request.images:
+            if id(image) not in digests:
+                digests[id(image)] = (image.mode, image.size, hashlib.sha256(image.tobytes()).digest())
+        content = (tuple(request.prompt_ids), *(digests[id(image)] for image in request.images))
+        if content not in numbers:
+            numbers[content] = len(firsts)
+            firsts.append(request)
+        prompt_of.append(numbers[content])
+    return firsts, prompt_of
+
+
+def _prefill(policy: Policy, prompts: Sequence[Request]) -> tuple[torch.Tensor, Any, torch.Tensor, torch.Tensor]:
+    """One forward pass over U prompts, padded on the left to P tokens.
+
+    Returns:
+        Logits of the next token (U, V), the cache, which tokens are no padding (U, P), and the next token's rotary
+        position, (U, 1) or (4, U, 1).
     """
     model, device = policy.model, policy.model.device
-    completions = [Completion([], [], "length") for _ in requests]
-    temperature = torch.tensor([r.temperature for r in requests], dtype=torch.float32, device=device)
-    greedy = temperature <= 0
-    scale = torch.where(greedy, torch.ones_like(temperature), temperature)
-    top_k = torch.tensor([r.top_k for r in requests], device=device)
-    top_p = torch.tensor([r.top_p for r in requests], dtype=torch.float32, device=device)
-    streams = _Streams(requests)
-    stopped = _StopTexts(policy.decode)
-
-    width = max(len(r.prompt_ids) for r in requests)
-    input_ids = torch.full((len(requests), width), policy.pad, dtype=torch.long)
+    width = max(len(prompt.prompt_ids) for prompt in prompts)
+    input_ids = torch.full((len(prompts), width), policy.pad, dtype=torch.long)
     attention = torch.zeros_like(input_ids)
-    for row, request in enumerate(requests):
-        input_ids[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
-        attention[row, width - len(request.prompt_ids) :] = 1
+    for row, prompt in enumerate(prompts):
+        input_ids[row, width - len(prompt.prompt_ids) :] = torch.tensor(prompt.prompt_ids)
+        attention[row, width - len(prompt.prompt_ids) :] = 1
     input_ids, attention = input_ids.to(device), attention.to(device)
-    vision = _vision_inputs(policy, requests, input_ids)
+    vision = _vision_inputs(policy, prompts)
     # Qwen's rotary positions of text after images depend on the image grids; every later token is one further on.
-    positions = _positions(model, input_ids, attention, vision)
-    inputs = {"input_ids": input_ids, "position_ids": positions, **vision}
-    next_position = positions[..., -1:] + 1
-
-    alive = torch.arange(len(requests), device=device)
-    cache = None
-    while True:
-        output = model(**inputs, attention_mask=attention, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = output.past_key_values
-        logits = output.logits[:, -1].float() / scale[alive].unsqueeze(1)
-        log_probs = logits.log_softmax(dim=-1)
-        allowed = logits.clone()
-        if policy.banned:
-            allowed[:, list(policy.banned)] = float("-inf")
-        allowed = truncate_logits(allowed, top_k[alive], top_p[alive])
-        rows = alive.tolist()
-        token = sample(allowed, streams.draw(rows).to(device), greedy[alive])
-        chosen = log_probs.gather(1, token.unsqueeze(1)).squeeze(1).tolist()
-
-        keep = []
-        for i, (row, token_id) in enumerate(zip(rows, token.tolist(), strict=True)):
-            completion = completions[row]
-            completion.token_ids.append(token_id)
-            completion.log_probs.append(chosen[i])
-            if watch is not None:
-                watch(row, completion)
-            if token_id in policy.eos or stopped(completion.token_ids, requests[row].stop):
-                completion.stop_reason = "stop"
-            elif len(completion.token_ids) < requests[row].max_tokens:
-                keep.append(i)
-        if not keep:
-            return completions
-        if len(keep) < len(rows):
-            index = torch.tensor(keep, device=device)
-            alive, token, attention = alive[index], token[index], attention[index]
-            next_position = next_position[..., index, :]
-            cache.batch_select_indices(index)
-        attention = torch.cat((attention, attention.new_ones(len(keep), 1)), dim=1)
-        inputs = {"input_ids": token.unsqueeze(1), "position_ids": next_position}
-        next_position = next_position + 1
+    positions = _positions(policy, input_ids, attention, vision)
+    output = model(
+        input_ids=input_ids,
+        attention_mask=attention,
+        position_ids=positions,
+        use_cache=True,
+        logits_to_keep=1,
+        **vision,
+    )
+    return output.logits[:, -1], output.past_key_values, attention, positions[..., -1:] + 1
 
 
 class _StopTexts:
@@ -216,29 +266,42 @@ class _StopTexts:
         return any(text in tail for text in stop)
 
 
-def _vision_inputs(policy: Policy, requests: Sequence[Request], input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    images = [image for request in requests for image in request.images]
-    if not images:
+def _vision_inputs(policy: Policy, prompts: Sequence[Request]) -> dict[str, torch.Tensor]:
+    """What the processor makes of the prompts' images, in the order of the prompts: the model's own inputs."""
+    seen = [prompt for prompt in prompts if prompt.images]
+    if not seen:
         return {}
-    features = policy.image_processor(images=images, return_tensors="pt")
-    return {
-        "pixel_values": features["pixel_values"].to(input_ids.device, policy.model.dtype),
-        "image_grid_thw": features["image_grid_thw"].to(input_ids.device),
-        "mm_token_type_ids": torch.eq(input_ids, policy.image_token).long(),
-    }
+    # As verl's agent loop asks: the prompt's text, with one placeholder an image where placeholders are text.
+    inputs = policy.processor(
+        text=[policy.decode(_collapse(prompt.prompt_ids, policy.image_token)) for prompt in seen],
+        images=[list(prompt.images) for prompt in seen],
+        padding=True,
+        return_tensors="pt",
+    )
+    vision = {name: value.to(policy.model.device) for name, value in inputs.items() if name not in _OF_TEXT}
+    return {n: v.to(policy.model.dtype) if v.is_floating_point() else v for n, v in vision.items()}
+
+
+def _collapse(ids: Sequence[int], token: int) -> list[int]:
+    """One of each run of a token."""
+    return [each for i, each in enumerate(ids) if each != token or i == 0 or ids[i - 1] != token]
+
+
+_OF_TEXT = ("input_ids", "attention_mask", "mm_token_type_ids")
+"""Outputs of a processor that belong to the text, which the request has with its placeholders expanded."""
 
 
 def _positions(
-    model: Any, input_ids: torch.Tensor, attention: torch.Tensor, vision: dict[str, torch.Tensor]
+    policy: Policy, input_ids: torch.Tensor, attention: torch.Tensor, vision: dict[str, torch.Tensor]
 ) -> torch.Tensor:
     """Rotary positions of a left-padded batch: (4, B, T) text + (time, height, width), as verl's trainer makes them."""
     text = (attention.cumsum(dim=-1) - 1).clamp_min(0)
-    rope_index = getattr(getattr(model, "model", model), "get_rope_index", None)
+    rope_index = getattr(getattr(policy.model, "model", policy.model), "get_rope_index", None)
     if rope_index is None:
         return text
     multimodal, _ = rope_index(
         input_ids,
-        mm_token_type_ids=vision.get("mm_token_type_ids", torch.zeros_like(input_ids)),
+        mm_token_type_ids=torch.eq(input_ids, policy.image_token).long(),
         image_grid_thw=vision.get("image_grid_thw"),
         attention_mask=attention,
     )

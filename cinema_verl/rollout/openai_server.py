@@ -71,7 +71,7 @@ class Model:
         self.room = int(model.config.get_text_config().max_position_embeddings)
         self.policy = Policy(
             model=model,
-            image_processor=self.processor.image_processor,
+            processor=self.processor,
             decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
             eos=frozenset(eos if isinstance(eos, list) else [eos]),
             banned=tuple(tokenizer.convert_tokens_to_ids(name) for name in _VISION_TOKENS if name in tokenizer.vocab),

@@ -25,7 +25,7 @@ def policy(tiny_model, processor):
     tokenizer = processor.tokenizer
     return Policy(
         model=AutoModelForImageTextToText.from_pretrained(tiny_model, dtype=torch.float32).eval(),
-        image_processor=processor.image_processor,
+        processor=processor,
         decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
         eos=frozenset({tokenizer.eos_token_id}),
         banned=tuple(tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"])),
@@ -68,7 +68,7 @@ def forced_log_probs(policy, request, completion):
     ids = torch.tensor([[*request.prompt_ids, *completion.token_ids]])
     vision = {}
     if request.images:
-        vision = dict(policy.image_processor(images=list(request.images), return_tensors="pt"))
+        vision = dict(policy.processor.image_processor(images=list(request.images), return_tensors="pt"))
         vision["mm_token_type_ids"] = (ids == policy.image_token).long()
     with torch.no_grad():
         logits = policy.model(input_ids=ids, attention_mask=torch.ones_like(ids), **vision).logits[0].float()
@@ -122,7 +122,7 @@ def test_greedy_takes_the_most_probable_token_whatever_the_seed(policy, ask):
     one, two = generate(policy, [ask(1, temperature=0.0, seed=seed) for seed in (1, 2)])
     assert one.token_ids == two.token_ids
     step = torch.tensor([[*ask(1).prompt_ids]])
-    vision = dict(policy.image_processor(images=list(ask(1).images), return_tensors="pt"))
+    vision = dict(policy.processor.image_processor(images=list(ask(1).images), return_tensors="pt"))
     with torch.no_grad():
         logits = policy.model(input_ids=step, **vision, mm_token_type_ids=(step == policy.image_token).long()).logits
     logits[..., list(policy.banned)] = -torch.inf
