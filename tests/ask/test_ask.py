@@ -100,7 +100,7 @@ def test_an_endpoint_is_asked_the_same_and_says_the_same(pictures, served, capsy
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["other", "--endpoint", "SERVED"], "no model 'other'"),
+        (["other", "--endpoint", "SERVED"], "there is one model, 'tiny'"),
         (["tiny", "--endpoint", "http://127.0.0.1:9/v1"], "nobody answers"),
         (["tiny", "--endpoint", "not a url"], "base URL"),
         (["/nowhere"], "does not exist"),
