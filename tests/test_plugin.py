@@ -70,6 +70,25 @@ def test_only_the_first_rank_of_torchrun_says_it(run):
     assert "cinema-verl" not in run("-c", "import verl", RANK="1").stderr
 
 
+def test_a_process_that_another_one_started_is_no_driver(run, tmp_path):
+    """vLLM's engine and its workers: they inherit a command line that is not theirs, and would each announce it."""
+    (tmp_path / "program.py").write_text("""
+import multiprocessing, sys
+def child():
+    import verl
+    from cinema_verl.registration import hooks
+    print("driver" if hooks.is_driver() else "child", hooks.HOOKS[0].provides)
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=child)
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
+""")
+    done = run(str(tmp_path / "program.py"), "+recipe=cinemma")
+    assert (done.returncode, done.stdout.strip()) == (0, "child trainer cinema"), done.stderr
+    assert "loaded into verl" not in done.stderr
+
+
 def test_a_plugin_that_cannot_load_stops_the_process_and_says_why(run):
     # A missing dependency, where verl itself would go on without a word.
     done = run("-c", "import sys; sys.modules['wrapt'] = None; import verl; print('trained')")

@@ -48,12 +48,13 @@ def inspect_ray(config: Any) -> list[Finding]:
         try:
             have = ray.cluster_resources()
             findings = [] if config is None else [_gpus(config, have.get("GPU", 0)), _cpus(config, have.get("CPU", 0))]
-            return [*findings, *_inspect_nodes()]
+            engine = None if config is None else config.actor_rollout_ref.rollout.name
+            return [*findings, *_inspect_nodes(engine)]
         finally:
             ray.shutdown()
 
 
-def _inspect_nodes() -> Iterator[Finding]:
+def _inspect_nodes(engine: str | None) -> Iterator[Finding]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -62,7 +63,7 @@ def _inspect_nodes() -> Iterator[Finding]:
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         remote = ray.remote(inspect_process).options(scheduling_strategy=strategy, num_cpus=0)
         try:
-            yield from ray.get(remote.remote(where), timeout=_SECONDS)
+            yield from ray.get(remote.remote(where, engine), timeout=_SECONDS)
         except ray.exceptions.GetTimeoutError:
             detail = f"no answer within {_SECONDS} s"
             advice = (

@@ -5,6 +5,7 @@ The driver and a Ray worker on every node are asked the same, because each impor
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import platform
@@ -31,8 +32,20 @@ TESTED_WITH = {  # distribution: the version that the tests and the CPU runs of 
 REPORT = "if the plugin is loaded, this is a bug of cinema-verl: please report it with this line"
 
 
-def inspect_process(where: str) -> list[Finding]:
-    """Everything that can be said of one process; runs in the driver and, by Ray, in workers."""
+ENGINES = {
+    # rollout.name: the module that verl imports for it in a process of its own
+    "vllm": "verl.workers.rollout.vllm_rollout.vllm_async_server",
+    "sglang": "verl.workers.rollout.sglang_rollout.async_sglang_server",
+    "transformers": "cinema_verl.rollout.engine",
+}
+
+
+def inspect_process(where: str, engine: str | None = None) -> list[Finding]:
+    """Everything that can be said of one process; runs in the driver and, by Ray, in workers.
+
+    Args:
+        engine: the rollout engine (`rollout.name`) whose server shall be imported there; None for none.
+    """
     findings = [_versions(where), *_requirements(where)]
     with quiet() as said:
         try:
@@ -44,7 +57,21 @@ def inspect_process(where: str) -> list[Finding]:
     findings += [_registered(where, *entry) for entry in REGISTRIES]
     findings.append(_platform(where))
     findings.append(importable(where, "torchvision", "the Qwen processors import it", "pip install torchvision"))
+    if engine in ENGINES:
+        findings.append(engine_finding(where, engine))
     return findings
+
+
+def engine_finding(where: str, engine: str) -> Finding:
+    """The server of a rollout engine, imported as the run imports it.
+
+    `import vllm` alone loads next to nothing, and is well where the server's own imports fail.
+    """
+    advice = "see the last line of the error; pip install 'cinema-verl[gpu]', or rollout.name=transformers (slower)"
+    found = importable(where, ENGINES[engine], f"the server of rollout.name={engine}", advice)
+    version = version_of(engine) or __version__
+    detail = f"{version}, the server imports" if found.ok else found.detail
+    return dataclasses.replace(found, what=f"rollout {engine}, imports", detail=detail)
 
 
 def _versions(where: str) -> Finding:

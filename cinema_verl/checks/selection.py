@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 
 from cinema_verl.checks.compose import WHERE
 from cinema_verl.checks.finding import Finding
-from cinema_verl.checks.process import importable, version_of
+from cinema_verl.checks.process import engine_finding, importable, version_of
 from cinema_verl.checks.quiet import quiet
+from cinema_verl.checks.vllm_versions import inspect_vllm
 from cinema_verl.training.estimators import CINEMA_DPS, schemes
 from cinema_verl.training.settings import CinemaSettings
 
@@ -74,8 +75,8 @@ def _engines(config: Any) -> Iterator[Finding]:
     """The optional packages: wrong only when this run selects one that does not import."""
     selected = config.actor_rollout_ref.rollout.name
     if selected == "vllm":
-        advice = "pip install 'cinema-verl[gpu]', or actor_rollout_ref.rollout.name=transformers (slower)"
-        yield importable(WHERE, "vllm", "the selected rollout engine", advice)
+        yield engine_finding(WHERE, selected)
+        yield inspect_vllm(version_of("vllm"), asynchronous="async" in str(config.trainer.v1.trainer_mode))
     else:
         yield Finding(WHERE, "vllm", None, f"{version_of('vllm') or 'not installed'}; this run does not use it")
     # verl's default where the recipe says nothing (`verl.workers.config.model.HFModelConfig`).

@@ -5,6 +5,7 @@ the processes that import their registry, right after it (`HOOKS`); a failure th
 """
 
 import importlib
+import multiprocessing
 import os
 import sys
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ HOOKS = (
 
 
 def install() -> None:
-    """Install `HOOKS`, refuse what cannot work, and announce CINEMA once in each driver process.
+    """Install `HOOKS`, refuse what cannot work, and announce CINEMA once in each driver process (`is_driver`).
 
     Raises:
         PluginError: verl is not a tested version, or a registration that was due at once failed.
@@ -65,7 +66,7 @@ def install() -> None:
             f"verl {verl} is outside the range this release is tested with ({TESTED_VERL}). Install a verl in that "
             f"range or a newer cinema-verl; {ALLOW_UNTESTED}=1 goes ahead regardless."
         )
-    driver = not in_ray_worker()
+    driver = is_driver()
     if driver:
         check_command_line(sys.argv[1:], running_program())
     moved.install()
@@ -80,6 +81,11 @@ def install() -> None:
 def verl_version() -> str:
     """The version of the verl that is being imported, else of the installed one."""
     return getattr(sys.modules.get("verl"), "__version__", None) or metadata.version("verl")
+
+
+def is_driver() -> bool:
+    """Whether somebody started this process: neither Ray nor multiprocessing did, as vLLM starts its engine's."""
+    return not in_ray_worker() and multiprocessing.parent_process() is None
 
 
 def in_ray_worker() -> bool:

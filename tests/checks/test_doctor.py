@@ -31,6 +31,7 @@ def test_all_is_well_here_in_the_driver_and_in_a_ray_worker(run):
     assert found["recipe", "trainer"]["detail"] == "cinema"
     assert found["recipe", "estimator"]["detail"] == "cinema_dps"
     assert found["recipe", "rollout"]["detail"] == "transformers"
+    assert (worker, "rollout transformers, imports") in found
 
 
 def test_without_the_plugin_it_says_what_keeps_it_out(run):
@@ -69,7 +70,21 @@ def test_a_selection_that_is_not_there_and_one_that_is_not_cinemas():
     assert "a baseline" in found["estimator"].detail
     assert found["validation"].ok is False
     if process.version_of("vllm") is None:
-        assert "cinema-verl[gpu]" in found["vllm"].advice
+        assert found["rollout vllm, imports"].ok is False
+        assert "cinema-verl[gpu]" in found["rollout vllm, imports"].advice
+
+
+def test_an_engine_is_imported_as_the_run_imports_it(monkeypatch, tmp_path):
+    """`import vllm` was well where verl's server module died of what that imports."""
+    assert process.engine_finding("driver", "transformers").ok is True
+    (tmp_path / "vllm_like.py").write_text("def __getattr__(name):\n    raise RuntimeError('libcuda is missing')\n")
+    (tmp_path / "server_of_it.py").write_text("from vllm_like import SamplingParams\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert process.importable("driver", "vllm_like", "", "").ok is True
+    monkeypatch.setitem(process.ENGINES, "vllm", "server_of_it")
+    found = process.engine_finding("driver", "vllm")
+    assert found.ok is False
+    assert "libcuda is missing" in found.detail
 
 
 @pytest.mark.slow
