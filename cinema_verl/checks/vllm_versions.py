@@ -1,4 +1,4 @@
-"""Which vLLM goes with verl 0.9.1, and what is known of the others; docs/cluster.md has the same as a table."""
+"""Which vLLM goes with verl 0.9.1, and what is known of the others; docs/multinode.md has the same as a table."""
 
 from __future__ import annotations
 

@@ -77,7 +77,10 @@ def test_a_selection_that_is_not_there_and_one_that_is_not_cinemas():
 def test_an_engine_is_imported_as_the_run_imports_it(monkeypatch, tmp_path):
     """`import vllm` was well where verl's server module died of what that imports."""
     assert process.engine_finding("driver", "transformers").ok is True
-    (tmp_path / "vllm_like.py").write_text("def __getattr__(name):\n    raise RuntimeError('libcuda is missing')\n")
+    (tmp_path / "vllm_like.py").write_text(
+        "def __getattr__(name):\n"
+        "    raise RuntimeError('libcuda is missing') if name == 'SamplingParams' else AttributeError(name)\n"
+    )
     (tmp_path / "server_of_it.py").write_text("from vllm_like import SamplingParams\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert process.importable("driver", "vllm_like", "", "").ok is True
