@@ -134,7 +134,7 @@ def explored() -> list[str]:
 def annealed() -> list[str]:
     """Stage 2: the coefficient over the steps, as the schedule gives it."""
     parts = [card(508, 314, 476, 208), text(524, 342, "Stage 2, exploitation: 300 steps", 15, weight="bold")]
-    parts.append(text(524, 363, "The term anneals to 0: DAPO on accuracy and format.", 13, "dim"))
+    parts.append(text(524, 363, "The term anneals to 0; only mixed groups are trained on.", 13, "dim"))
     left, right, top, bottom = 570.0, 964.0, 388.0, 478.0
     steps = range(0, SCHEDULE.total_steps + 1, 10)
     across, down = (right - left) / SCHEDULE.total_steps, (bottom - top) / COEFFICIENT
