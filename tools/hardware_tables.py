@@ -6,15 +6,14 @@ For each machine and model, the first of `WAYS` that fits is shown with the over
 estimate of hours and disk. A cell that no way fits says so.
 """
 
-import argparse
 import copy
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from recipe_tables import below, rewrite
 
 from cinema_verl.checks.compose import compose
 from cinema_verl.checks.fits import DEVICES, effort, fits, known_models, load_of
@@ -121,23 +120,9 @@ def tables() -> str:
 
 
 def with_tables(page: str) -> str:
-    """The page with everything below its marker made anew.
-
-    Raises:
-        ValueError: if the page has no marker.
-    """
-    head, marker, _ = page.partition(MARKER)
-    if not marker:
-        raise ValueError(f"the page has no line {MARKER!r}")
-    return f"{head}{MARKER}\n\n{tables()}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("page", type=Path, help="Markdown page whose tables are made anew, e.g. docs/hardware.md")
-    page: Path = parser.parse_args().page
-    page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+    """The page with everything below its marker made anew."""
+    return below(MARKER, page, tables)
 
 
 if __name__ == "__main__":
-    main()
+    rewrite(__doc__, with_tables)

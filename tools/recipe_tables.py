@@ -8,7 +8,7 @@ no number can slip into a recipe unexplained.
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,23 +82,29 @@ def tables() -> str:
 
 
 def with_tables(page: str) -> str:
-    """The page with everything below its marker made anew.
+    """The page with everything below its marker made anew; see `below`."""
+    return below(MARKER, page, tables)
+
+
+def below(marker: str, page: str, made: Callable[[], str]) -> str:
+    """A page with everything below a marker made anew.
 
     Raises:
         ValueError: if the page has no marker.
     """
-    head, marker, _ = page.partition(MARKER)
-    if not marker:
-        raise ValueError(f"the page has no line {MARKER!r}")
-    return f"{head}{MARKER}\n\n{tables()}"
+    head, found, _ = page.partition(marker)
+    if not found:
+        raise ValueError(f"the page has no line {marker!r}")
+    return f"{head}{marker}\n\n{made()}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("page", type=Path, help="Markdown page whose tables are made anew, e.g. docs/paper.md")
+def rewrite(description: str | None, with_tables: Callable[[str], str]) -> None:
+    """The command line of a tool that makes a page's tables anew."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path, help="the Markdown page, e.g. docs/paper.md")
     page: Path = parser.parse_args().page
     page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    rewrite(__doc__, with_tables)

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from cinema_verl.export.manner import STOP, Manner
 from cinema_verl.meta_action import ANSWER, TAGS
 from cinema_verl.rollout.generation import Completion, generate
 from cinema_verl.rollout.openai_server import BadRequest, Model
+from cinema_verl.utils.quiet_logger import errors_only
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,8 @@ def from_folder(folder: Path, chat: Sequence[Mapping[str, Any]], sampling: Sampl
     """
     bodies = _bodies(chat, folder.name, sampling, "max_tokens")
     try:
-        with _quiet():
+        _without_progress_bars()
+        with errors_only("transformers"):  # its remarks would stand in the trajectory
             model = Model(folder)
         requests = [model.request(body) for body in bodies]
     except BadRequest as error:
@@ -149,16 +149,7 @@ def _with_stop(text: str, finish_reason: str) -> str:
     return text + STOP if finish_reason == "stop" and opened > closed else text
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bars and remarks of transformers, which would stand in the trajectory."""
+def _without_progress_bars() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

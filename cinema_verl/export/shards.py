@@ -8,17 +8,17 @@ and leaves the adapters of LoRA apart.
 
 import ctypes
 import json
-import logging
 import math
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from cinema_verl.utils.quiet_logger import errors_only
 
 _PAGEOUT = 21  # MADV_PAGEOUT, Linux 5.4: what was read may leave memory; nothing is lost
 
@@ -95,7 +95,8 @@ def read_shards(folder: Path) -> dict[str, Weight]:
             tensor is laid out in a way that FSDP does not use.
     """
     size = world_size_of(folder)
-    with _quiet():
+    # Torch remarks that a mesh was unpickled before its process groups: there are none here.
+    with errors_only("torch.distributed.device_mesh"):
         ranks = [_load(_shard(folder, size, rank)) for rank in range(size)]
     for rank, state in enumerate(ranks):
         if different := sorted(state.keys() ^ ranks[0].keys()):
@@ -234,15 +235,3 @@ def _reader(path: Path, name: str) -> Callable[[], Iterator[torch.Tensor]]:
             yield file.get_tensor(name)
 
     return pieces
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's remark that a mesh was unpickled before its process groups: there are none here."""
-    logger = logging.getLogger("torch.distributed.device_mesh")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
