@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -161,6 +161,20 @@ def memory_of(pid: int) -> int:
     return total
 
 
+def what_stages_did(metrics: Path) -> Iterator[str]:
+    """A line for each stage: how much of the advantage was the diversity term's, and how many groups were generated."""
+    steps: dict[float, list[Mapping[str, float]]] = {}
+    for _, data in records(metrics):
+        if "cinema/stage" in data:
+            steps.setdefault(data["cinema/stage"], []).append(data)
+    for stage, of in sorted(steps.items()):
+        share = sum(data.get("cinema/diversity_advantage_share", 0.0) for data in of) / len(
+            of
+        )  # plain GRPO has no term
+        groups = sum(data["cinema/dynamic_sampling/generated_groups"] for data in of)
+        yield f"stage {stage:.0f}     {share:.0%} of the advantage is the diversity term's; {groups:.0f} groups generated"
+
+
 def report(output: Path, exploration: int, total: int, seconds: float, peak: int) -> None:
     """Print what happened; the table comes last."""
     stages: list[tuple[str, Validation]] = [
@@ -180,6 +194,8 @@ def report(output: Path, exploration: int, total: int, seconds: float, peak: int
     if peak:
         print(f"this run    {seconds / 60:.1f} minutes, peak memory {peak / 2**30:.1f} GiB")
     print(f"steps       median {sorted(steps)[len(steps) // 2]:.2f} s")
+    for line in what_stages_did(output / "metrics.jsonl"):
+        print(line)
     print(f"accuracy {verdict}: {gained} (after - before, paired by question)")
     print(
         f"\n{len(before.acc)} held-out questions, {before.rollouts} rollouts each at temperature 1; "
