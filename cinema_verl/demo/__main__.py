@@ -170,7 +170,7 @@ def what_stages_did(metrics: Path) -> Iterator[str]:
     for stage, of in sorted(steps.items()):
         term = sum(data.get("cinema/diversity_advantage_share", 0.0) for data in of) / len(of)  # plain GRPO has none
         groups = sum(data["cinema/dynamic_sampling/generated_groups"] for data in of)
-        yield f"stage {stage:.0f}     {term:.0%} of the advantage is the diversity term's; {groups:.0f} groups generated"
+        yield f"stage {stage:.0f}     {term:.0%} of the advantage is the term's; {groups:.0f} groups generated"
 
 
 def report(output: Path, exploration: int, total: int, seconds: float, peak: int) -> None:
