@@ -149,4 +149,4 @@ def test_the_policy_is_evaluated_over_its_images_and_over_others(folder, trained
     )
     assert finish(process, folder) == 0, said(folder)
     sources = {record["data_source"] for record in records(folder / "evaluation" / "0.jsonl")}
-    assert {source.rpartition("/")[2] for source in sources} >= {"shuffled", "blank"}
+    assert {source.rpartition("@")[2] for source in sources} >= {"shuffled", "blank"}
