@@ -90,7 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     add("question", nargs="?", metavar="QUESTION", help="the question; <image> in it places the pictures")
     add("--image", type=Path, action="append", default=[], metavar="FILE", help="a picture; once for each, in order")
     add("-n", type=positive, default=1, metavar="N", help="samples, whose answers vote (default: %(default)s)")
-    add("--temperature", type=float, metavar="T", help="0 is greedy (default: 0 for one sample, 1 for several)")
+    add(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="Of sampling; 0 is greedy. (default: 0 for one sample, 1 for several)",
+    )
     add(
         "--seed", type=int, metavar="SEED", help="of the first sample, the next one's is one more (default: fresh ones)"
     )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cinema_verl.endpoint.ledger import Call, Ledger
-from cinema_verl.endpoint.outcomes import Again, Outcome, Reply, Stop, models, read, retry_after
+from cinema_verl.endpoint.outcomes import Again, Outcome, Reply, Stop, Unlisted, models, read, retry_after
 
 KEY = "sk-proj-0123456789abcdefghij"
 
@@ -113,7 +113,7 @@ JSON = st.recursive(
 def test_whatever_comes_is_read_and_can_be_kept(status, body):
     result = read(status, {}, body, KEY)
     assert isinstance(result, Reply | Again | Stop)
-    assert isinstance(models(status, {}, body, KEY), list | Again | Stop)
+    assert isinstance(models(status, {}, body, KEY), list | Again | Stop | Unlisted)
     if isinstance(result, Reply):
         with Ledger(":memory:") as ledger:
             ledger.put(Call("draft", "m", []), Reply(result.text, result.finish_reason, Outcome.OK, model=result.model))
@@ -163,7 +163,7 @@ def test_retry_after_as_a_date():
 
 def test_lists_of_models():
     assert models(200, {}, b'{"data": [{"id": "a"}, {"id": "b"}]}') == ["a", "b"]
-    assert models(200, {}, b'{"data": []}') == []
-    assert isinstance(models(404, {}, b""), Stop)
+    for status, body in ((200, b'{"data": []}'), (404, b""), (200, b"<html>")):
+        assert isinstance(models(status, {}, body), Unlisted)
     assert isinstance(models(503, {}, b""), Again)
     assert "key is refused" in models(401, {}, error()).why

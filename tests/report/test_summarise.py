@@ -24,6 +24,7 @@ from cinema_verl.report.summarise import (
     trend,
 )
 from cinema_verl.runs.metrics import Metrics
+from cinema_verl.schedule import AnnealingSchedule
 
 
 def cell(pattern="focus>answer", correct=1, violations=(), source="squares", answer_type="mcq"):
@@ -84,7 +85,10 @@ def test_stages_from_metrics_then_from_the_configuration():
     steps = (0, 1, 2, 3)
     logged = Metrics(steps, {"cinema/stage": [None, 1.0, 1.0, 2.0]})
     assert stages(logged, None) == [{"stage": 1, "from": 1, "to": 2}, {"stage": 2, "from": 3, "to": 3}]
-    assert stages(Metrics(steps, {}), 1) == [{"stage": 1, "from": 1, "to": 1}, {"stage": 2, "from": 2, "to": 3}]
+    assert stages(Metrics(steps, {}), AnnealingSchedule(0.1, 1, 2).stages) == [
+        {"stage": 1, "from": 1, "to": 1},
+        {"stage": 2, "from": 2, "to": 3},
+    ]
     assert stages(Metrics(steps, {}), None) == []
 
 

@@ -111,7 +111,7 @@ class SFTCheckpoints(CheckpointHandler):
         ranks = torch.distributed.get_world_size()
         if ranks not in (saved := world_sizes(path, self.load_contents)):
             raise ValueError(
-                f"{path} has {', '.join(self.load_contents)} for {'or '.join(map(str, sorted(saved)))} processes, and "
+                f"{path} has {', '.join(self.load_contents)} for {' or '.join(map(str, sorted(saved)))} processes, and "
                 f"this run has {ranks}: start as many, or cut it anew first: cinema-verl reshard {path} "
                 f"--world-size {ranks}"
             )

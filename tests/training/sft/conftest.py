@@ -24,6 +24,26 @@ STEPS = 2 * (ROWS // BATCH)
 TIME_LIMIT = 300  # seconds; a run takes twenty on a quiet machine
 
 
+@pytest.fixture(autouse=True, scope="module")
+def unpatched_models() -> Iterator[None]:
+    """verl puts its own methods into transformers' classes where it trains: those that were there come back."""
+    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as module
+
+    owners = [module, *(each for each in vars(module).values() if isinstance(each, type))]
+    before = [
+        (owner, dict(vars(owner)))
+        for owner in owners
+        if getattr(owner, "__module__", module.__name__) == module.__name__
+    ]
+    yield
+    for owner, had in before:
+        for name, value in dict(vars(owner)).items():
+            if name not in had:
+                delattr(owner, name)
+            elif value is not had[name] and not name.startswith("__"):
+                setattr(owner, name, had[name])
+
+
 @pytest.fixture(scope="session")
 def sft_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`train.parquet` and `val.parquet`: made-up pictures of 28 by 28, and trajectories of different lengths."""
