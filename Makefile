@@ -19,7 +19,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-demo: $(STAMP)  ## train on the CPU from nothing to a table, under 15 minutes
+demo: $(STAMP)  ## train on the CPU from nothing to a table, about a quarter of an hour
 	$(BIN)/python -m cinema_verl.demo
 
 cold-start: $(STAMP)  ## trees, two paths a question, SFT: offline, a few minutes
