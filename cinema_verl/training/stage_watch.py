@@ -6,7 +6,7 @@ share of 34 % and keeps 86 % of the cold start's pattern entropy; without the te
 the share is 2 %. The bounds lie between.
 """
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Mapping
 from typing import Final
 
@@ -30,11 +30,15 @@ class StageWatch:
 
     def __init__(self, stages: Stages, share: str) -> None:
         self.stages, self.share = stages, share
-        self._first: defaultdict[str, list[float]] = defaultdict(list)
+        self._begin(None)
+
+    def _begin(self, stage: Stage | None) -> None:
+        """Nothing is known of a stage when it begins; none comes back."""
+        self._stage = stage
+        self._first: list[float] = []
         self._entropy: deque[float] = deque(maxlen=WINDOW)
         self._shares: deque[float] = deque(maxlen=WINDOW)
-        self._said: set[tuple[str, str]] = set()
-        self._stage: Stage | None = None
+        self._said: set[str] = set()
 
     def look(self, step: int, metrics: Mapping[str, float]) -> list[str]:
         """What is to be said after a step; each thing once a stage, a step that trains nothing every time.
@@ -45,9 +49,7 @@ class StageWatch:
         """
         stage = self.stages.at(step)
         if stage != self._stage:
-            self._stage = stage
-            self._entropy.clear()
-            self._shares.clear()
+            self._begin(stage)
         found = []
         if metrics.get("cinema/groups_without_advantage") == 1:
             found.append(
@@ -65,7 +67,7 @@ class StageWatch:
             return []
         self._shares.append(share)
         mean = sum(self._shares) / len(self._shares)
-        if len(self._shares) < WINDOW or mean >= LEAST_SHARE or not self._once(stage, "share"):
+        if len(self._shares) < WINDOW or mean >= LEAST_SHARE or not self._once("share"):
             return []
         keep = f"; the filter drops the groups in which it acts most: cinema.stages.{stage.name}.filter=null keeps them"
         return [
@@ -76,12 +78,11 @@ class StageWatch:
     def _falling_entropy(self, step: int, stage: Stage, entropy: float | None) -> list[str]:
         if entropy is None:
             return []
-        first = self._first[stage.name]
-        if len(first) < FIRST:
-            first.append(entropy)
+        if len(self._first) < FIRST:
+            self._first.append(entropy)
         self._entropy.append(entropy)
-        start, mean = sum(first) / len(first), sum(self._entropy) / len(self._entropy)
-        if len(self._entropy) < WINDOW or mean >= LEAST_ENTROPY * start or not self._once(stage, "entropy"):
+        start, mean = sum(self._first) / len(self._first), sum(self._entropy) / len(self._entropy)
+        if len(self._entropy) < WINDOW or mean >= LEAST_ENTROPY * start or not self._once("entropy"):
             return []
         return [
             f"step {step}, stage {stage.name}: pattern entropy fell from {start:.2f} to {mean:.2f} nats, faster than "
@@ -89,7 +90,7 @@ class StageWatch:
             "cinema/dynamic_sampling/solve_all"
         ]
 
-    def _once(self, stage: Stage, what: str) -> bool:
-        new = (stage.name, what) not in self._said
-        self._said.add((stage.name, what))
+    def _once(self, what: str) -> bool:
+        new = what not in self._said
+        self._said.add(what)
         return new
