@@ -1,0 +1,76 @@
+"""The study of the Diversity-Preserving Strategy: see studies/dps/README.md.
+
+python -m studies.dps prepare      # what the cold start is like: half a minute
+python -m studies.dps run          # every arm and seed: hours; may be stopped and started again
+python -m studies.dps analyse      # tables and plots of the records there are
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from studies.dps.arms import MAIN, OURS
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m studies.dps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    helps = {
+        "prepare": "Measure the cold start on the testbed; does nothing where that is done.",
+        "run": "Train and measure every arm with every seed; what is recorded is not done again.",
+        "analyse": "Write tables, decisions and plots from the records there are.",
+    }
+    made = {name: commands.add_parser(name, help=text, description=text) for name, text in helps.items()}
+    for command in made.values():
+        command.add_argument(
+            "--output", type=Path, default=Path("outputs/dps"), help="Folder of the study. (default: %(default)s)"
+        )
+    run = made["run"]
+    run.add_argument(
+        "--seeds", type=int, nargs="+", default=list(range(1, 17)), help="Seeds to run. (default: 1 to 16)"
+    )
+    units = [*MAIN, *OURS]
+    run.add_argument("--units", nargs="+", choices=units, default=units, help="Arms to run. (default: all)")
+    run.add_argument("--processes", type=int, default=2, help="Processes side by side, one thread each. (default: 2)")
+    run.add_argument("--shard", metavar="I/N", help="Run only the I-th of N parts of the seeds, in this process.")
+    made["analyse"].add_argument(
+        "--results", type=Path, default=None, help="Folder for tables and plots. (default: OUTPUT/results)"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    output: Path = options.output
+    if options.command == "prepare":
+        from cinema_verl.demo.digit_images import load_pools
+        from studies.dps.prepare import prepare
+
+        print(json.dumps(prepare(output, load_pools()), indent=2))
+        return 0
+    if not (output / "properties.json").exists():
+        parser.error(f"{output} holds no prepared study: run `python -m studies.dps prepare --output {output}` first")
+    if options.command == "run":
+        from studies.dps.run import run, run_side_by_side
+
+        if options.shard is None:
+            return run_side_by_side(output, options.seeds, options.units, options.processes)
+        index, count = map(int, options.shard.split("/"))
+        run(output, options.seeds, options.units, (index, count))
+        return 0
+    from studies.dps.analyse import analyse
+
+    analyse(output, options.results or output / "results")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

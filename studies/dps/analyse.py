@@ -1,0 +1,246 @@
+"""From the records to tables, decisions and plots: what README.md registers, computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from cinema_verl.evaluate.statistics import Estimate, mean
+from studies.dps import records
+from studies.dps.arms import EXPLORATION, OURS
+
+Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]
+"""Arm to seed to what was recorded of it."""
+
+ALPHA: Final = 0.05
+MARGIN: Final = 0.02  # of non-inferiority in pass@1, and of superiority for an arm of ours; registered
+ARMS_IN_ORDER: Final = ("two_stages", "no_term", "dps", "dapo", "filter_always", *OURS)
+
+
+def by_arm(found: Sequence[Mapping[str, Any]]) -> Runs:
+    """Records of units as runs of arms."""
+    runs: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for record in found:
+        for arm, run in record["arms"].items():
+            runs.setdefault(arm, {})[record["seed"]] = run
+    return {arm: runs[arm] for arm in ARMS_IN_ORDER if arm in runs}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One registered comparison of two arms, paired by seed.
+
+    Attributes:
+        name: as in README.md.
+        arm, control: whose difference it is.
+        at: the arm's point, "exploration" or "end".
+        metric: of the measurement; or "path_pass_1", "path_pass_8", the height above DAPO's path.
+        above: the claim is that the mean difference is larger than this.
+        control_at: the control's point, where it is another.
+    """
+
+    name: str
+    arm: str
+    control: str
+    at: str
+    metric: str
+    above: float = 0.0
+    control_at: str | None = None
+
+
+PRIMARY: Final = (
+    Claim("entropy after stage 1, against the control", "two_stages", "no_term", "exploration", "pattern_entropy"),
+    Claim("entropy after stage 1, against DAPO", "two_stages", "dapo", "exploration", "pattern_entropy"),
+    Claim("entropy at the end, against the control", "two_stages", "no_term", "end", "pattern_entropy"),
+    Claim("entropy at the end, against DAPO", "two_stages", "dapo", "end", "pattern_entropy"),
+    Claim("pass@1 not inferior to the control", "two_stages", "no_term", "end", "pass_1", -MARGIN),
+    Claim("pass@1 not inferior to DAPO", "two_stages", "dapo", "end", "pass_1", -MARGIN),
+    Claim("pass@1 not inferior to DAPO of as many groups", "two_stages", "dapo", "end", "pass_1", -MARGIN, "stopped"),
+    Claim("pass@8 superior to the control", "two_stages", "no_term", "end", "pass_8"),
+    Claim("pass@8 superior to DAPO", "two_stages", "dapo", "end", "pass_8"),
+    Claim("pass@8 superior to DAPO of as many groups", "two_stages", "dapo", "end", "pass_8", 0.0, "stopped"),
+    Claim("pass@1 above DAPO's path", "two_stages", "dapo", "end", "path_pass_1"),
+    Claim("pass@8 above DAPO's path", "two_stages", "dapo", "end", "path_pass_8"),
+)
+
+SECONDARY: Final = (
+    Claim("filter in both stages: entropy after stage 1", "filter_always", "dapo", "exploration", "pattern_entropy"),
+    Claim("filter in both stages: pass@8", "filter_always", "dapo", "end", "pass_8"),
+    Claim("stage 2 wins pass@1 over DPS throughout", "two_stages", "dps", "end", "pass_1"),
+    *(
+        Claim(f"{arm}: {metric} above DAPO's path by {MARGIN}", arm, "dapo", "end", f"path_{metric}", MARGIN)
+        for arm in OURS
+        for metric in ("pass_1", "pass_8")
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A claim with what was found: differences' mean with its 95 % t-interval, one-sided p, and the verdict."""
+
+    claim: Claim
+    seeds: int
+    estimate: Estimate
+    p: float
+    verdict: str = ""
+
+
+def path_height(dapo: Mapping[str, Any], start: Mapping[str, Any], point: Mapping[str, Any], metric: str) -> float:
+    """How far a point lies above DAPO's own path, in `metric`, at the point's pattern entropy.
+
+    The path is a polygon through the cold start and the measured steps of the same seed's DAPO run, ordered by entropy;
+    outside of its entropies it stays what it is at the end.
+    """
+    points = [start, *dapo["path"], dapo["exploration"], dapo["end"]]
+    points = sorted(points, key=lambda each: each["pattern_entropy"])
+    along = np.interp(
+        point["pattern_entropy"], [each["pattern_entropy"] for each in points], [each[metric] for each in points]
+    )
+    return float(point[metric] - along)
+
+
+def differences(claim: Claim, runs: Runs, start: Mapping[str, Any]) -> list[float]:
+    """One difference a seed that both arms have."""
+    both = sorted(runs.get(claim.arm, {}).keys() & runs.get(claim.control, {}).keys())
+    found = []
+    for seed in both:
+        point, control = runs[claim.arm][seed][claim.at], runs[claim.control][seed]
+        if claim.metric.startswith("path_"):
+            found.append(path_height(control, start, point, claim.metric.removeprefix("path_")))
+        else:
+            found.append(point[claim.metric] - control[claim.control_at or claim.at][claim.metric])
+    return found
+
+
+def holm(p: Sequence[float], alpha: float = ALPHA) -> list[bool]:
+    """Which hypotheses Holm's procedure rejects: the least p against alpha / m, the next against alpha / (m - 1) …"""
+    rejected = [False] * len(p)
+    for rank, place in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        if p[place] > alpha / (len(p) - rank):
+            break
+        rejected[place] = True
+    return rejected
+
+
+def decide(claims: Sequence[Claim], runs: Runs, start: Mapping[str, Any]) -> list[Decision]:
+    """All claims of a family, with Holm's correction over it.
+
+    "yes" where the corrected one-sided t-test rejects that the difference is at most `above`; "no" where the 95 %
+    interval lies below it altogether; else "undecided".
+    """
+    from scipy import stats
+
+    found = []
+    for claim in claims:
+        values = differences(claim, runs, start)
+        if len(values) < 3:
+            continue
+        p = float(stats.ttest_1samp(values, claim.above, alternative="greater").pvalue)
+        found.append((claim, values, p))
+    rejected = holm([p for _, _, p in found])
+    decisions = []
+    for (claim, values, p), yes in zip(found, rejected, strict=True):
+        estimate = mean(values)
+        verdict = "yes" if yes else "no" if estimate.high < claim.above else "undecided"
+        decisions.append(Decision(claim, len(values), estimate, p, verdict))
+    return decisions
+
+
+# --- Tables --------------------------------------------------------------------------------------------------------
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _with_interval(values: Sequence[float], digits: int = 3) -> str:
+    found = mean(values)
+    return f"{found.mean:.{digits}f} ± {found.high - found.mean:.{digits}f}" if len(values) > 1 else f"{found.mean:.3f}"
+
+
+def arms_table(runs: Runs, start: Mapping[str, Any]) -> str:
+    """What every arm ended as: means over seeds with the half-width of 95 % t-intervals."""
+    head = ["arm", "seeds", "pass@1", "pass@8", "greedy", "format", "entropy after stage 1", "entropy at the end",
+            "term's share in stage 1", "groups generated"]  # fmt: skip
+    lines = [_row(head), _row(["---"] * len(head))]
+    first = [f"{start[name]:.3f}" for name in ("pass_1", "pass_8", "greedy", "format", "pattern_entropy")]
+    lines.append(_row(["cold start", "", *first, "", "", ""]))
+
+    def add(name: str, of: Sequence[Mapping[str, Any]], explored: Sequence[str], share: str) -> None:
+        cells = [_with_interval([p[metric] for p in of]) for metric in ("pass_1", "pass_8", "greedy", "format")]
+        entropy = _with_interval([p["pattern_entropy"] for p in of], 2)
+        groups = f"{np.mean([p['generated'] for p in of]):.0f}"
+        lines.append(_row([name, str(len(of)), *cells, *explored, entropy, share, groups]))
+
+    for arm, by_seed in runs.items():
+        every = [by_seed[seed] for seed in sorted(by_seed)]
+        explored = _with_interval([run["exploration"]["pattern_entropy"] for run in every], 2)
+        share = np.mean([np.mean([s["share"] for s in run["curve"][:EXPLORATION]]) for run in every])
+        add(f"`{arm}`", [run["end"] for run in every], [explored], f"{share:.2f}")
+        if arm == "dapo":
+            add(
+                "`dapo`, stopped at `two_stages`' groups",
+                [run["stopped"] for run in every if "stopped" in run],
+                [""],
+                "",
+            )
+    return "\n".join(lines)
+
+
+def decisions_table(decisions: Sequence[Decision]) -> str:
+    """The claims of a family and what became of them."""
+    head = ["claim", "seeds", "difference [95 %]", "must exceed", "p, one-sided", "holds"]
+    lines = [_row(head), _row(["---"] * len(head))]
+    for each in decisions:
+        value = f"{each.estimate.mean:+.3f} [{each.estimate.low:+.3f}, {each.estimate.high:+.3f}]"
+        lines.append(
+            _row([each.claim.name, str(each.seeds), value, f"{each.claim.above:+.2f}", f"{each.p:.2g}", each.verdict])
+        )
+    return "\n".join(lines)
+
+
+def paths_table(runs: Runs, start: Mapping[str, Any], arms: Sequence[str] = ("two_stages", "dapo")) -> str:
+    """By kind of question: the commonest path and its share before and after, and accuracy."""
+    head = ["question", "cold start", *(f"`{arm}`, end" for arm in arms)]
+    lines = [_row(head), _row(["---"] * len(head))]
+
+    def cell(of: Sequence[Mapping[str, Any]]) -> str:
+        share: dict[str, float] = {}
+        for point in of:
+            for pattern, values in point["patterns"].items():
+                share[pattern] = share.get(pattern, 0.0) + values["share"] / len(of)
+        common = max(share, key=share.__getitem__)
+        shown = common.removesuffix(">answer").replace(">", " → ")
+        right = f"{np.mean([p['pass_1'] for p in of]):.2f} / {np.mean([p['pass_8'] for p in of]):.2f}"
+        return f"{right}, {shown} {share[common]:.2f}"
+
+    for task in start["tasks"]:
+        ends = [[run["end"]["tasks"][task] for run in runs[arm].values()] for arm in arms if arm in runs]
+        lines.append(_row([task, cell([start["tasks"][task]]), *map(cell, ends)]))
+    return "\n".join(lines)
+
+
+def analyse(output: Path, results: Path) -> None:
+    """Write `tables.md`, `decisions.json` and the plots of the records in `output` into `results`."""
+    start = json.loads((output / "properties.json").read_text())
+    runs = by_arm(records.read(sorted(output.glob("records-*.jsonl"))))
+    families = {"Primary claims": decide(PRIMARY, runs, start), "Secondary claims": decide(SECONDARY, runs, start)}
+    parts = ["## Arms", arms_table(runs, start)]
+    for name, decisions in families.items():
+        if decisions:
+            parts += [f"## {name}", decisions_table(decisions)]
+    parts += ["## Paths", paths_table(runs, start)]
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    from studies.dps.plots import draw
+
+    draw(runs, start, families["Primary claims"], results)
+    print((results / "tables.md").read_text(encoding="utf-8"))
+    seconds = sum(record["cpu_seconds"] for record in records.read(sorted(output.glob("records-*.jsonl"))))
+    print(f"{seconds / 60:.0f} CPU minutes; tables and plots are in {results}")

@@ -1,0 +1,55 @@
+"""The arms of the study: what each trains with, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from cinema_verl.schedule import Stage, Stages
+from cinema_verl.training.estimators import diversity_preserving
+from studies.dps import schemes
+from studies.dps.loop import Settings
+
+EXPLORATION: Final = 84  # recipe cinema_cpu
+EXPLOITATION: Final = 36  # recipe cinema_cpu
+STEPS: Final = EXPLORATION + EXPLOITATION
+
+
+def _stages(coefficient: float, filters: tuple[str | None, str | None], shape: str = "linear") -> Stages:
+    return Stages(
+        (
+            Stage("exploration", EXPLORATION, coefficient, "constant", filter=filters[0]),
+            Stage("exploitation", EXPLOITATION, coefficient, shape, filter=filters[1]),
+        )
+    )
+
+
+ALWAYS: Final = ("acc", "acc")
+SECOND: Final = (None, "acc")
+
+ARMS: Final[Mapping[str, Settings]] = {
+    # The recipes': `tests/studies` composes each and compares.
+    "two_stages": Settings(_stages(0.1, SECOND), diversity_preserving),
+    "no_term": Settings(_stages(0.0, SECOND), diversity_preserving),
+    "dps": Settings(_stages(0.1, (None, None), "constant"), diversity_preserving),
+    "dapo": Settings(_stages(0.0, ALWAYS), diversity_preserving),
+    "filter_always": Settings(_stages(0.1, ALWAYS), diversity_preserving),
+    # Ours. What a strength means differs from scheme to scheme; each is one value, chosen before the runs.
+    "novelty": Settings(_stages(1.0, ALWAYS), schemes.novelty),
+    "over_batch": Settings(_stages(0.1, SECOND), schemes.over_batch),
+    "pass_at_4": Settings(_stages(1.0, ALWAYS), schemes.pass_at, normalise=False),
+    "own_scale": Settings(_stages(0.3, ALWAYS), diversity_preserving, guard="own_scale"),
+}
+
+RECIPES: Final = {
+    "two_stages": "cinema_cpu",
+    "no_term": "cinema_no_term",
+    "dps": "cinema_dps",
+    "dapo": "cinema_dapo",
+    "filter_always": "cinema_filter_always",
+}
+"""Arms that are a recipe of the package."""
+
+MAIN: Final = ("two_stages", "no_term", "dapo", "filter_always")
+"""Units of the main question; `two_stages` makes the arm `dps`, too, whose first stage is the same."""
+OURS: Final = ("novelty", "over_batch", "pass_at_4", "own_scale")

@@ -1,0 +1,45 @@
+"""The study's records: one JSON object a line, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """Add a record, on the disk when this returns."""
+    line = json.dumps(record, sort_keys=True) + "\n"
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def mend(path: Path) -> None:
+    """Cut off the unfinished last line that a killed process may have left, before its successor writes on."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
+        with open(path, "r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
+
+
+def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """All records but an unfinished last line, which a running process is writing, or a killed one left.
+
+    Raises:
+        ValueError: for any other line that is no JSON object.
+    """
+    found = []
+    for path in paths:
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+        for number, line in enumerate(lines, 1):
+            try:
+                found.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"{path}:{number} is no record: {line[:60]!r}") from error
+    return found
