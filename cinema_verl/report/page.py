@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Final
@@ -192,7 +192,10 @@ def _planned(run: Run) -> Stages | None:
         if section := ask("cinema.stages"):
             return Stages.of(section)
         keys = ("coefficient", "exploration_steps", "annealing_steps", "annealing_shape")
-        return AnnealingSchedule(*(ask(f"cinema.{key}") for key in keys)).stages
+        planned = AnnealingSchedule(*(ask(f"cinema.{key}") for key in keys)).stages
+        # A run from before the stages filtered in all of its steps or in none.
+        metric = ask("algorithm.filter_groups.metric") if ask("algorithm.filter_groups.enable") else None
+        return Stages(tuple(replace(stage, filter=metric) for stage in planned.stages))
     except (ValueError, AttributeError):
         return None
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from studies.dps.arms import MAIN, OURS
 
+PROPERTIES = "properties.json"
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -39,9 +41,15 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--units", nargs="+", choices=units, default=units, help="Arms to run. (default: all)")
     run.add_argument("--processes", type=int, default=2, help="Processes side by side, one thread each. (default: 2)")
     run.add_argument("--shard", metavar="I/N", help="Run only the I-th of N parts of the seeds, in this process.")
-    made["analyse"].add_argument(
-        "--results", type=Path, default=None, help="Folder for tables and plots. (default: OUTPUT/results)"
+    analyse = made["analyse"]
+    analyse.add_argument(
+        "--results",
+        type=Path,
+        default=None,
+        help="Folder for records, tables and plots; with records that were published there, OUTPUT is not needed. "
+        "(default: OUTPUT/results)",
     )
+    analyse.add_argument("--docs", type=Path, default=None, help="Page whose tables and pictures to renew.")
     return parser
 
 
@@ -56,19 +64,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(json.dumps(prepare(output, load_pools()), indent=2))
         return 0
-    if not (output / "properties.json").exists():
-        parser.error(f"{output} holds no prepared study: run `python -m studies.dps prepare --output {output}` first")
+    prepared = (output / PROPERTIES).exists()
     if options.command == "run":
-        from studies.dps.run import run, run_side_by_side
+        if not prepared:
+            parser.error(
+                f"{output} holds no prepared study: run `python -m studies.dps prepare --output {output}` first"
+            )
+        return _run(parser, options)
+    from studies.dps.analyse import RECORDS, analyse, publish
 
-        if options.shard is None:
-            return run_side_by_side(output, options.seeds, options.units, options.processes)
-        index, count = map(int, options.shard.split("/"))
-        run(output, options.seeds, options.units, (index, count))
-        return 0
-    from studies.dps.analyse import analyse
+    results: Path = options.results or output / "results"
+    if prepared and any(output.glob("records-*.jsonl")):
+        publish(output, results)
+    elif not (results / RECORDS).exists():
+        parser.error(f"neither {output} nor {results} holds records: run `python -m studies.dps run` first")
+    print(analyse(results, options.docs).tables())
+    return 0
 
-    analyse(output, options.results or output / "results")
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from studies.dps.run import run, run_side_by_side
+
+    if options.shard is None:
+        return run_side_by_side(options.output, options.seeds, options.units, options.processes)
+    index, slash, count = options.shard.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        parser.error(f"--shard is I/N with I from 0 to N - 1, not {options.shard!r}")
+    run(options.output, options.seeds, options.units, (int(index), int(count)))
     return 0
 
 

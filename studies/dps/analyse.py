@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ from typing import Any, Final
 import numpy as np
 
 from cinema_verl.evaluate.statistics import Estimate, mean
+from cinema_verl.utils.files import atomic_write
 from studies.dps import records
 from studies.dps.arms import EXPLORATION, OURS
+from studies.dps.prepare import PROPERTIES
 
 Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """Arm to seed to what was recorded of it."""
 
+RECORDS: Final = "records.jsonl.gz"
 ALPHA: Final = 0.05
 MARGIN: Final = 0.02  # of non-inferiority in pass@1, and of superiority for an arm of ours; registered
 ARMS_IN_ORDER: Final = ("two_stages", "no_term", "dps", "dapo", "filter_always", *OURS)
@@ -226,21 +230,87 @@ def paths_table(runs: Runs, start: Mapping[str, Any], arms: Sequence[str] = ("tw
     return "\n".join(lines)
 
 
-def analyse(output: Path, results: Path) -> None:
-    """Write `tables.md`, `decisions.json` and the plots of the records in `output` into `results`."""
-    start = json.loads((output / "properties.json").read_text())
-    runs = by_arm(records.read(sorted(output.glob("records-*.jsonl"))))
-    families = {"Primary claims": decide(PRIMARY, runs, start), "Secondary claims": decide(SECONDARY, runs, start)}
-    parts = ["## Arms", arms_table(runs, start)]
-    for name, decisions in families.items():
-        if decisions:
-            parts += [f"## {name}", decisions_table(decisions)]
-    parts += ["## Paths", paths_table(runs, start)]
-    results.mkdir(parents=True, exist_ok=True)
-    (results / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+BEGIN: Final = "<!-- below: made by `python -m studies.dps analyse --docs docs/science.md` -->"
+END: Final = "<!-- above: made by it -->"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The study as its records have it: what the cold start is like, the runs, and what was decided."""
+
+    start: Mapping[str, Any]
+    runs: Runs
+    primary: list[Decision]
+    secondary: list[Decision]
+    cpu_minutes: float
+
+    @classmethod
+    def of(cls, start: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> Found:
+        """From the properties and the records."""
+        runs = by_arm(found)
+        minutes = sum(record["cpu_seconds"] for record in found) / 60
+        return cls(start, runs, decide(PRIMARY, runs, start), decide(SECONDARY, runs, start), minutes)
+
+    def tables(self) -> str:
+        """As Markdown."""
+        parts = ["### Arms", arms_table(self.runs, self.start)]
+        for name, decisions in (("Primary claims", self.primary), ("Secondary claims", self.secondary)):
+            if decisions:
+                parts += [f"### {name}", decisions_table(decisions)]
+        parts += ["### Paths", "pass@1 / pass@8, the commonest path and its share:"]
+        parts += [paths_table(self.runs, self.start), f"All runs together: {self.cpu_minutes:.0f} CPU minutes."]
+        return "\n\n".join(parts) + "\n"
+
+
+def with_tables(page: str, tables: str) -> str:
+    """A page with the tables between its marks.
+
+    Raises:
+        ValueError: if the page lacks them.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page lacks the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{tables}\n{END}{after}"
+
+
+def published(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Properties and records as `publish` left them."""
+    with gzip.open(directory / RECORDS, "rt", encoding="utf-8") as file:
+        return json.loads((directory / PROPERTIES).read_text()), [json.loads(line) for line in file]
+
+
+def publish(output: Path, directory: Path) -> None:
+    """Copy properties and records, seeds in order and curves to four digits, to where the repository keeps them."""
+    found = records.read(sorted(output.glob("records-*.jsonl")))
+    found.sort(key=lambda record: (record["seed"], record["unit"]))
+    directory.mkdir(parents=True, exist_ok=True)
+    with atomic_write(directory / PROPERTIES) as file:
+        file.write((output / PROPERTIES).read_text())
+    lines = "".join(json.dumps(_rounded(record), sort_keys=True) + "\n" for record in found)
+    with atomic_write(directory / RECORDS, "wb") as packed:
+        packed.write(gzip.compress(lines.encode(), mtime=0))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def analyse(directory: Path, docs: Path | None) -> Found:
+    """Tables and plots of the published records into their folder, or into a page and the folder `img` beside it."""
     from studies.dps.plots import draw
 
-    draw(runs, start, families["Primary claims"], results)
-    print((results / "tables.md").read_text(encoding="utf-8"))
-    seconds = sum(record["cpu_seconds"] for record in records.read(sorted(output.glob("records-*.jsonl"))))
-    print(f"{seconds / 60:.0f} CPU minutes; tables and plots are in {results}")
+    found = Found.of(*published(directory))
+    if docs is None:
+        (directory / "tables.md").write_text(found.tables(), encoding="utf-8")
+        draw(found, directory)
+    else:
+        page = with_tables(docs.read_text(encoding="utf-8"), found.tables())
+        docs.write_text(page, encoding="utf-8")
+        draw(found, docs.parent / "img")
+    return found

@@ -95,6 +95,24 @@ def test_settings_of_another_version_break_nothing(run_dir, key, value):
     assert len(notes) == (key == "pattern_mode"), "said where something is left out for it"
 
 
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"enable": True, "metric": "acc"}, "groups filtered by acc"),
+        ({"enable": False}, "every group"),
+        (None, "every group"),
+    ],
+)
+def test_a_run_from_before_the_stages_filtered_in_all_steps_or_in_none(run_dir, section, said):
+    path = run_dir / "hydra" / ".hydra" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["algorithm"] = {"filter_groups": section} if section else {}
+    path.write_text(yaml.safe_dump(config))
+    html, _, _ = page_of(run_dir)
+    assert html.count(said) == 2
+    assert "groups filtered" not in html or "every group" not in html
+
+
 def test_questions_over_other_images_do_not_count_as_accuracy(run_dir):
     """Without a metrics file, accuracy is counted from the rollouts: of the questions as they are."""
     (run_dir / "metrics.jsonl").unlink()
