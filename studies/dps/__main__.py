@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from studies.dps.arms import MAIN, OURS
+from studies.dps.arms import FAMILIES
 
 PROPERTIES = "properties.json"
 
@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--seeds", type=int, nargs="+", default=list(range(1, 17)), help="Seeds to run. (default: 1 to 16)"
     )
-    units = [*MAIN, *OURS]
+    units = [unit for family in FAMILIES for unit in family]
     run.add_argument("--units", nargs="+", choices=units, default=units, help="Arms to run. (default: all)")
     run.add_argument("--processes", type=int, default=2, help="Processes side by side, one thread each. (default: 2)")
     run.add_argument("--shard", metavar="I/N", help="Run only the I-th of N parts of the seeds, in this process.")

@@ -14,7 +14,7 @@ import numpy as np
 from cinema_verl.evaluate.statistics import Estimate, mean
 from cinema_verl.utils.files import atomic_write
 from studies.dps import records
-from studies.dps.arms import EXPLORATION, OURS
+from studies.dps.arms import EXPLORATION, OTHER_CLAIMS, OURS, REMOVED
 from studies.dps.prepare import PROPERTIES
 
 Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]
@@ -23,7 +23,7 @@ Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]
 RECORDS: Final = "records.jsonl.gz"
 ALPHA: Final = 0.05
 MARGIN: Final = 0.02  # of non-inferiority in pass@1, and of superiority for an arm of ours; registered
-ARMS_IN_ORDER: Final = ("two_stages", "no_term", "dps", "dapo", "filter_always", *OURS)
+ARMS_IN_ORDER: Final = ("two_stages", "no_term", "dps", "dapo", "filter_always", *OURS, *OTHER_CLAIMS)
 
 
 def by_arm(found: Sequence[Mapping[str, Any]]) -> Runs:
@@ -81,6 +81,14 @@ SECONDARY: Final = (
         for arm in OURS
         for metric in ("pass_1", "pass_8")
     ),
+)
+
+
+OTHER: Final = (
+    Claim("annealing instead of a step: pass@1", "two_stages", "step", "end", "pass_1"),
+    Claim("annealing instead of a step: pass@8", "two_stages", "step", "end", "pass_8"),
+    Claim("annealing instead of a step: entropy", "two_stages", "step", "end", "pattern_entropy"),
+    *(Claim(f"{arm.replace('_', ' ')} costs pass@1", "two_stages", arm, "end", "pass_1") for arm in REMOVED),
 )
 
 
@@ -242,6 +250,7 @@ class Found:
     runs: Runs
     primary: list[Decision]
     secondary: list[Decision]
+    other: list[Decision]
     cpu_minutes: float
 
     @classmethod
@@ -249,12 +258,18 @@ class Found:
         """From the properties and the records."""
         runs = by_arm(found)
         minutes = sum(record["cpu_seconds"] for record in found) / 60
-        return cls(start, runs, decide(PRIMARY, runs, start), decide(SECONDARY, runs, start), minutes)
+        primary, secondary, other = (decide(claims, runs, start) for claims in (PRIMARY, SECONDARY, OTHER))
+        return cls(start, runs, primary, secondary, other, minutes)
 
     def tables(self) -> str:
         """As Markdown."""
         parts = ["### Arms", arms_table(self.runs, self.start)]
-        for name, decisions in (("Primary claims", self.primary), ("Secondary claims", self.secondary)):
+        families = {
+            "Primary claims": self.primary,
+            "Secondary claims": self.secondary,
+            "The paper's other claims": self.other,
+        }
+        for name, decisions in families.items():
             if decisions:
                 parts += [f"### {name}", decisions_table(decisions)]
         parts += ["### Paths", "pass@1 / pass@8, the commonest path and its share:"]

@@ -24,6 +24,7 @@ def _stages(coefficient: float, filters: tuple[str | None, str | None], shape: s
     )
 
 
+REMOVED: Final = tuple(f"without_{action}" for action in ("global", "focus", "hint", "think"))
 ALWAYS: Final = ("acc", "acc")
 SECOND: Final = (None, "acc")
 
@@ -39,6 +40,9 @@ ARMS: Final[Mapping[str, Settings]] = {
     "over_batch": Settings(_stages(0.1, SECOND), schemes.over_batch),
     "pass_at_4": Settings(_stages(1.0, ALWAYS), schemes.pass_at, normalise=False),
     "own_scale": Settings(_stages(0.3, ALWAYS), diversity_preserving, guard="own_scale"),
+    # Of the paper's other claims.
+    "step": Settings(_stages(0.1, SECOND, "step"), diversity_preserving),
+    **{a: Settings(_stages(0.1, SECOND), diversity_preserving, prompt_mode=f"cinema_{a}") for a in REMOVED},
 }
 
 RECIPES: Final = {
@@ -47,9 +51,21 @@ RECIPES: Final = {
     "dps": "cinema_dps",
     "dapo": "cinema_dapo",
     "filter_always": "cinema_filter_always",
+    **{arm: f"cinema_{arm}" for arm in REMOVED},
 }
 """Arms that are a recipe of the package."""
 
 MAIN: Final = ("two_stages", "no_term", "dapo", "filter_always")
 """Units of the main question; `two_stages` makes the arm `dps`, too, whose first stage is the same."""
 OURS: Final = ("novelty", "over_batch", "pass_at_4", "own_scale")
+OTHER_CLAIMS: Final = ("step", *REMOVED)
+"""Units of the paper's other claims: a step instead of annealing, and every action removed."""
+
+
+FAMILIES: Final = (MAIN, OURS, OTHER_CLAIMS)
+"""All units, in the order in which they are run: the main question first."""
+
+
+def family_of(unit: str) -> int:
+    """The place of a unit's family in `FAMILIES`."""
+    return next(place for place, family in enumerate(FAMILIES) if unit in family)

@@ -59,15 +59,17 @@ class Settings:
         credit: from rewards to credited rewards (`cinema_verl.training.estimators`).
         guard: `cinema.term_guard`.
         normalise: whether credited rewards are normalised within the group, or are the advantages.
+        prompt_mode: of the reward: under "cinema_without_ACTION" that action breaks the format rule.
     """
 
     stages: Stages
     credit: Credit
     guard: str = "none"
     normalise: bool = True
+    prompt_mode: str | None = None
 
 
-def score(question: DigitsQuestion, sampled: Sampled) -> dict[str, Any]:
+def score(question: DigitsQuestion, sampled: Sampled, prompt_mode: str | None = None) -> dict[str, Any]:
     """The package's reward of a response."""
     problem = question.problem
     described = {
@@ -77,7 +79,8 @@ def score(question: DigitsQuestion, sampled: Sampled) -> dict[str, Any]:
         "options_json": json.dumps(problem.options),
         "aliases_json": json.dumps(problem.aliases),
     }
-    return compute_score(f"dps/{question.task.name}", sampled.text, problem.answer, described)
+    source = f"dps/{question.task.name}"
+    return compute_score(source, sampled.text, problem.answer, described, prompt_mode=prompt_mode)
 
 
 def overlong(length: int, limit: int) -> float:
@@ -87,7 +90,13 @@ def overlong(length: int, limit: int) -> float:
 
 
 def roll_out(
-    policy: StudyPolicy, questions: Sequence[DigitsQuestion], seed: int, step: int, count: int, limit: int
+    policy: StudyPolicy,
+    questions: Sequence[DigitsQuestion],
+    seed: int,
+    step: int,
+    count: int,
+    limit: int,
+    prompt_mode: str | None = None,
 ) -> list[Trajectory]:
     """`count` trajectories of each question, one question after the other."""
     prompts = [policy.prompt(question) for question in questions]
@@ -101,7 +110,7 @@ def roll_out(
     sampled = policy.sample([prompt for _, prompt in repeated], seeds, limit)
     made = []
     for (question, prompt), response in zip(repeated, sampled, strict=True):
-        scored = score(question, response)
+        scored = score(question, response, prompt_mode)
         reward = float(scored["score"]) + overlong(len(response.ids), limit)
         made.append(Trajectory(question, prompt, response, scored["acc"], scored["format"], scored["pattern"], reward))
     return made
@@ -198,7 +207,9 @@ class Learner:
         drawn, ask = 0, PROMPTS
         while ask > 0:
             asked = [self.questions(self.generated + place) for place in range(ask)]
-            rolled = roll_out(self.policy, asked, self.seed, self.global_step, GROUP, self.limit)
+            rolled = roll_out(
+                self.policy, asked, self.seed, self.global_step, GROUP, self.limit, self.settings.prompt_mode
+            )
             drawn, self.generated = drawn + ask, self.generated + ask
             groups = [rolled[start : start + GROUP] for start in range(0, len(rolled), GROUP)]
             kept += [group for group in groups if not filtered or 0 < sum(each.acc for each in group) < GROUP]

@@ -14,7 +14,7 @@ import torch
 
 from cinema_verl.demo.digit_images import load_pools
 from studies.dps import records
-from studies.dps.arms import ARMS, EXPLORATION, OURS, STEPS
+from studies.dps.arms import ARMS, EXPLORATION, STEPS, family_of
 from studies.dps.loop import Learner, in_order
 from studies.dps.measure import SAMPLES, measure
 from studies.dps.policy import StudyPolicy
@@ -159,7 +159,7 @@ def run(output: Path, seeds: Sequence[int], units: Sequence[str], shard: tuple[i
     torch.set_num_threads(1)
     bench = Bench.open(output, output / f"records-{shard[0]}.jsonl")
     mine = [(seed, unit) for seed in seeds if seed % shard[1] == shard[0] for unit in units]
-    mine.sort(key=lambda each: each[1] in OURS)  # the main question first
+    mine.sort(key=lambda each: family_of(each[1]))
     left = [each for each in mine if (each[1], each[0]) not in bench.done]
     print(f"part {shard[0] + 1} of {shard[1]}: {len(left)} of {len(mine)} runs to do", flush=True)
     for number, (seed, unit) in enumerate(left, 1):

@@ -30,6 +30,7 @@ def test_an_arm_has_the_stages_of_its_recipe(arm):
         assert settings.stages.at(step).filter == stages.at(step).filter
     assert config.algorithm.adv_estimator == "cinema_dps"
     assert settings.guard == config.cinema.term_guard
+    assert settings.prompt_mode == config.data.cinema_prompt_mode
 
 
 def test_the_loop_has_the_values_of_the_recipe():
