@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from studies.dps.arms import FAMILIES
+from studies.dps.arms import FAMILIES, RECIPES
 
 PROPERTIES = "properties.json"
 
@@ -26,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     helps = {
         "prepare": "Measure the cold start on the testbed; does nothing where that is done.",
         "run": "Train and measure every arm with every seed; what is recorded is not done again.",
+        "confirm": "Train one arm through verl itself, with the same questions and random numbers, and compare.",
         "analyse": "Write tables, decisions and plots from the records there are.",
     }
     made = {name: commands.add_parser(name, help=text, description=text) for name, text in helps.items()}
@@ -41,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--units", nargs="+", choices=units, default=units, help="Arms to run. (default: all)")
     run.add_argument("--processes", type=int, default=2, help="Processes side by side, one thread each. (default: 2)")
     run.add_argument("--shard", metavar="I/N", help="Run only the I-th of N parts of the seeds, in this process.")
+    confirm = made["confirm"]
+    confirm.add_argument("--arm", choices=list(RECIPES), required=True, help="Arm to train, one that is a recipe.")
+    confirm.add_argument("--seed", type=int, required=True, help="Seed of the run.")
     analyse = made["analyse"]
     analyse.add_argument(
         "--results",
@@ -71,6 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{output} holds no prepared study: run `python -m studies.dps prepare --output {output}` first"
             )
         return _run(parser, options)
+    if options.command == "confirm":
+        from studies.dps.confirm import confirm
+
+        for name, point in confirm(output, options.arm, options.seed)["arms"][options.arm].items():
+            print(name, {metric: point[metric] for metric in ("pass_1", "pass_8", "pattern_entropy")})
+        return 0
     from studies.dps.analyse import RECORDS, analyse, publish
 
     results: Path = options.results or output / "results"

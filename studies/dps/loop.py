@@ -24,6 +24,7 @@ from cinema_verl.schedule import Stages
 from cinema_verl.training.estimators import Credit
 from cinema_verl.utils.stable_random import stable_hash
 from studies.dps.policy import Prompt, Sampled, StudyPolicy
+from studies.dps.testbed import index_of
 
 GROUP: Final = 8  # rollout.n, recipe cinema_cpu
 PROMPTS: Final = 8  # data.train_batch_size, recipe cinema_cpu
@@ -101,9 +102,9 @@ def roll_out(
     """`count` trajectories of each question, one question after the other."""
     prompts = [policy.prompt(question) for question in questions]
     repeated = [(question, prompt) for question, prompt in zip(questions, prompts, strict=True) for _ in range(count)]
-    # As `cinema_verl.training.agent_loop` seeds a trajectory; a row's index is the end of its uid.
+    # As `cinema_verl.training.agent_loop` seeds a trajectory.
     seeds = [
-        stable_hash(seed, step, question.uid, int(question.uid.rpartition("/")[2]), session) >> 1
+        stable_hash(seed, step, question.uid, index_of(question), session) >> 1
         for question in questions
         for session in range(count)
     ]

@@ -73,15 +73,20 @@ def sets(pools: Pools | None = None) -> Sets:
     )
 
 
+def index_of(question: DigitsQuestion) -> int:
+    """The place of a question in its set."""
+    return int(question.uid.rpartition("/")[2])
+
+
 def write_parquet(directory: Path, name: str, drawn: Sequence[DigitsQuestion]) -> Path:
-    """Questions as rows for verl, with their images beside them; the file."""
+    """Questions as rows for verl, with their images beside them; the file. A row's index is the end of its uid."""
     images = directory / "images"
     images.mkdir(parents=True, exist_ok=True)
     pools = load_pools()
     for question in drawn:
         for image in question.images:
             write_image(pools, image, images)
-    rows = (question_rl_row(question, index, images) for index, question in enumerate(drawn))
+    rows = (question_rl_row(question, index_of(question), images) for question in drawn)
     schema.write_parquet(rows, schema.RL_SCHEMA, directory / f"{name}.parquet")
     return directory / f"{name}.parquet"
 

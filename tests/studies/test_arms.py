@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from cinema_verl.schedule import Stages
 from studies.dps import loop
 from studies.dps.arms import ARMS, RECIPES
+from studies.dps.confirm import overrides
 
 
 def composed(recipe: str, *overrides: str):
@@ -50,3 +51,9 @@ def test_the_loop_has_the_values_of_the_recipe():
     assert overlong.len / config.data.max_response_length == loop.OVERLONG_SHARE
     assert config.algorithm.norm_adv_by_std_in_grpo
     assert actor.loss_agg_mode == "token-mean"
+
+
+@pytest.mark.parametrize("arm", ["two_stages", "no_term", "dps", "dapo", "filter_always"])
+def test_an_arm_through_verl_has_its_stages(arm):
+    config = composed("cinema_cpu", *overrides(RECIPES[arm]))
+    assert Stages.of(OmegaConf.to_container(config.cinema.stages, resolve=True)).spans() == ARMS[arm].stages.spans()

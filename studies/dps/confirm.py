@@ -1,0 +1,72 @@
+"""An arm of the study through verl itself, with the same questions in the same order and the same random numbers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from cinema_verl.demo.digit_images import load_pools
+from studies.dps import records
+from studies.dps.arms import EXPLORATION, RECIPES, STEPS
+from studies.dps.loop import OVERLONG_SHARE, in_order
+from studies.dps.measure import measure
+from studies.dps.policy import StudyPolicy
+from studies.dps.prepare import Pictures, policy_digest
+from studies.dps.testbed import RESPONSE, sets, write_parquet
+
+
+def overrides(recipe: str) -> list[str]:
+    """What makes `cinema_cpu` the recipe of an arm: how that recipe differs from `cinema`."""
+    return {
+        "cinema_cpu": [],
+        "cinema_no_term": ["cinema.coefficient=0"],
+        "cinema_dapo": ["cinema.coefficient=0", "cinema.stages.exploration.filter=acc"],
+        "cinema_filter_always": ["cinema.stages.exploration.filter=acc"],
+        "cinema_dps": ["cinema.annealing_shape=constant", "cinema.stages.exploitation.filter=null"],
+    }[recipe]
+
+
+def confirm(output: Path, arm: str, seed: int) -> dict[str, Any]:
+    """Train an arm that is a recipe through verl, measure it after each stage, and add a record to `verl.jsonl`.
+
+    Started again, it goes on from verl's last checkpoint.
+
+    Raises:
+        RuntimeError: if the training failed; where its output is.
+    """
+    begun, folder, pools = time.time(), output / "verl" / f"{arm}-{seed}", load_pools()
+    drawn = sets(pools)
+    at = in_order(drawn.train, seed)
+    file = write_parquet(folder / "data", "train", [at(place) for place in range(len(drawn.train))])
+    command = [
+        *(sys.executable, "-m", "verl.trainer.main_ppo", "+recipe=cinema_cpu", *overrides(RECIPES[arm])),
+        *(f"data.train_files={file}", f"data.val_files={file}", "data.shuffle=false"),
+        f"data.max_response_length={RESPONSE}",
+        f"reward.reward_kwargs.overlong_buffer_cfg.len={int(RESPONSE * OVERLONG_SHARE)}",
+        *(f"actor_rollout_ref.rollout.seed={seed}", "cinema.image_conditions=[]"),
+        *(f"cinema.exploration_steps={EXPLORATION}", f"cinema.annealing_steps={STEPS - EXPLORATION}"),
+        *("trainer.test_freq=-1", "trainer.val_before_train=false"),
+        *("trainer.save_freq=12", f"trainer.max_actor_ckpt_to_keep={STEPS // 12}"),
+        *(f"trainer.default_local_dir={folder.absolute()}/run", f"hydra.run.dir={folder.absolute()}/hydra"),
+    ]
+    with open(folder / "log.txt", "a") as log:
+        done = subprocess.run(command, env=os.environ, stdout=log, stderr=log)
+    if done.returncode:
+        raise RuntimeError(f"verl ended with exit code {done.returncode}: see {folder / 'log.txt'}")
+    points = {}
+    for name, step in (("exploration", EXPLORATION), ("end", STEPS)):
+        weights = folder / "run" / f"global_step_{step}" / "actor" / "huggingface"
+        points[name] = {"step": step, **measure(StudyPolicy(weights, Pictures(pools)), drawn.test, RESPONSE)}
+    record = {
+        "unit": f"verl/{arm}",
+        "seed": seed,
+        "policy": policy_digest(),
+        "seconds": round(time.time() - begun, 1),
+        "arms": {arm: points},
+    }
+    records.append(output / "verl.jsonl", record)
+    return record
