@@ -116,7 +116,7 @@ def _differences(decisions: Sequence[Decision]) -> Any:
             colour = {"yes": "#0b6e4f", "no": "#c8553d"}.get(each.verdict, "#777777")
             axes.plot([found.low, found.high], [row, row], color=colour, linewidth=2)
             axes.plot(found.mean, row, "o", color=colour)
-            axes.plot(each.claim.above, row, "|", color="black", markersize=12)
+            axes.plot(each.claim.above, row, "|", color="black", markersize=12, markeredgewidth=1.5)
         axes.axvline(0, color="#bbbbbb", linewidth=0.8)
         axes.set_yticks(range(len(group)), [each.claim.name for each in reversed(group)])
         axes.set_xlabel(f"difference, {unit}; the bar is what it must exceed")
@@ -145,7 +145,7 @@ def _paths(runs: Runs, start: Mapping[str, Any]) -> Any:
                 total[pattern] = total.get(pattern, 0.0) + value
     shown = sorted(total, key=total.__getitem__, reverse=True)[:9]
     palette = plt.get_cmap("tab10")
-    figure, row = plt.subplots(1, len(sides), figsize=(3.0 * len(sides), 4.2), sharey=True)
+    figure, row = plt.subplots(1, len(sides), figsize=(2.5 * len(sides) + 0.8, 4.2), sharey=True)
     for axes, (name, _), side in zip(np.atleast_1d(row), sides, shares, strict=True):
         left = np.zeros(len(side))
         for colour, pattern in enumerate(shown):
@@ -155,8 +155,7 @@ def _paths(runs: Runs, start: Mapping[str, Any]) -> Any:
             left += width
         axes.barh(range(len(side)), 1 - left, left=left, color="#e4e4e4", label="others")
         axes.set_yticks(range(len(side)), list(start["tasks"]))
-        axes.set(title=name, xlim=(0, 1), xlabel="share of the responses")
-        axes.invert_yaxis()
+        axes.set(title=name, xlim=(0, 1), ylim=(len(side) - 0.5, -0.5), xlabel="share of the responses")
     figure.legend(
         *np.atleast_1d(row)[0].get_legend_handles_labels(), loc="lower center", ncols=5, bbox_to_anchor=(0.5, -0.12)
     )
