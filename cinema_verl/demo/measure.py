@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from cinema_verl.reward import compute_score
+from cinema_verl.utils.pretrained import load_model
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 ensure_torchvision_importable()
@@ -38,7 +39,7 @@ class PlainPolicy:
         self.processor = AutoProcessor.from_pretrained(directory)
         self.processor.tokenizer.padding_side = "left"
         # fp32 whatever the file's type: reinforcement learning on the CPU computes in fp32 too.
-        self.model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32).eval()
+        self.model = load_model(AutoModelForImageTextToText, directory, dtype=torch.float32).eval()
 
     @torch.inference_mode()
     def answer(self, rows: Sequence[Mapping[str, Any]], max_tokens: int, sample: bool) -> list[str]:

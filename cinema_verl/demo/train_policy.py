@@ -33,6 +33,7 @@ import torch
 from cinema_verl.demo.digits import Sizes, write_dataset
 from cinema_verl.demo.measure import PlainPolicy, measure
 from cinema_verl.demo.tiny_model import save_tiny_model
+from cinema_verl.utils.pretrained import load_model
 
 RECIPE = "cinema_cold_start_cpu"
 PRETRAIN = 40000  # our choice: questions of the first run, 2,500 steps of 16
@@ -107,7 +108,7 @@ def export(checkpoint: Path, directory: Path) -> None:
     """
     from transformers import AutoModelForImageTextToText
 
-    trained = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
+    trained = load_model(AutoModelForImageTextToText, checkpoint, dtype=torch.float32)
     save_tiny_model(directory, weights=trained.state_dict())
 
 

@@ -25,6 +25,7 @@ from verl.workers.rollout.utils import get_vision_placeholder_token_ids
 
 from cinema_verl.rollout.batching import WINDOW, Batcher
 from cinema_verl.rollout.generation import Policy, Request, generate
+from cinema_verl.utils.pretrained import load_model
 
 NAME = "transformers"
 
@@ -63,7 +64,8 @@ class TransformersServer:
 
     def _build_policy(self) -> Policy:
         config = self.model_config
-        model = get_hf_auto_model_class(config.hf_config).from_pretrained(
+        model = load_model(
+            get_hf_auto_model_class(config.hf_config),
             config.local_path,
             config=config.hf_config,
             dtype=PrecisionType.to_dtype(self.config.dtype),

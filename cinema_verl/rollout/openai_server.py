@@ -30,6 +30,7 @@ from PIL import Image
 
 from cinema_verl.rollout.batching import Batcher
 from cinema_verl.rollout.generation import Completion, Policy, Request, generate
+from cinema_verl.utils.pretrained import load_model
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 _SUPPORTED: Final = {
@@ -55,7 +56,7 @@ class Model:
     """A model directory, ready to answer chats.
 
     Raises:
-        OSError, ValueError: it is not a vision-language model that transformers reads.
+        OSError, ValueError: it is not a vision-language model that transformers reads, or its weights are not whole.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -65,7 +66,7 @@ class Model:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         self.processor = AutoProcessor.from_pretrained(directory)
-        model = AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype).eval().to(device)
+        model = load_model(AutoModelForImageTextToText, directory, dtype=dtype).eval().to(device)
         tokenizer, config = self.processor.tokenizer, model.generation_config
         eos = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
         self.room = int(model.config.get_text_config().max_position_embeddings)
@@ -74,7 +75,7 @@ class Model:
             processor=self.processor,
             decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
             eos=frozenset(eos if isinstance(eos, list) else [eos]),
-            banned=tuple(tokenizer.convert_tokens_to_ids(name) for name in _VISION_TOKENS if name in tokenizer.vocab),
+            banned=_vision_tokens(model.config),
             pad=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             image_token=self.processor.image_token_id,
         )
@@ -117,7 +118,11 @@ class Model:
             raise BadRequest(f"not a chat completion request: {error}") from error
 
 
-_VISION_TOKENS: Final = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+def _vision_tokens(config: Any) -> tuple[int, ...]:
+    """Ids that stand for pictures and their frames, by the names that the families' configs have for them."""
+    names = (f"{of}{what}_token_id" for of in ("image", "video", "vision") for what in ("", "_start", "_end"))
+    found = (getattr(config, name, None) for name in names)
+    return tuple(sorted({token for token in found if token is not None}))
 
 
 def _parts(content: Any, images: list[Image.Image]) -> list[dict[str, str]]:
