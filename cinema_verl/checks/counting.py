@@ -9,7 +9,8 @@ from typing import NamedTuple
 from cinema_verl.checks.finding import Finding
 from cinema_verl.checks.plan import Plan
 from cinema_verl.data.check import check_tokenizer
-from cinema_verl.data.tokens import FAMILIES, QWEN2_5_VL, Patching, PromptCounter
+from cinema_verl.data.families import names
+from cinema_verl.data.tokens import QWEN2_5_VL, Patching, PromptCounter
 from cinema_verl.registration.command_line import RL_TRAINER
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
@@ -42,7 +43,7 @@ def load_counting(plan: Plan) -> Counting:
             return Counting(None, QWEN2_5_VL, [Finding("tokens", "estimated", None, detail)])
         cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
         detail = f"{plan.model}: {cause}"
-        advice = f"give the folder of a model of {FAMILIES}, with its tokenizer and processor"
+        advice = f"give the folder of a model of {names()}, with its tokenizer and processor"
         return Counting(None, QWEN2_5_VL, [Finding("tokens", "model", False, detail, advice)])
     detail = f"with the tokenizer and the image processor of {plan.model}"
     return Counting(counter, counter.patching, [Finding("tokens", "counted", True, detail)])

@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from cinema_verl.data.check import DataError, Limits, Locate, check_rows, image_limit, option_faults, raise_for
+from cinema_verl.data.families import names
 from cinema_verl.data.movable import absolute, is_relative
 from cinema_verl.data.tokens import PromptCounter
 from cinema_verl.prompts import asked_in_mode
@@ -54,8 +55,9 @@ class CinemaDataset(RLHFDataset):
             null (default) for the prompts as the files have them. The rows are checked as they will be asked.
 
     Raises:
-        DataError: Rows that cannot be trained on, or options that cannot be (`check.option_faults`).
-        TypeError: The processor is not one of the Qwen-VL family.
+        DataError: Rows that cannot be trained on, or options that cannot be (`check.option_faults`), or no
+            processor: a family that verl does not know.
+        TypeError: The image processor is of no class in `families.IMAGE_PROCESSORS`.
     """
 
     dataframe: datasets.Dataset
@@ -74,6 +76,11 @@ class CinemaDataset(RLHFDataset):
             raise DataError("\n".join(faults))
         checks = config.get("cinema_checks", "header")
         self.checked = checks not in ("off", False)  # YAML 1.1 reads a bare `off` as false
+        if processor is None:
+            raise DataError(
+                "the model has no processor that verl 0.9.1 knows, or verl failed to load it without a word, so its "
+                f"prompts cannot hold images. Use a model of {names()}, and see that AutoProcessor loads it"
+            )
         super().__init__(data_files, tokenizer, config, processor, max_samples)
         if self.checked:
             self._check(decode=checks == "full")
@@ -130,11 +137,6 @@ class CinemaDataset(RLHFDataset):
 
     def _check(self, *, decode: bool) -> None:
         started = time.monotonic()
-        if self.processor is None:
-            raise DataError(
-                "the model has no processor, or verl failed to load it without a word, so its prompts cannot hold "
-                "images. Use a vision-language model, and see that transformers.AutoProcessor loads it"
-            )
         rollout = OmegaConf.select(self.config._get_root(), "actor_rollout_ref.rollout")  # of the run, if it is one
         faults = check_rows(
             self.rows(),

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+from cinema_verl.data.families import IMAGE_PROCESSORS, names
+
 MIN_SIDE: Final = 28
 """Pixels: one vision token of Qwen2-VL. An area limit must leave room for one; a smaller picture is enlarged to it."""
 MAX_ASPECT_RATIO: Final = 200
@@ -24,18 +26,6 @@ MAX_ASPECT_RATIO: Final = 200
 _DEFAULT_MIN_TOKENS: Final = 4  # IMAGE_MIN_TOKEN_NUM
 _DEFAULT_MAX_TOKENS: Final = 16384  # IMAGE_MAX_TOKEN_NUM
 _FETCH_MERGE_SIZE: Final = 2  # SPATIAL_MERGE_SIZE
-
-IMAGE_PROCESSORS: Final = {
-    "Qwen2VLImageProcessor": False,
-    "Qwen2VLImageProcessorPil": False,
-    "Glm4vImageProcessor": True,
-    "Glm4vImageProcessorPil": True,
-    "Glm46VImageProcessor": True,
-    "Glm46VImageProcessorPil": True,
-}
-"""Classes of transformers whose resizing is known here, and whether their limits are of a clip (frames x area)."""
-FAMILIES: Final = "Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 or GLM-4V"
-"""For messages: the families whose image processor is in `IMAGE_PROCESSORS`."""
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -72,7 +62,7 @@ class Patching:
 
     @classmethod
     def of(cls, image_processor: Any, overrides: Mapping[str, Any] | None = None) -> Patching:
-        """Read an image processor of a class in `IMAGE_PROCESSORS`.
+        """Read an image processor of a class in `families.IMAGE_PROCESSORS`.
 
         GLM-4V's limits are of a clip, and an image is one of `temporal_patch_size` equal frames: halved here.
 
@@ -88,7 +78,7 @@ class Patching:
         name = type(image_processor).__name__
         clip = IMAGE_PROCESSORS.get(name)
         if clip is None:
-            raise TypeError(f"{name} cuts images in a way that is not known here. Use a model of {FAMILIES}")
+            raise TypeError(f"{name} cuts images in a way that is not known here. Use a model of {names()}")
         if not overrides.get("do_resize", image_processor.do_resize):
             raise TypeError(f"{name} is told not to resize (do_resize=false), so images do not fit its tokens. Drop it")
         size = overrides.get("size") or image_processor.size

@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from cinema_verl.training.verdict import FAMILIES, Refusal
+from cinema_verl.data.families import FAMILIES, refused
+from cinema_verl.training.verdict import Refusal
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 _TRAINABLE: Final = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -71,6 +72,8 @@ def model_refusals(
     with _quiet():
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            if (reason := refused(config.model_type)) is not None:
+                return [Refusal(key, *reason)]
             processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, TypeError, ImportError) as error:
             cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -166,11 +169,9 @@ def _mismatches(folder: Path, key: str, info: Mapping[str, Any]) -> Iterator[Ref
 
 def _processor(folder: Path, key: str, config: Any, processor: Any) -> Iterator[Refusal]:
     """Whether tokenizer and image processor belong to the model."""
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
-
-    expected = PROCESSOR_MAPPING_NAMES.get(config.model_type)
-    family = FAMILIES.get(config.model_type, config.model_type)
-    if expected is None or type(processor).__name__ != expected:
+    expected = FAMILIES[config.model_type].processor
+    if type(processor).__name__ != expected:
+        family = FAMILIES[config.model_type].name
         what = f"{folder} has a {type(processor).__name__}, and {family} goes with {expected}"
         yield Refusal(key, what, "copy the processor's files from the model that this one was made from")
         return

@@ -19,24 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cinema_verl.data.check import option_faults
+from cinema_verl.data.families import refused
 from cinema_verl.schedule import Stages
 from cinema_verl.training.estimators import schemes
 from cinema_verl.training.settings import SHORTHANDS, CinemaSettings
 
 TRAINER: Final = "cinema"
-FAMILIES: Final = {
-    # model_type of config.json: the name that people know it by
-    "qwen2_vl": "Qwen2-VL",
-    "qwen2_5_vl": "Qwen2.5-VL",
-    "qwen3_vl": "Qwen3-VL",
-    "qwen3_vl_moe": "Qwen3-VL (mixture of experts)",
-    "qwen3_5": "Qwen3.5",
-    "qwen3_5_moe": "Qwen3.5 (mixture of experts)",
-    "glm4v": "GLM-4.1V",
-    "glm46v": "GLM-4.6V",
-}
-"""Whose processor verl 0.9.1 knows (`verl.utils.tokenizer.hf_processor`) among those whose images can be counted."""
-
 _COLOCATED: Final = 3  # CPUs that verl reserves beside each GPU (`ResourcePoolManager.max_colocate_count`)
 
 
@@ -444,9 +432,8 @@ def _family(key: str, folder: Path) -> Iterator[Refusal]:
     except (OSError, ValueError, AttributeError) as error:
         yield Refusal(key, f"{folder}/config.json cannot be read: {error}", "copy the model again")
         return
-    if found not in FAMILIES:
-        known = ", ".join(name for name in FAMILIES.values() if "(" not in name)
-        yield Refusal(key, f"verl 0.9.1 cannot train {found} on images", f"use a model of {known}")
+    if (reason := refused(found)) is not None:
+        yield Refusal(key, *reason)
 
 
 def _gpus(config: DictConfig) -> int:

@@ -139,9 +139,10 @@ def test_options_that_would_mislead_are_refused(write, processor, options):
         _create([write("one", 1)], processor, **options)
 
 
-def test_a_model_without_processor_is_refused(write, processor):
-    config = _config()
-    with pytest.raises(DataError, match="no processor"):
+@pytest.mark.parametrize("checks", ["header", "off"])
+def test_a_model_without_processor_is_refused(write, processor, checks):
+    config = _config(cinema_checks=checks)
+    with pytest.raises(DataError, match=r"no processor that verl 0\.9\.1 knows.*Qwen2\.5-VL"):
         create_rl_dataset([write("one", 1)], config, processor.tokenizer, None)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cinema_verl.data.families import names
 from cinema_verl.training.model_folder import folder_of, model_refusals, read_headers
 
 KEY = "actor_rollout_ref.model.path"
@@ -137,6 +138,17 @@ def test_an_image_processor_of_another_vision_tower(folder, name, value):
 def test_a_processor_of_another_family(folder):
     change_json(folder, "processor_config.json", lambda values: values.update(processor_class="Qwen2VLProcessor"))
     assert any("goes with Qwen2_5_VLProcessor" in text for text in said(folder))
+
+
+@pytest.mark.parametrize("model_type", ["ernie4_5_vl_moe", "smolvlm", "gemma3"])
+def test_another_architecture_is_refused_whatever_its_attributes(folder, model_type):
+    """The processor, its attributes and the weights' names are Qwen's."""
+    change_json(folder, "config.json", lambda values: values.update(model_type=model_type))
+    assert (
+        said(folder)
+        == said(folder, rl=False)
+        == [f"verl 0.9.1 cannot train {model_type} on images use a model of {names()}"]
+    )
 
 
 # --- The end of the prompt ------------------------------------------------------------------------------------
