@@ -15,6 +15,10 @@ The files hold absolute paths to the images, because verl opens a path exactly a
 directory, run the script again. Running it again with the same arguments does nothing; a different seed or size
 rewrites the parquet files and keeps the images. The same arguments give the same bytes.
 
+The pictures are shown as one token of Qwen2.5-VL (28x28 pixels). For a model with other tokens name its folder: with
+--processor MODEL each is shown as one of *its* tokens. The tokens that a picture really takes are printed, because a
+processor may have a minimum: Qwen3-VL enlarges everything to 65,536 pixels, 64 tokens.
+
 As canonical questions, to mix with other sources or to look at:
 
     cinema-verl prepare rl_parquet --input outputs/digits/train.parquet --media-root / --output outputs/digits_questions
@@ -26,7 +30,8 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
-from cinema_verl.demo.digits import Sizes, write_dataset
+from cinema_verl.demo.digit_images import IMAGE_SIZE
+from cinema_verl.demo.digits import PIXELS, Sizes, token_area, write_dataset
 
 
 def main() -> None:
@@ -43,9 +48,29 @@ def main() -> None:
             default=size.default,
             help=f"questions in {size.name}, 0 for no such file (default: {size.default})",
         )
+    parser.add_argument("--processor", metavar="MODEL", help="a model's folder or name, whose tokens the pictures fit")
     arguments = vars(parser.parse_args())
-    output, seed = arguments.pop("output"), arguments.pop("seed")
-    write_dataset(output, Sizes(**arguments), seed)
+    output, seed, processor = (arguments.pop(name) for name in ("output", "seed", "processor"))
+    pixels = PIXELS if processor is None else _pixels_for(processor)
+    write_dataset(output, Sizes(**arguments), seed, pixels)
+
+
+def _pixels_for(model: str) -> int:
+    """Pixels of one token, after saying what a picture takes."""
+    from cinema_verl.data.tokens import Patching, vision_tokens
+    from cinema_verl.utils.torchvision import ensure_torchvision_importable
+
+    ensure_torchvision_importable()  # before transformers, whose processors import torchvision
+    from transformers import AutoProcessor
+
+    try:
+        images = AutoProcessor.from_pretrained(model).image_processor
+        area, patching = token_area(images), Patching.of(images)
+    except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
+        raise SystemExit(f"--processor {model}: {next(iter(str(error).splitlines()), type(error).__name__)}") from error
+    tokens = vision_tokens(IMAGE_SIZE, IMAGE_SIZE, patching, area, area)
+    print(f"{model}: {area:,} pixels a token, {tokens} tokens a picture (data.max_prompt_length must hold them)")
+    return area
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cinema_verl.data.schema import RL_SCHEMA, SFT_SCHEMA, image_cell, rl_row, sft_rows, write_parquet
+from cinema_verl.data.tokens import Patching
 from cinema_verl.demo.digit_images import IMAGE_SIZE, SHIFTS, Pools, image_name, image_names, load_pools, write_image
 from cinema_verl.demo.digit_tasks import (
     PATTERNS_OVER_MANY,
@@ -34,7 +35,8 @@ from cinema_verl.demo.digit_tasks import (
 from cinema_verl.utils.files import atomic_write
 
 VERSION = 2  # of what is generated: raise it with every change that alters the files
-_PIXELS = IMAGE_SIZE * IMAGE_SIZE
+PIXELS = IMAGE_SIZE * IMAGE_SIZE
+"""Of a picture, and of one token of Qwen2-VL, Qwen2.5-VL and GLM-4V."""
 _ATTEMPTS = 1000  # at a question not asked before
 
 
@@ -91,8 +93,10 @@ def questions(
         )
 
 
-def question_rl_row(question: DigitsQuestion, index: int, image_directory: Path) -> dict[str, Any]:
-    """The question as a row of the RL parquet."""
+def question_rl_row(
+    question: DigitsQuestion, index: int, image_directory: Path, pixels: int = PIXELS
+) -> dict[str, Any]:
+    """The question as a row of the RL parquet, each picture shown in `pixels`."""
     problem = question.problem
     return rl_row(
         uid=question.uid,
@@ -101,7 +105,7 @@ def question_rl_row(question: DigitsQuestion, index: int, image_directory: Path)
         data_source=f"digits/{question.task.name}",
         ability="multi_image_reasoning",
         prompt=[{"role": "user", "content": question.prompt}],
-        images=_cells(question, image_directory),
+        images=_cells(question, image_directory, pixels),
         modality=question.task.modality,
         question=problem.question,
         answer=problem.answer,
@@ -111,28 +115,45 @@ def question_rl_row(question: DigitsQuestion, index: int, image_directory: Path)
     )
 
 
-def question_pretrain_rows(question: DigitsQuestion, image_directory: Path) -> list[dict[str, Any]]:
+def question_pretrain_rows(
+    question: DigitsQuestion, image_directory: Path, pixels: int = PIXELS
+) -> list[dict[str, Any]]:
     """The question as one row for the tiny model's pretraining: read every digit, then reason, always in this order."""
     return sft_rows(
         uid=question.uid,
         prompt=[{"role": "user", "content": question.prompt}],
-        images=_cells(question, image_directory),
+        images=_cells(question, image_directory, pixels),
         trajectories=(trajectory(question.problem, ("focus", "think")),),
     )
 
 
-def question_sft_rows(question: DigitsQuestion, image_directory: Path) -> list[dict[str, Any]]:
+def question_sft_rows(question: DigitsQuestion, image_directory: Path, pixels: int = PIXELS) -> list[dict[str, Any]]:
     """The question as two rows of the SFT parquet, one for each gold trajectory."""
     return sft_rows(
         uid=question.uid,
         prompt=[{"role": "user", "content": question.prompt}],
-        images=_cells(question, image_directory),
+        images=_cells(question, image_directory, pixels),
         trajectories=question.trajectories,
     )
 
 
-def _cells(question: DigitsQuestion, image_directory: Path) -> list[dict[str, Any]]:
-    return [image_cell(image_directory / name, min_pixels=_PIXELS, max_pixels=_PIXELS) for name in question.images]
+def _cells(question: DigitsQuestion, image_directory: Path, pixels: int) -> list[dict[str, Any]]:
+    return [image_cell(image_directory / name, min_pixels=pixels, max_pixels=pixels) for name in question.images]
+
+
+def token_area(image_processor: Any) -> int:
+    """Pixels of one token of a model: what a digit is shown in.
+
+    Args:
+        image_processor: Of transformers.
+
+    Returns:
+        784 for Qwen2.5-VL; 1,024 for Qwen3-VL, whose released processor then enlarges each to its own minimum.
+
+    Raises:
+        TypeError: Its way of cutting is not known (`Patching.of`).
+    """
+    return Patching.of(image_processor).factor ** 2
 
 
 # --- Files --------------------------------------------------------------------------------------------------
@@ -149,18 +170,21 @@ class Sizes:
     pretrain: int = 0  # one row each; only a model with random weights has use for it
 
 
-def write_dataset(output: str | Path, sizes: Sizes = Sizes(), seed: int = 0) -> None:
+def write_dataset(output: str | Path, sizes: Sizes = Sizes(), seed: int = 0, pixels: int = PIXELS) -> None:
     """Write the images and the parquet files; does nothing where the very same data set is complete.
 
     Args:
         output: The directory. Rows refer to the images below it by absolute path, as verl opens a path exactly as
             it is written; after moving the directory, write it again.
         seed: Of the questions. The same arguments give the same bytes.
+        pixels: Area that each picture is shown in: one token of the model's (`token_area`).
     """
     output = Path(output).resolve()
     # Written last: where it is present with the same content, everything that it describes is complete.
     stamp = output / "digits.json"
     description = {"version": VERSION, "output": str(output), "seed": seed, "questions": asdict(sizes)}
+    if pixels != PIXELS:
+        description["pixels"] = pixels
     described = json.dumps(description, indent=2) + "\n"
     files = {name: output / f"{name}.parquet" for name, count in asdict(sizes).items() if count}
     complete = stamp.exists() and all(path.exists() for path in files.values())
@@ -181,11 +205,12 @@ def write_dataset(output: str | Path, sizes: Sizes = Sizes(), seed: int = 0) -> 
         count, split = getattr(sizes, name), split_of[name]
         drawn = tqdm(questions(pools, split, name, count, seed, asked), total=count, desc=name, unit="question")
         if name in ("train", "test"):
-            rl_rows = (question_rl_row(question, index, images) for index, question in enumerate(drawn))
+            rl_rows = (question_rl_row(question, index, images, pixels) for index, question in enumerate(drawn))
             write_parquet(rl_rows, RL_SCHEMA, files[name])
         else:
             to_rows = question_pretrain_rows if name == "pretrain" else question_sft_rows
-            write_parquet((row for question in drawn for row in to_rows(question, images)), SFT_SCHEMA, files[name])
+            rows = (row for question in drawn for row in to_rows(question, images, pixels))
+            write_parquet(rows, SFT_SCHEMA, files[name])
     with atomic_write(stamp) as file:
         file.write(described)
     print(f"{output}: {', '.join(f'{count} {name}' for name, count in asdict(sizes).items())} questions")

@@ -7,6 +7,7 @@ row's, and pass through as `OSError`.
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from cinema_verl.data.faults import (
     placeholder_faults,
     special_token_fault,
 )
-from cinema_verl.data.tokens import QWEN2_5_VL, ImageSizeError, PromptCounter, vision_tokens
+from cinema_verl.data.tokens import QWEN2_5_VL, ImageSizeError, Patching, PromptCounter, vision_tokens
 from cinema_verl.prepare import natural_answers
 from cinema_verl.prepare.draft import Adapter, Draft, Media
 from cinema_verl.prepare.media.images import ImageStore
@@ -251,6 +252,17 @@ def load_counter(model: str) -> PromptCounter:
     from transformers import AutoProcessor
 
     return PromptCounter(AutoProcessor.from_pretrained(model))
+
+
+def enlarging(patching: Patching, max_pixels: int) -> str | None:
+    """A warning where a model enlarges what is stored as small as `max_pixels`; None where it does not."""
+    if max_pixels >= patching.min_pixels:
+        return None
+    tokens = math.ceil(patching.min_pixels / patching.factor**2)
+    return (
+        f"--max-pixels {max_pixels:,} is below the {patching.min_pixels:,.0f} pixels that the model's processor "
+        f"enlarges every image to: each takes about {tokens} tokens or more, however small it is stored"
+    )
 
 
 def _decoded(medium: Media) -> Media:

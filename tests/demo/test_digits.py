@@ -169,3 +169,24 @@ def test_the_same_arguments_give_the_same_bytes_and_a_second_run_writes_nothing(
     digits.write_dataset(dataset, SIZES, seed=4)
     assert before["train"] != (dataset / "train.parquet").read_bytes()
     digits.write_dataset(dataset, SIZES, seed=3)
+
+
+def test_pictures_are_one_token_of_the_model_that_is_named(pools, tmp_path):
+    """28-pixel tokens and 32-pixel ones: shown in the pixels of the first, a digit would be nothing to the second."""
+    from cinema_verl.data.tokens import ImageSizeError, Patching, vision_tokens
+    from cinema_verl.utils.torchvision import ensure_torchvision_importable
+
+    ensure_torchvision_importable()
+    from transformers import Qwen2VLImageProcessor
+
+    small = {"shortest_edge": 1024, "longest_edge": 1024 * 16}
+    larger, smaller = Qwen2VLImageProcessor(patch_size=16, size=small), Qwen2VLImageProcessor(patch_size=14, size=small)
+    assert (digits.token_area(larger), digits.token_area(smaller)) == (1024, 784)
+    (question,) = digits.questions(pools, "test", "one", 1, 0, set())
+    row = digits.question_rl_row(question, 0, tmp_path, pixels=digits.token_area(larger))
+    limits = {name: row["images"][0][name] for name in ("min_pixels", "max_pixels")}
+    assert vision_tokens(28, 28, Patching.of(larger), **limits) == 1
+    with pytest.raises(ImageSizeError, match="32 px a side"):
+        vision_tokens(28, 28, Patching.of(larger), min_pixels=784, max_pixels=784)
+    with pytest.raises(TypeError, match="NoneType cuts images"):
+        digits.token_area(None)

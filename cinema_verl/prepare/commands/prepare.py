@@ -13,7 +13,7 @@ from cinema_verl.data import sources
 from cinema_verl.data.canonical import SourceError
 from cinema_verl.data.tokens import MIN_SIDE
 from cinema_verl.prepare.commands import add_overwrite, command
-from cinema_verl.prepare.convert import ConvertSettings, load_counter
+from cinema_verl.prepare.convert import ConvertSettings, enlarging, load_counter
 from cinema_verl.prepare.draft import Adapter
 from cinema_verl.prepare.pipeline import Stopped, prepare, processors, summary
 from cinema_verl.prepare.sources import adapter as adapter_of
@@ -90,9 +90,11 @@ def _check(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
         parser.error(f"--min-pixels {parsed.min_pixels} is over --max-pixels {parsed.max_pixels}")
     if parsed.processor:
         try:
-            load_counter(parsed.processor)  # so that a wrong name is reported now, and not by every worker
+            counter = load_counter(parsed.processor)  # so that a wrong name is reported now, and not by every worker
         except (OSError, TypeError) as error:
             parser.error(f"--processor {parsed.processor}: {error}")
+        if (warning := enlarging(counter.patching, parsed.max_pixels)) is not None:
+            print(f"warning: {warning}", file=sys.stderr)
 
 
 def _settings(parsed: argparse.Namespace) -> ConvertSettings:

@@ -9,7 +9,7 @@ import pytest
 
 from cinema_verl.data import sources
 from cinema_verl.data.directory import read_questions
-from cinema_verl.data.tokens import PromptCounter
+from cinema_verl.data.tokens import Patching, PromptCounter
 from cinema_verl.prepare.commands import prepare as prepare_module
 from cinema_verl.prepare.commands.prepare import main
 from cinema_verl.prepare.sources import adapter
@@ -96,6 +96,15 @@ def test_prompts_are_counted_with_the_model_that_is_named(make_source, tmp_path,
     assert own(source, tmp_path / "less", "--processor", str(tiny_model), "--max-prompt-tokens", limit) == 0
     manifest = json.loads((tmp_path / "less" / "manifest.json").read_text())
     assert manifest["rejected_by_reason"]["prompt_too_long"] == 1
+
+
+def test_a_limit_below_what_the_processor_enlarges_to_is_warned_of():
+    """Qwen3-VL's minimum is 65,536 px: 64 tokens of 32 px a side, for any picture."""
+    patching = Patching(patch_size=16, merge_size=2, min_pixels=65_536, max_pixels=16_777_216)
+    warning = prepare_module.enlarging(patching, 50_000)
+    assert "65,536" in warning
+    assert "64 tokens" in warning
+    assert prepare_module.enlarging(patching, 65_536) is None
 
 
 def test_the_model_is_read_where_nothing_else_was_imported(tiny_model):
