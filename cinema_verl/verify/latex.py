@@ -51,7 +51,7 @@ def _form(text: str, separate: bool) -> Node:
     """The form of folded text; ``separate``: whether the comma of "1,200" separates."""
     if len(text) > MAX_READ:
         return Node(" ".join(text.split()))
-    numbers = statements(text)
+    numbers = statements(text) or (statements(peel(text, brackets=False)) if "(1" in text or "(2" in text else "")
     if numbers.count("(") > 1:  # ①③ is no product
         return Node(numbers)
     found = tokens(_bare(text), thousands=not separate)

@@ -9,10 +9,11 @@ Only the leaves, single expressions, are left to arithmetic. ``x>3`` is read as 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
 
 from cinema_verl.verify import number
+from cinema_verl.verify.counted import is_counted
 from cinema_verl.verify.latex_names import MAX_DEPTH, atom_end, name_of, split, without_braces
 from cinema_verl.verify.latex_spelling import Token, key_of, matches
 
@@ -471,15 +472,22 @@ def _may_be_unit(tokens: tuple[Token, ...], i: int) -> bool:
     )
 
 
+@lru_cache(maxsize=1)
+def _units() -> dict[str, str]:
+    return number.units() | number.units_set_apart()
+
+
 _UNIT_PART = re.compile(r"([^\d^/·]+)(?:\^?(-?\d))?")
 
 
 def unit_named(text: str) -> str:
-    """The canonical unit that ``text`` is, also of several ("kg·m/s^2"); "" for none."""
-    units = number.units()
+    """The canonical unit that ``text`` is, also of several ("kg·m/s^2"), or what is counted; "" for none."""
+    units = _units()
     for spelling in (text, text.casefold(), text.replace(" ", "")):
         if spelling in units:
             return units[spelling]
+    if is_counted(text):
+        return text
     if not re.search(r"[/·^]", text):
         return ""
     text = text.replace(" ", "")

@@ -127,6 +127,7 @@ _ARGUMENTS: Final = (
     (re.compile(r"\\frac(?:\s([A-Za-z])|\s?(\d))\s?(?=\{)"), r"\\frac{\1\2}"),
     (re.compile(r"\\sqrt(?:\s([A-Za-z])|\s?(\d))"), r"\\sqrt{\1\2}"),
     (re.compile(r"\\binom\s?(\d)\s?(\d)"), r"\\binom{\1}{\2}"),
+    (re.compile(r"(\\(?:angle|measuredangle|triangle|odot)|[∠△⊙])\s?\{\s?([A-Z](?:[A-Z'\s]|_\d){0,9})\}"), r"\1 \2"),
     (re.compile(r"\\(vec|overrightarrow|hat|bar|overline|tilde|mathbb|mathcal)\s([A-Za-z])"), r"\\\1{\2}"),
 )
 
@@ -275,6 +276,10 @@ def _run(text: str, spaced: bool, found: list[Token]) -> list[Token]:
     after_value = before is not None and (before.kind in ("number", "word") or before.text in ("}", ")", "π", "/", "°"))
     if after_value and len(text) > 1 and text in number.units() and (spaced or text != "mg"):
         return [Token("word", text, True)]
+    if text == "per" and before is not None and before.kind == "word":
+        return [Token("word", text, spaced)]
+    if after_value and spaced and text in number.units_set_apart() and _is_value(found):
+        return [Token("word", text, True)]
     if pieces := _functions_in(text):
         return [
             Token("function" if piece in _FUNCTIONS else "letter", _ASCII_NAMES.get(piece, piece), spaced and i == 0)
@@ -284,6 +289,16 @@ def _run(text: str, spaced: bool, found: list[Token]) -> list[Token]:
     if len(text) >= _WORD_LENGTH or (spaced and len(text) > 1 and after_run):  # prose
         return [Token("word", text, spaced)]
     return [Token("letter", letter, spaced and i == 0) for i, letter in enumerate(text)]
+
+
+def _is_value(tokens: Sequence[Token]) -> bool:
+    """Whether there is no variable in the last expression, so that what follows is no product of variables."""
+    for token in reversed(tokens):
+        if token.kind in ("relation", "separator"):
+            break
+        if token.kind == "letter" and token.text != "π":
+            return False
+    return True
 
 
 _FUNCTION = re.compile("|".join(sorted(_FUNCTIONS, key=len, reverse=True)))

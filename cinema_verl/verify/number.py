@@ -3,7 +3,8 @@
 Read: integers and decimals with an optional sign; digits grouped in threes by commas, spaces, apostrophes or (twice or
 more) stops; scientific notation and powers of ten; repeating decimals (``0.\\overline{3}``, 0.(3)); fractions ("3/4",
 ``\\frac{1.5}{2}``) and mixed numbers; English and Chinese number words; a scale word ("3 million", "3万"); degrees with
-minutes; a currency sign; a unit (see :mod:`.units`); and what it is the value of ("BF = 4.2", see `reading.named`).
+minutes; a currency sign; a unit (see :mod:`.units`); what is
+counted ("5 apples", see :mod:`.counted`); and what it is the value of ("BF = 4.2", see `reading.named`).
 
 Values are compared exactly, as rationals: 42 = 42.0 = 84/2, 0.001 is not 0.004; ``tolerance`` is an absolute slack
 (MathVista's precision of k digits is 0.5 * 10^-k) and by default there is none. Units: on both sides they must be the
@@ -20,6 +21,7 @@ from functools import lru_cache
 from typing import Final
 
 from cinema_verl.verify import units as unit_rules
+from cinema_verl.verify.counted import is_counted
 from cinema_verl.verify.number_words import read_words
 from cinema_verl.verify.reading import fold, named, peel, same_name, without_looks, without_math_marks
 from cinema_verl.verify.units import Standing
@@ -170,7 +172,9 @@ def _read_words(text: str) -> Quantity | None:
     if not rest:
         return Quantity(value)
     unit = unit_rules.read(rest)
-    return Quantity(value, unit.name) if unit.standing is Standing.SURE else None
+    if unit.standing is not Standing.SURE and not is_counted(rest):
+        return None
+    return Quantity(value, unit.name, unit.standing)
 
 
 def _in_figures(text: str) -> str:
@@ -269,6 +273,11 @@ def _of_currency(currency: str, text: str, unit: unit_rules.Unit) -> unit_rules.
 def units() -> dict[str, str]:
     """Every spelling that is a unit wherever it stands, with the unit's name."""
     return unit_rules.spellings()
+
+
+def units_set_apart() -> dict[str, str]:
+    """Further spellings that are a unit behind a number and a space."""
+    return unit_rules.set_apart()
 
 
 def on_scale_of(gold: Quantity, answer: Quantity) -> tuple[Fraction, ...]:

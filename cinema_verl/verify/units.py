@@ -9,12 +9,14 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from cinema_verl.verify.counted import is_counted
+
 
 class Standing(IntEnum):
     """How sure it is that what stands behind a number is its unit."""
 
     UNKNOWN = 0  # "3 frogs", "2x", "2L/g": no unit of ours, and perhaps variables
-    LIKELY = 1  # "300 K": a unit, or one variable behind a space
+    LIKELY = 1  # "300 K": a unit, or one variable behind a space; "5 apples": what is counted
     SURE = 2
 
 
@@ -174,8 +176,9 @@ _PREFIXES: Final = {
 }  # fmt: skip
 # Symbol, words, and the prefixes that they are used with.
 _SI: Final = (
-    ("m", "meter metre", "p n μ m c d k"), ("g", "gram gramme", "p n μ m k"), ("s", "second", "p n μ m"),
-    ("L", "liter litre", "μ m c d k"), ("N", "newton", "m k M"), ("J", "joule", "m k M G"), ("W", "watt", "μ m k M G"),
+    ("m", "meter metre", "p n μ m c d h k"), ("g", "gram gramme", "p n μ m c d h k"), ("s", "second", "p n μ m"),
+    ("L", "liter litre", "μ m c d h k"), ("N", "newton", "m k M"), ("J", "joule", "m k M G"),
+    ("W", "watt", "μ m k M G"),
     ("V", "volt", "μ m k M"), ("A", "amp ampere", "n μ m k"), ("Ω", "ohm", "m k M"), ("C", "coulomb", "p n μ m"),
     ("F", "farad", "p n μ m"), ("H", "henry", "μ m"), ("T", "tesla", "μ m"), ("Hz", "hertz", "k M G T"),
     ("Pa", "pascal", "h k M G"), ("eV", "electronvolt", "m k M G T"), ("mol", "mole", "n μ m k"),
@@ -198,8 +201,11 @@ are also millions, billions and thousands."""
 _PRODUCTS: Final = frozenset(
     (
         "cd",
+        "dg",
         "dm",
         "ha",
+        "hg",
+        "hm",
         "hp",
         "kn",
         "mo",
@@ -220,6 +226,10 @@ _PRODUCTS: Final = frozenset(
     )
 )
 """Symbols that may as well be a product of variables where they touch the number."""
+_SET_APART: Final = _PRODUCTS - {"pm", "us"}
+"""Of these, what is a unit behind a number and a space in an expression, too: 5 dm; not 3 pm, and not "us"."""
+_COUNTS: Final = frozenset(("times", "ways", "images", "people", "items", "points", "students", "marks", "th", "rev"))
+"""What has no square: "5 times 2" is no unit behind 5."""
 _SPELT: Final = {
     # quotients and products that have a spelling of their own
     "kph": "km/h", "kmh": "km/h", "kmph": "km/h", "mph": "mi/h", "fps": "ft/s", "psi": "lb/in^2", "cc": "cm^3",
@@ -300,7 +310,10 @@ def read(text: str, *, glued: bool = False) -> Unit:
         return Unit(text, Standing.UNKNOWN)
     if name := _atom(text):
         return Unit(name, Standing.SURE)
-    return (len(text) <= _MAX_UNIT and _compound(text, glued)) or Unit(text, Standing.UNKNOWN)
+    if len(text) > _MAX_UNIT:
+        return Unit(text, Standing.UNKNOWN)
+    is_said = not (glued and text.isascii()) and is_counted(text)
+    return _compound(text, glued) or Unit(text, Standing.LIKELY if is_said else Standing.UNKNOWN)
 
 
 def _compound(text: str, glued: bool) -> Unit | None:
@@ -357,7 +370,7 @@ def _factors(text: str) -> list[_Factor] | None:
             power = {"squared": 2, "cubed": 3}.get(kind or "") or int(
                 match["power"] or match["minus"] or match["digit"]
             )
-            if not factors or abs(factors[-1].power) != 1:
+            if not factors or abs(factors[-1].power) != 1 or factors[-1].name in _COUNTS:
                 return None
             factors[-1] = factors[-1]._replace(power=factors[-1].power * power)
     if shape != 1 or not (shown or len(factors) == 1) or any(factor.power == 0 for factor in factors):
@@ -376,6 +389,14 @@ _USUAL_NAMES_GLUED: Final = _names(_USUAL_GLUED)
 def spellings() -> dict[str, str]:
     """The spellings that are a unit wherever they stand, with the unit's name: simple ones, and usual compounds."""
     return _SPELLINGS
+
+
+def set_apart() -> dict[str, str]:
+    """Further spellings that are a unit behind a number and a space, and may be variables elsewhere."""
+    return _APART
+
+
+_APART: Final = {text: _NAME_OF[text] for text in _SET_APART if text in _NAME_OF}
 
 
 def _spellings() -> dict[str, str]:
