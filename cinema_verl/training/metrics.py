@@ -5,10 +5,15 @@ Pure functions over what the reward function returned for each trajectory (`rewa
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from cinema_verl.diversity import pattern_statistics
 from cinema_verl.runs.stop_reason import StopReason
+
+LEAST_SHARE: Final = 0.05
+"""Of a batch's trajectories; a rarer pattern has no metric of its own. Our choice: at most 20 names a step."""
+MOST_ACTIONS: Final = 8
+"""Of a pattern with a metric of its own: a policy that repeats actions would make new names for ever. Our choice."""
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -33,7 +38,7 @@ def batch_metrics(
     Returns:
         cinema/acc, format, pattern_entropy (nats, mean over groups), unique_patterns (mean a group),
         verifier_abstained, verifier_timed_out (shares), acc/<answer type>,
-        violation/<code> and stop/<reason> (shares of trajectories).
+        violation/<code>, stop/<reason> and pattern/<actions> (shares of trajectories).
     """
     total = len(infos)
     metrics = {
@@ -44,6 +49,7 @@ def batch_metrics(
         if values := [float(info[name]) for info in infos if name in info]:
             metrics[f"cinema/verifier_{name}"] = _mean(values)
     metrics |= {f"cinema/{name}": value for name, value in pattern_statistics(patterns, groups).items()}
+    metrics |= _pattern_mix(patterns)
     by_type: defaultdict[str, list[float]] = defaultdict(list)
     violations: Counter[str] = Counter()
     for info in infos:
@@ -53,3 +59,15 @@ def batch_metrics(
     metrics |= {f"cinema/violation/{code}": count / total for code, count in violations.items()}
     metrics |= {reason.metric: count / total for reason, count in Counter(map(StopReason.of, stop_reasons)).items()}
     return metrics
+
+
+def _pattern_mix(patterns: Sequence[str]) -> dict[str, float]:
+    """The share of every frequent pattern, of all others together, and of none: they add up to 1.
+
+    ">" is written "-": TensorBoard has no other than letters, digits and "-_./" in a name.
+    """
+    mix: Counter[str] = Counter()
+    for pattern, count in Counter(patterns).items():
+        frequent = count >= LEAST_SHARE * len(patterns) and pattern.count(">") < MOST_ACTIONS
+        mix["none" if not pattern else pattern.replace(">", "-") if frequent else "other"] += count
+    return {f"cinema/pattern/{name}": count / len(patterns) for name, count in mix.items()}

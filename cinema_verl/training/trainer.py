@@ -32,6 +32,7 @@ from cinema_verl.training.same_version import refuse_another_version
 from cinema_verl.training.settings import CinemaSettings
 from cinema_verl.training.stage_watch import StageWatch
 from cinema_verl.training.stop_signal import StopRequest
+from cinema_verl.training.trackers import log_groups
 from cinema_verl.training.transfer import read_columns
 from cinema_verl.training.validation import Validations
 from cinema_verl.training.verdict import Facts, refusals
@@ -181,7 +182,8 @@ class CinemaTrainer(PPOTrainerSync):
         sample_turns: list[int],
         expected_acc_counts: dict[tuple[str, str], int] | None = None,
     ) -> dict[str, float]:
-        super()._maybe_log_val_generations(**self.validations.true_samples(data_sources))
+        if groups := self.validations.shown(data_sources, sample_uids, reward_extra_infos_dict):
+            log_groups(groups, self.logger, self.validation_generations_logger, self.global_steps)
         return self.validations.metrics(
             super()._val_metrics_update,
             self.global_steps,

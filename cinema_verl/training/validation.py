@@ -23,6 +23,7 @@ from cinema_verl.runs.conditions import TRUE, split_source
 from cinema_verl.runs.stop_reason import StopReason
 from cinema_verl.training.progress import Progress
 from cinema_verl.training.settings import CinemaSettings
+from cinema_verl.training.trackers import ShownGroup, shown_groups
 from cinema_verl.training.transfer import read_columns
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Validations:
         self._config, self._settings = config, settings
         self._data_set: CinemaDataset | None = None  # where answers are counted by the question's uid
         self._unfinished: Unfinished | None = None
+        self._shown_from: Any = None  # where the trackers' questions are
         self._samples: Columns = {}
         self._progress: Progress | None = None
 
@@ -76,6 +78,7 @@ class Validations:
             ValueError: if questions shall be told apart by their uids and the data set is not a `CinemaDataset`.
             DataError: if they cannot, or the unfinished evaluation asked something else.
         """
+        self._shown_from = data_set
         if not (self.evaluating or self._settings.image_conditions):
             return
         if not isinstance(data_set, CinemaDataset):
@@ -130,9 +133,14 @@ class Validations:
         """Hold verl's samples for its table of generations until `metrics` knows under which images they are."""
         self._samples = samples
 
-    def true_samples(self, data_sources: Sequence[str]) -> Columns:
-        """Those of the kept samples that are over the true images."""
-        return _at(_true(data_sources), self._samples)
+    def shown(self, data_sources: Sequence[str], uids: Sequence[str], infos: Columns) -> list[ShownGroup]:
+        """The groups for the trackers, over their true images: `trainer.log_val_generations` questions."""
+        if not (count := self._config.trainer.log_val_generations):
+            return []
+        true = _true(data_sources)
+        columns = _at(true, {"source": data_sources, "uid": uids})
+        rows = self._shown_from.rows() if isinstance(self._shown_from, CinemaDataset) else ()
+        return shown_groups(columns["source"], columns["uid"], _at(true, self._samples), _at(true, infos), rows, count)
 
     def dumped(self, dump: Mapping[str, Any]) -> Mapping[str, Any]:
         """The arguments of verl's `_dump_generations` for a validation, with the rollouts that failed."""

@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -345,7 +346,7 @@ def trainer():
     config.actor_rollout_ref.rollout.val_kwargs.n = 1
     made = get_trainer_cls("cinema")(config)
     made.global_steps = 7
-    made.logged = []
+    made.logged, made.logger = [], SimpleNamespace(logger={"swanlab": None})
     made.validation_generations_logger = type("Log", (), {"log": lambda self, *args: made.logged.append(args[1])})()
     return made
 

@@ -1,8 +1,11 @@
 """The `cinema/` metrics of a batch, worked out by hand."""
 
 import math
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cinema_verl.training.metrics import batch_metrics
 
@@ -38,6 +41,9 @@ def test_one_batch_by_hand():
             "cinema/verifier_timed_out": 0.25,
             "cinema/pattern_entropy": math.log(2) / 2,
             "cinema/unique_patterns": 1.5,
+            "cinema/pattern/none": 0.25,
+            "cinema/pattern/focus-answer": 0.25,
+            "cinema/pattern/think-answer": 0.5,
             "cinema/acc/mcq": 0.5,
             "cinema/acc/number": 0.5,
             "cinema/violation/no_answer": 0.25,
@@ -51,3 +57,23 @@ def test_one_batch_by_hand():
 
 def test_a_batch_of_nothing_has_no_numbers():
     assert all(math.isnan(value) for value in batch_metrics([], [], [], []).values())
+
+
+def mix_of(patterns):
+    n = len(patterns)
+    metrics = batch_metrics([info(1.0, 1.0)] * n, patterns, ["g"] * n, ["answer"] * n)
+    return {name.removeprefix("cinema/pattern/"): value for name, value in metrics.items() if "/pattern/" in name}
+
+
+def test_rare_and_endless_patterns_share_a_name():
+    endless = ">".join(["think"] * 40) + ">answer"
+    mix = mix_of(["think>answer"] * 55 + [endless] * 40 + ["hint>answer"] * 4 + [""])
+    assert mix == pytest.approx({"think-answer": 0.55, "other": 0.44, "none": 0.01})
+
+
+@given(st.lists(st.sampled_from(["", *(">".join(["hint"] * n + ["answer"]) for n in range(1, 60))]), min_size=1))
+def test_the_mix_is_whole_and_has_few_names_that_trackers_take(patterns):
+    mix = mix_of(patterns)
+    assert sum(mix.values()) == pytest.approx(1.0)
+    assert len(mix) <= 22
+    assert all(re.fullmatch(r"[-\w]+", name) for name in mix)
