@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cinema_verl.utils.torchvision import ensure_torchvision_importable
+
 PAGE = (Path(__file__).parents[1] / "docs" / "library.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 GOOD, BAD = "<think>so</think><answer>B</answer>", "B"
@@ -42,6 +44,7 @@ def test_easyr1_s_reward():
 @pytest.mark.slow
 def test_trl_trains_a_step_on_it(tmp_path):
     trl = pytest.importorskip("trl")
+    ensure_torchvision_importable()  # beside a PyTorch for CPUs
     from datasets import Dataset
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 

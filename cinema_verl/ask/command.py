@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from cinema_verl.ask import harness
 from cinema_verl.ask.pictures import BadPicture, data_url
 from cinema_verl.ask.samples import NoSample, Sample, Sampling, chat_of, from_endpoint, from_folder
 from cinema_verl.ask.show import Painter, Stream, escaped, wants_colour
@@ -48,6 +49,7 @@ examples:
   cinema-verl ask outputs/policy --image a.jpg --json "What is written on the sign?"
   cinema-verl ask NAME --endpoint http://localhost:8000/v1 --image a.jpg "…"      a server that is running
   cinema-verl ask outputs/policy --serve --port 8000                              be that server
+  cinema-verl ask outputs/policy --endpoint http://localhost:8000/v1 --serve --port 8001    one for a harness
 
 exit codes: 0 there is an answer, 1 there is none, 2 the command line is not understood
 """
@@ -60,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     if not options.serve and (options.question is None or not options.image):
         parser.error("a question and at least one --image are needed (or --serve)")
+    if options.served_name and not options.endpoint:
+        parser.error("--served-name is the model's name at an --endpoint")
     if not (0 <= options.temperature < math.inf if options.temperature is not None else True):
         parser.error("--temperature must not be negative")
     try:
@@ -71,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             system = None if options.prompt_mode == _NO_PROMPT else system_prompt(options.prompt_mode)
             manner = replace(manner, system=system)
         if options.serve:
-            return _serve(folder, options, parser)
+            return _serve(folder, manner, options)
         return _ask(folder, manner, options)
     except (BadPicture, NoSample, NoManner, NothingFound, ExportError, StopRun, ValueError) as error:
         print(f"cinema-verl ask: {escaped(str(error))}", file=sys.stderr)
@@ -113,7 +117,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="one JSON object on standard output, and nothing else")
     add("--endpoint", metavar="URL", help="ask an OpenAI-compatible server, such as http://localhost:8000/v1")
     add("--api-key-env", default="", metavar="NAME", help="environment variable that holds the endpoint's key")
-    add("--serve", action="store_true", help="answer others over an OpenAI-compatible server, until interrupted")
+    add("--served-name", metavar="NAME", help="with --endpoint: the model's name there, where it is not MODEL's own")
+    add(
+        "--serve",
+        action="store_true",
+        help="answer others over an OpenAI-compatible server, until interrupted; with --endpoint, answer evaluation "
+        "harnesses: each question is asked there as in training, and the reply is the answer alone",
+    )
     add("--port", type=int, default=0, help="with --serve: on 127.0.0.1; 0 (the default) chooses a free one")
     return parser
 
@@ -152,9 +162,16 @@ def _manner_at_endpoint(options: argparse.Namespace) -> Manner:
     return (read(folder) if folder.is_dir() else None) or default()
 
 
-def _serve(folder: Path | None, options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def _serve(folder: Path | None, manner: Manner, options: argparse.Namespace) -> int:
     if folder is None:
-        parser.error("--serve serves a folder, and --endpoint asks one that is served")
+        model = Path(options.model).resolve().name if Path(options.model).is_dir() else options.model
+        endpoint = Endpoint(options.endpoint, options.served_name or model, api_key_env=options.api_key_env)
+        print(
+            f"For evaluation harnesses: {endpoint.model} at {options.endpoint}, asked as in training; replies are "
+            "answers alone. The base URL follows.",
+            file=sys.stderr,
+        )
+        return harness.serve(harness.application(endpoint, manner, model, options.max_tokens), options.port)
     name = DEMO if options.model == DEMO else folder.resolve().name
     print(
         f"Serving {name} with transformers; the base URL follows. On a GPU, vLLM is the better choice:\n"
@@ -177,7 +194,7 @@ def _ask(folder: Path | None, manner: Manner, options: argparse.Namespace) -> in
     sampling = Sampling(options.n, temperature, options.seed, options.max_tokens)
     stream = Stream(lambda number: _painter(number, options))
     if folder is None:
-        endpoint = Endpoint(options.endpoint, options.model, api_key_env=options.api_key_env)
+        endpoint = Endpoint(options.endpoint, options.served_name or options.model, api_key_env=options.api_key_env)
         samples = from_endpoint(endpoint, chat, sampling, stream)
     else:
         samples = from_folder(folder, chat, sampling, stream)

@@ -1,9 +1,10 @@
 """A user's pictures as a policy saw those of its training: upright, on white, of the sizes of its data."""
 
 import base64
+import binascii
 import io
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from PIL import Image, ImageOps
 
@@ -18,7 +19,7 @@ class BadPicture(ValueError):
     """A file cannot be used as a picture; the message says which, and why."""
 
 
-def data_url(path: Path, manner: Manner) -> str:
+def data_url(path: Path | BinaryIO, manner: Manner) -> str:
     """A picture as ``data:image/…;base64,…``, resized as in training where `manner` says how.
 
     Raises:
@@ -30,7 +31,8 @@ def data_url(path: Path, manner: Manner) -> str:
             if manner.min_pixels and manner.max_pixels:
                 picture = _resized(picture, manner)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadPicture(f"{path} cannot be used: {error}") from error
+        name = path if isinstance(path, Path) else "a picture"
+        raise BadPicture(f"{name} cannot be used: {error}") from error
     file = io.BytesIO()
     if picture.width * picture.height <= _PNG_PIXELS:
         kind = "png"
@@ -39,6 +41,21 @@ def data_url(path: Path, manner: Manner) -> str:
         kind = "jpeg"
         picture.save(file, "JPEG", quality=95)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def as_trained(url: str, manner: Manner) -> str:
+    """A picture that came as a ``data:`` URL, as `data_url` gives one of a file.
+
+    Raises:
+        BadPicture: as `data_url`, and for any other URL.
+    """
+    head, _, data = url.partition(",")
+    if not (head.startswith("data:image/") and head.endswith(";base64")):
+        raise BadPicture("pictures must be data:image/…;base64 URLs: nothing is fetched")
+    try:
+        return data_url(io.BytesIO(base64.b64decode(data, validate=True)), manner)
+    except binascii.Error as error:
+        raise BadPicture(f"a picture cannot be used: {error}") from error
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

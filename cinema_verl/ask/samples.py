@@ -124,19 +124,29 @@ async def _asked(
         await client.check()
 
         async def one(number: int, body: Mapping[str, Any]) -> Sample:
-            content = json.dumps(body).encode()
-            async with client.slots:
-                reply = await client.persist(lambda: client.post(content))
-            if isinstance(reply, Again):
-                raise NoSample(f"{endpoint.base_url} does not answer: {reply.why}")
-            if not reply.outcome.ledgered:
-                raise NoSample(f"{endpoint.base_url}: {reply.outcome}: {reply.text}")
-            text = _with_stop(reply.text, reply.finish_reason)
+            text, finish_reason = await asked(client, body)
             stream.finish(number, text)
-            return Sample(text, reply.finish_reason, body.get("seed"))
+            return Sample(text, finish_reason, body.get("seed"))
 
         bodies = _bodies(chat, endpoint.model, sampling, endpoint.max_tokens_field)
         return list(await asyncio.gather(*(one(number, body) for number, body in enumerate(bodies))))
+
+
+async def asked(client: Client, body: Mapping[str, Any]) -> tuple[str, str]:
+    """The text of one chat completion, its stop text put back, and its finish reason.
+
+    Raises:
+        NoSample: the call failed.
+        EndpointError: no call can succeed.
+    """
+    content, url = json.dumps(body).encode(), client.endpoint.base_url
+    async with client.slots:
+        reply = await client.persist(lambda: client.post(content))
+    if isinstance(reply, Again):
+        raise NoSample(f"{url} does not answer: {reply.why}")
+    if not reply.outcome.ledgered:
+        raise NoSample(f"{url}: {reply.outcome}: {reply.text}")
+    return _with_stop(reply.text, reply.finish_reason), reply.finish_reason
 
 
 def _with_stop(text: str, finish_reason: str) -> str:
