@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from cinema_verl.cold_start.breaker import WINDOW, Breaker, FailingAlike
 from cinema_verl.cold_start.journal import Journal
-from cinema_verl.cold_start.plan import SamplingPlan, share
+from cinema_verl.cold_start.plan import SamplingPlan, Shard, share
 from cinema_verl.cold_start.retrieval import Encode, Encoder, EncoderError, embed
 from cinema_verl.cold_start.sampling import ROUTES, QuestionResult, Sampler
 from cinema_verl.cold_start.tree import SampledTrajectory
@@ -57,11 +57,16 @@ def work(plan: SamplingPlan, number: int = 0, encode: Encode | None = None) -> N
         first = next(todo, None)
         if first is None:
             return  # nothing to ask, so the endpoints need not be running
-        asyncio.run(_work(plan, ledger, journal, chain([first], todo), encode))
+        asyncio.run(_work(plan, shard, ledger, journal, chain([first], todo), encode))
 
 
 async def _work(
-    plan: SamplingPlan, ledger: Ledger, journal: Journal, questions: Iterable[Question], encode: Encode | None
+    plan: SamplingPlan,
+    shard: Shard,
+    ledger: Ledger,
+    journal: Journal,
+    questions: Iterable[Question],
+    encode: Encode | None,
 ) -> None:
     with ThreadPoolExecutor(1, thread_name_prefix="encoder") as encoder:
 
@@ -83,7 +88,8 @@ async def _work(
                     await student.check()
                 await teacher.check()
             if encode is None and plan.settings.wanted > 1:
-                encode = Encoder(plan.encoder)  # takes seconds; nothing is paid yet
+                with loading(shard):
+                    encode = Encoder(plan.encoder)  # takes seconds, or a download; nothing is paid yet
             sampler = Sampler(plan.calls, student.complete, teacher.complete, embedded, breaker)
 
             async def one(question: Question) -> QuestionResult:
@@ -205,7 +211,8 @@ def work_all(plan: SamplingPlan) -> list[str]:
     with watching(plan):
         items = [{"worker": number} for number in range(plan.workers)]
         for number in range(plan.workers):
-            plan.shard(number).lives.unlink(missing_ok=True)  # left by a run that was killed
+            for left in (plan.shard(number).lives, plan.shard(number).loading):  # by a run that was killed
+                left.unlink(missing_ok=True)
         ended = [
             *spread(partial(_worker, plan=plan), items, workers=plan.workers, ray_address=plan.ray_address or None)
         ]
@@ -215,9 +222,20 @@ def work_all(plan: SamplingPlan) -> list[str]:
 
 
 @contextmanager
+def loading(shard: Shard) -> Iterator[None]:
+    """Within it the progress bar, which may be another process's, says that the encoder is loading."""
+    shard.loading.touch()
+    try:
+        yield
+    finally:
+        shard.loading.unlink(missing_ok=True)
+
+
+@contextmanager
 def watching(plan: SamplingPlan) -> Iterator[None]:
     """Show a progress bar over the results of all workers."""
     paths = [plan.shard(number).results for number in range(plan.workers)]
+    loads = [plan.shard(number).loading for number in range(plan.workers)]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
     stop = threading.Event()
@@ -235,6 +253,9 @@ def watching(plan: SamplingPlan) -> Iterator[None]:
                     while (line := file.readline()).endswith(b"\n"):
                         routes[json.loads(line)["route"]] += 1
                     file.seek(-len(line), os.SEEK_CUR)
+                now = f"cold start, loading encoder {plan.encoder}" if any(map(Path.exists, loads)) else "cold start"
+                if f"{now}: " != bar.desc:
+                    bar.set_description(now)
                 bar.set_postfix({route: routes[route] for route in ROUTES}, refresh=False)
                 bar.update(routes.total() - bar.n)
 

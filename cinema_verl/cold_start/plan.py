@@ -89,7 +89,8 @@ class SamplingPlan:
 
     def shard(self, number: int) -> "Shard":
         folder = self._work / f"{number}-of-{self.workers}"
-        return Shard(folder / "ledger.sqlite", folder / f"results-{self.fingerprint[:16]}.jsonl", folder / "lives")
+        results = folder / f"results-{self.fingerprint[:16]}.jsonl"
+        return Shard(folder / "ledger.sqlite", results, folder / "lives", folder / "loading")
 
     def owner(self, uid: str) -> int:
         """Which worker has a question."""
@@ -115,11 +116,13 @@ class SamplingPlan:
 
 @dataclass(frozen=True)
 class Shard:
-    """A worker's files. `lives` exists while it runs, and has a byte for each time it was started."""
+    """A worker's files. `lives` exists while it runs, and has a byte for each time it was started; `loading` while it
+    loads the encoder."""
 
     ledger: Path
     results: Path
     lives: Path
+    loading: Path
 
 
 def share(plan: SamplingPlan) -> SamplingPlan:

@@ -554,3 +554,18 @@ def test_the_key_is_in_no_file_and_no_message(endpoints, capsys, monkeypatch, ca
     assert len(files) > 6
     assert key not in everything
     assert not [path.name for path in files if key.encode() in path.read_bytes()]
+
+
+def test_the_progress_bar_says_that_the_encoder_is_loading(endpoints, monkeypatch, capsys):
+    run, made, seen = endpoints(2), pipeline.Encoder, []
+
+    def slow(name):
+        seen.append(name)
+        time.sleep(1.2)  # the bar looks twice a second
+        return made(name)
+
+    monkeypatch.setattr(pipeline, "Encoder", slow)
+    assert run.run() == 0
+    said = capsys.readouterr().err
+    assert f"cold start, loading encoder {seen[0]}: " in said
+    assert "loading" not in said.replace("\r", "\n").strip().splitlines()[-1]
