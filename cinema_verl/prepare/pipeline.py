@@ -1,13 +1,14 @@
 """A source on disk becomes a dataset directory: plan, convert on every core, join. Interrupted, it goes on.
 
 `prepare` is the run; its command line is `commands.prepare`. What is done to a row is in `convert`, what survives a
-kill is in `shards`, and who works where is in `utils.ray_map`.
+kill is in `shards`, and who works where is in `utils.fork_map` and `utils.ray_map`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -25,6 +26,8 @@ from cinema_verl.prepare.media.paths import is_inline, is_url
 from cinema_verl.prepare.readers import Span, check_fields, contents, find_files, plan, read
 from cinema_verl.prepare.shards import PLAN, ROWS_PER_SHARD, Job, join, make_shard
 from cinema_verl.utils.files import Locked, atomic_write, sha256_of
+from cinema_verl.utils.fork_map import Item, Work, forked
+from cinema_verl.utils.hub import HubUnreachable
 from cinema_verl.utils.ray_map import ClusterFailed, spread
 
 _VERSIONS: Final = ("cinema-verl", "pillow", "pillow-heif", "av", "pyarrow", "numpy", "transformers")  # decide bytes
@@ -71,7 +74,7 @@ def prepare(
         source: A file of rows, or a directory of them.
         output: The dataset directory.
         limit: Take only the first so many rows; None for all.
-        workers, ray_address: See `utils.ray_map.spread`.
+        workers, ray_address: See `utils.fork_map.forked`, and for a cluster `utils.ray_map.spread`.
         overwrite: When a run that is there is begun anew, instead of being gone on with or kept: ``never``; where it
             ``differs`` in input, settings or versions; or ``always``, which a picture that was mended needs, because
             only the files of rows are compared.
@@ -100,6 +103,8 @@ def prepare(
             manifest = join(job, spans, {"command": list(command), **identity})
             return Result(manifest, done)
     except Locked as error:
+        raise Stopped(str(error)) from error
+    except HubUnreachable as error:
         raise Stopped(str(error)) from error
     except OSError as error:
         raise _stopped(f"{error.strerror or error}: {error.filename or output}") from error
@@ -302,7 +307,7 @@ def _convert(job: Job, spans: Sequence[Span], workers: int, ray_address: str | N
     rejected = 0
     with tqdm(total=rows, initial=rows - left, desc=job.adapter.name, unit=" rows", smoothing=0.05) as progress:
         try:
-            for result in spread(partial(make_shard, job=job), items, workers=workers, ray_address=ray_address):
+            for result in _mapped(partial(make_shard, job=job), items, workers, ray_address):
                 if result["error"]:
                     raise _stopped(result["error"])
                 seen.add(result["worker"])
@@ -312,6 +317,14 @@ def _convert(job: Job, spans: Sequence[Span], workers: int, ray_address: str | N
         except ClusterFailed as error:
             raise _stopped(str(error)) from error
     return frozenset(seen)
+
+
+def _mapped(work: Work, items: Sequence[Item], workers: int, ray_address: str | None) -> Iterator[Item]:
+    """On this machine by forks, which start at once; over a cluster, and where this process is in one, by Ray."""
+    ray = sys.modules.get("ray")
+    if ray_address is not None or (ray and ray.is_initialized()):
+        return spread(work, items, workers=workers, ray_address=ray_address)
+    return forked(work, items, workers=workers)
 
 
 def summary(manifest: Mapping[str, Any]) -> str:

@@ -59,7 +59,7 @@ class Plan:
         downloads, output: Folders.
         choices: What the sets are made of, their sizes included.
         without: Names of sources and benchmarks that are left out although they are, or are not, there.
-        workers: Processes that prepare; see `utils.ray_map.spread`.
+        workers: Processes that prepare; see `utils.fork_map.forked`.
         limit: Rows of each source, for a first look; None for all.
         settings: `ConvertSettings` by name, beside the media root.
     """

@@ -33,7 +33,7 @@ from cinema_verl.prepare.readers import Row, Span, read
 from cinema_verl.utils.stable_random import stable_hash
 
 PLAN: Final = "plan.json"
-ROWS_PER_SHARD: Final = 50
+ROWS_PER_SHARD: Final = 25
 """Our choice: some seconds of a worker's time, which is what a kill costs. It is a constant, so that shards are the
 same on every machine."""
 _TRIES: Final = 3

@@ -98,7 +98,7 @@ def test_a_limit_takes_the_first_rows(make_source, tmp_path, small_shards, limit
     assert manifest["input_rows"] == manifest["questions"] + manifest["rejected"] == min(limit, 30)
 
 
-def test_the_same_bytes_by_any_number_of_workers(make_source, tmp_path, small_shards, ray_here, assert_same):
+def test_the_same_bytes_by_any_number_of_workers(make_source, tmp_path, small_shards, assert_same):
     source = make_source(40)
     results = {workers: run(source, tmp_path / str(workers), workers=workers) for workers in (0, 1, 2)}
     assert_same(tmp_path / "0", tmp_path / "1")
@@ -106,6 +106,13 @@ def test_the_same_bytes_by_any_number_of_workers(make_source, tmp_path, small_sh
     pids = {workers: {int(worker.split(":")[1]) for worker in result.workers} for workers, result in results.items()}
     assert pids[0] == {os.getpid()}
     assert os.getpid() not in pids[1] | pids[2]
+
+
+def test_the_same_bytes_by_ray(make_source, tmp_path, small_shards, ray_here, assert_same):
+    source = make_source(40)
+    assert {worker.split(":")[0] for worker in run(source, tmp_path / "ray", workers=2).workers} != {"here"}
+    run(source, tmp_path / "here")
+    assert_same(tmp_path / "here", tmp_path / "ray")
 
 
 # --- Where it goes on -----------------------------------------------------------------------------------------------
@@ -351,7 +358,7 @@ def deadly(row, *, number, trace=None):
     return OWN.convert(row)
 
 
-def test_a_worker_that_is_killed_costs_nothing(make_source, tmp_path, small_shards, ray_here, assert_same):
+def test_a_worker_that_is_killed_costs_nothing(make_source, tmp_path, small_shards, assert_same):
     source = make_source(40)
     own = replace(OWN, convert=partial(deadly, number=21, trace=tmp_path / "died"))
     run(source, tmp_path / "out", own, workers=2)
@@ -360,7 +367,7 @@ def test_a_worker_that_is_killed_costs_nothing(make_source, tmp_path, small_shar
     assert_same(tmp_path / "calm", tmp_path / "out")
 
 
-def test_a_row_that_kills_every_worker_is_named(make_source, tmp_path, small_shards, ray_here, assert_same):
+def test_a_row_that_kills_every_worker_is_named(make_source, tmp_path, small_shards, assert_same):
     source = make_source(40)
     own = replace(OWN, convert=partial(deadly, number=12))
     with pytest.raises(Stopped, match=r"3 workers died over .*rows\.jsonl, at line 13\. .* Finished shards are kept"):
