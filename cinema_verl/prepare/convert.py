@@ -35,6 +35,7 @@ from cinema_verl.prepare.media.paths import Downloads, inline_bytes, is_inline, 
 from cinema_verl.prepare.media.video import sample_folder, sample_frames
 from cinema_verl.prepare.readers import Row
 from cinema_verl.prompts import messages
+from cinema_verl.utils.hub import only_local
 
 MAX_PIXELS: Final = 602_112
 """Area of a stored image: 768 vision tokens of Qwen2.5-VL. Our choice, with recipe `cinema`'s prompt of 8 images."""
@@ -244,14 +245,15 @@ def load_counter(model: str) -> PromptCounter:
     """The prompt counter of a model: a path, or a name that transformers knows. Kept, because loading takes seconds.
 
     Raises:
-        OSError: there is no such model. TypeError: it is not one of the Qwen-VL family.
+        OSError: there is no such model, or the hub does not answer (`HubUnreachable`).
+        TypeError: it is not one of the Qwen-VL family.
     """
     from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
     ensure_torchvision_importable()  # before transformers, whose processors import torchvision
     from transformers import AutoProcessor
 
-    return PromptCounter(AutoProcessor.from_pretrained(model))
+    return PromptCounter(AutoProcessor.from_pretrained(model, local_files_only=only_local(model)))
 
 
 def enlarging(patching: Patching, max_pixels: int) -> str | None:

@@ -9,16 +9,18 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from cinema_verl.runs.locate import CONFIG
 from cinema_verl.training import cluster
-from cinema_verl.training.model_folder import folder_refusals
+from cinema_verl.training.model_folder import folder_refusals, hub_refusals
 from cinema_verl.training.next_steps import next_steps
-from cinema_verl.training.quiet import filter_warnings
+from cinema_verl.training.quiet import configuration_to_file, filter_warnings
 from cinema_verl.training.resume import resume_refusals
 from cinema_verl.training.run_folder import Taken, claimed, use_absolute_paths
 from cinema_verl.training.stop_signal import EXIT_CODE, StopRequest
@@ -33,7 +35,7 @@ class RefuseBeforeStart(Callback):
     """
 
     def __init__(self) -> None:
-        self._held = ExitStack()  # the folder of the run
+        self._held = ExitStack()  # the folder of the run, and its console
         self._stop: StopRequest | None = None  # in it; None where this process answers for no training
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
@@ -50,7 +52,7 @@ class RefuseBeforeStart(Callback):
             SystemExit: With every reason, or with the extension that cannot be used.
         """
         try:
-            found = refusals(config) or folder_refusals(config) or resume_refusals(config)
+            found = refusals(config) or folder_refusals(config) or hub_refusals(config) or resume_refusals(config)
         except ExtensionError as error:
             raise SystemExit(f"\ncinema-verl: {error}. Nothing was started.") from error
         if found:
@@ -65,6 +67,7 @@ class RefuseBeforeStart(Callback):
                 self._stop.clear()
                 if OmegaConf.select(config, "trainer.v1.trainer_mode") == TRAINER:
                     _once_ray_runs(self._listen)
+                    self._held.enter_context(configuration_to_file(Path(config.trainer.default_local_dir) / CONFIG))
 
     def on_job_end(self, config: DictConfig, *, job_return: JobReturn, **_: Any) -> None:
         """Called by Hydra when the program is through, whether it failed or not.

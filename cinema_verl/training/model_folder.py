@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cinema_verl.data.families import FAMILIES, refused
 from cinema_verl.training.verdict import Refusal
+from cinema_verl.utils.hub import HubUnreachable, only_local
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 _TRAINABLE: Final = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -46,10 +47,28 @@ def folder_of(path: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
+def _key(config: DictConfig) -> str:
+    return "model.path" if OmegaConf.select(config, "actor_rollout_ref") is None else "actor_rollout_ref.model.path"
+
+
+def hub_refusals(config: DictConfig) -> list[Refusal]:
+    """The reason not to start with a model that is not on this machine while the hub does not answer: every process
+    would wait for minutes."""
+    key = _key(config)
+    path = str(OmegaConf.select(config, key))
+    if folder_of(path) is not None or "://" in path:  # verl copies from hdfs:// and the like
+        return []
+    try:
+        only_local(path)
+    except HubUnreachable as error:
+        return [Refusal(key, error.what, error.advice)]
+    return []
+
+
 def folder_refusals(config: DictConfig) -> list[Refusal]:
     """Every reason not to train from the model that a composed configuration names, where it is on this machine."""
-    rl = OmegaConf.select(config, "actor_rollout_ref") is not None
-    key = "actor_rollout_ref.model.path" if rl else "model.path"
+    key = _key(config)
+    rl = key != "model.path"
     folder = folder_of(str(OmegaConf.select(config, key)))
     kwargs = OmegaConf.select(config, "data.apply_chat_template_kwargs") or {}
     return [] if folder is None else model_refusals(folder, key, kwargs, rl=rl)

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,9 @@ from verl.utils.distributed import destroy_global_process_group, initialize_glob
 from verl.utils.memory_utils import aggressive_empty_cache
 from verl.utils.tracking import Tracking
 
+from cinema_verl.runs.locate import CONFIG
 from cinema_verl.training.file_logger import AppendingFileLogger
+from cinema_verl.training.quiet import without_configuration
 from cinema_verl.training.run_folder import TENSORBOARD, metrics_path, tensorboard_path
 from cinema_verl.training.same_version import installed, refuse_different
 from cinema_verl.training.sft.batches import PaddedRows, PositionedSampler, check_sizes, loader_of
@@ -64,7 +67,9 @@ class CinemaSFTTrainer(SFTTrainer):
 
     def __init__(self, config: Any):
         set_seed(config.trainer.seed)  # a run that is killed before its first checkpoint starts with the same weights
-        super().__init__(config)
+        file = Path(config.trainer.default_local_dir) / CONFIG
+        with without_configuration(lambda: self.config, f"cinema-verl: the whole configuration is in {file}"):
+            super().__init__(config)
         self.is_logging = self.engine.is_mp_src_rank_with_outputs() and self.engine.get_data_parallel_rank() == 0
         self.total_tokens = self.ckpt_handler.progress.get("total_tokens", 0)
 
