@@ -21,7 +21,7 @@ from cinema_verl.demo.train_policy import RECIPE, digits_cold_start
 ROWS, VAL_ROWS, BATCH = 20, 3, 4
 STEPS = 2 * (ROWS // BATCH)
 """Of two epochs."""
-TIME_LIMIT = 300  # seconds; a run takes twenty on a quiet machine
+TIME_LIMIT = 900  # seconds; a run takes twenty on a quiet machine
 
 
 @pytest.fixture(autouse=True, scope="module")
