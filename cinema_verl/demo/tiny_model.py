@@ -68,17 +68,23 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> Qwen2Tokenizer:
-    """Learn the tokenizer from the digits questions; it is the same on every call."""
+def learn_bpe() -> Tokenizer:
+    """Byte pairs learnt from the digits questions; they are the same on every call, and no token is special."""
     trainer = trainers.BpeTrainer(
         vocab_size=_BPE_SIZE,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
+    plain = Qwen2Tokenizer().backend_tokenizer
     learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
+    learner.pre_tokenizer, learner.decoder = plain.pre_tokenizer, plain.decoder
     learner.train_from_iterator(_corpus(), trainer)
-    learnt = json.loads(learner.to_str())["model"]
+    return learner
+
+
+def build_tokenizer() -> Qwen2Tokenizer:
+    """A tokenizer of Qwen's kind with the digits questions' byte pairs."""
+    learnt = json.loads(learn_bpe().to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=learnt["vocab"],
         merges=[tuple(merge) for merge in learnt["merges"]],
