@@ -62,8 +62,7 @@ def only_local(name: str, needs: str = "config.json") -> bool:
 
 def _problem() -> str:
     """Why the hub does not answer, "" where it does. In a thread, because looking up a name has no time limit."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     found: list[str] = []
 
