@@ -11,6 +11,7 @@ import yaml
 from cinema_verl.checks.compose import compose
 from cinema_verl.checks.preflight import split_overrides
 from cinema_verl.cli import COMMANDS
+from studies.dps import analyse
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,6 +24,13 @@ def test_the_picture_of_the_method():
 def test_the_tables_of_hardware():
     page = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
     assert page == hardware_tables.with_tables(page), "run: python tools/hardware_tables.py docs/hardware.md"
+
+
+def test_the_tables_of_the_study():
+    page = (ROOT / "docs" / "science.md").read_text(encoding="utf-8")
+    found = analyse.Found.of(*analyse.published(ROOT / "studies" / "dps" / "results"))
+    command = "run: python -m studies.dps analyse --results studies/dps/results --docs docs/science.md"
+    assert page == analyse.with_tables(page, found.tables()), command
 
 
 def test_the_slurm_script_is_bash_and_its_overrides_compose():
