@@ -136,7 +136,7 @@ def callback(tmp_path, monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
-def test_a_stopped_run_ends_with_143(tmp_path, callback, capsys):
+def test_a_stopped_run_ends_with_143(tmp_path, capsys, callback):
     signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)
     assert StopRequest(tmp_path).asked
@@ -148,7 +148,7 @@ def test_a_stopped_run_ends_with_143(tmp_path, callback, capsys):
     assert not StopRequest(tmp_path).asked
 
 
-def test_a_run_that_was_through_before_it_looked_is_finished(tmp_path, callback, capsys):
+def test_a_run_that_was_through_before_it_looked_is_finished(tmp_path, capsys, callback):
     signal.raise_signal(signal.SIGTERM)
     callback()
     assert f"cinema-verl report {tmp_path}\n" in capsys.readouterr().out
