@@ -42,6 +42,10 @@ class Batcher:
         await self._queue.put((request, done))
         return await done
 
+    async def drain(self) -> None:
+        """Wait until everything that has come so far is answered, and nothing of it is being decoded."""
+        await self._queue.join()
+
     def close(self) -> None:
         """Stop the loop; requests that wait are never answered."""
         if self._task is not None:
@@ -49,20 +53,27 @@ class Batcher:
 
     async def _serve(self) -> None:
         while True:
-            # Requests whose callers have gone away while they waited are left out.
-            batch = [(request, done) for request, done in await self._next_batch() if not done.cancelled()]
-            if not batch:
-                continue
+            batch = await self._next_batch()
             try:
-                completions = await asyncio.to_thread(self.decode, [request for request, _ in batch])
-            except Exception as error:  # every caller of the batch gets it; the loop goes on
-                for _, done in batch:
-                    if not done.cancelled():
-                        done.set_exception(error)
-                continue
-            for (_, done), completion in zip(batch, completions, strict=True):
+                # Requests whose callers have gone away while they waited are left out.
+                await self._answer([(request, done) for request, done in batch if not done.cancelled()])
+            finally:
+                for _ in batch:
+                    self._queue.task_done()
+
+    async def _answer(self, batch: Sequence[tuple[Request, asyncio.Future[Completion]]]) -> None:
+        if not batch:
+            return
+        try:
+            completions = await asyncio.to_thread(self.decode, [request for request, _ in batch])
+        except Exception as error:  # every caller of the batch gets it; the loop goes on
+            for _, done in batch:
                 if not done.cancelled():
-                    done.set_result(completion)
+                    done.set_exception(error)
+            return
+        for (_, done), completion in zip(batch, completions, strict=True):
+            if not done.cancelled():
+                done.set_result(completion)
 
     async def _next_batch(self) -> list[tuple[Request, asyncio.Future[Completion]]]:
         batch = [await self._queue.get()]

@@ -8,8 +8,10 @@ Engine options (`actor_rollout_ref.rollout.engine_kwargs.transformers`):
     batch_window: seconds without a new request after which a batch starts (`cinema_verl.rollout.batching.WINDOW`).
 """
 
+import asyncio
 import os
-from collections.abc import Iterable
+import threading
+from collections.abc import AsyncIterable, Iterable, Sequence
 from typing import Any
 
 import ray
@@ -21,13 +23,15 @@ from verl.utils.torch_dtypes import PrecisionType
 from verl.workers.config import HFModelConfig, RolloutConfig
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
-from verl.workers.rollout.utils import get_vision_placeholder_token_ids
+from verl.workers.rollout.utils import ensure_async_iterator, get_vision_placeholder_token_ids
 
 from cinema_verl.rollout.batching import WINDOW, Batcher
-from cinema_verl.rollout.generation import Policy, Request, generate
+from cinema_verl.rollout.generation import Completion, Policy, Request, generate
 from cinema_verl.utils.pretrained import load_model
 
 NAME = "transformers"
+BEGUN = "begun"
+"""Sampling parameter of a request that goes on with an interrupted response: `Request.begun`."""
 
 
 def server_name(replica_rank: int) -> str:
@@ -60,7 +64,14 @@ class TransformersServer:
         self.parameters = convert_weight_keys(model.state_dict(), model)
         self.received: set[str] = set()
         self.global_steps: int | None = None
-        self.batcher = Batcher(lambda requests: generate(self.policy, requests), self.config.max_num_seqs, window)
+        self.batcher = Batcher(self._decode, self.config.max_num_seqs, window)
+        # Asynchronous training interrupts what is being decoded, and lets nothing new in while weights come.
+        self._interrupt = threading.Event()
+        self._admission = asyncio.Condition()
+        self._paused = self._rejects = self._updating = False
+
+    def _decode(self, requests: Sequence[Request]) -> list[Completion]:
+        return generate(self.policy, requests, interrupted=self._interrupt.is_set)
 
     def _build_policy(self) -> Policy:
         config = self.model_config
@@ -98,6 +109,9 @@ class TransformersServer:
     ) -> TokenOutput:
         """Token-in-token-out generation, verl's rollout contract (`LLMServerClient.generate`).
 
+        What is interrupted comes back with what there is of it, as "aborted". Its continuation is a request whose
+        prompt ends with that, and whose `begun` in the sampling parameters says how many tokens that is.
+
         Raises:
             ValueError: for videos, audio or processor options, which this engine does not take, and for a prompt that
                 leaves no room for a response.
@@ -118,8 +132,10 @@ class TransformersServer:
             top_k=sampling_params.get("top_k", -1),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             seed=sampling_params.get("seed"),
+            begun=sampling_params.get(BEGUN, 0),
         )
-        completion = await self.batcher(request)
+        admitted = await self._admitted()
+        completion = await self.batcher(request) if admitted else Completion([], [], "aborted")
         return TokenOutput(
             token_ids=completion.token_ids,
             log_probs=completion.log_probs,
@@ -127,17 +143,44 @@ class TransformersServer:
             extra_fields={"global_steps": self.global_steps},
         )
 
+    async def _admitted(self) -> bool:
+        """Wait until generation goes on; False where it will not soon (verl: `abort_all_requests`)."""
+        async with self._admission:
+            await self._admission.wait_for(lambda: self._rejects or not (self._paused or self._updating))
+            return not self._rejects
+
+    async def abort_all_requests(self, reject_request: bool = False) -> None:
+        """Interrupt every request, and hold those that come later until `resume_generation`.
+
+        Args:
+            reject_request: those that come later, or wait already, are answered as "aborted" instead of being held.
+        """
+        async with self._admission:
+            self._paused, self._rejects = True, reject_request
+            self._admission.notify_all()
+        self._interrupt.set()
+        await self.batcher.drain()
+        self._interrupt.clear()
+
+    async def resume_generation(self) -> None:
+        async with self._admission:
+            self._paused = self._rejects = False
+            self._admission.notify_all()
+
     # ---- weights ----------------------------------------------------------------------------------------------
 
-    def load_weights(self, bucket: list[tuple[str, torch.Tensor]], first: bool = True) -> None:
+    async def load_weights(self, bucket: list[tuple[str, torch.Tensor]], first: bool = True) -> None:
         """Copy a bucket of named weights into the model; the first bucket opens an update, `finish_weights` closes it.
+
+        In between nothing is decoded: what is being decoded ends first, and what comes waits.
 
         Raises:
             KeyError: for a name that the model does not have.
             ValueError: for a shape that differs.
         """
         if first:  # weights of an update that broke off do not count for this one
-            self.received = set()
+            self.received, self._updating = set(), True
+            await self.batcher.drain()
         for name, tensor in bucket:
             if name not in self.parameters:
                 raise KeyError(f"the actor sent a weight that the rollout model does not have: {name}")
@@ -147,11 +190,11 @@ class TransformersServer:
             target.copy_(tensor)
             self.received.add(name)
 
-    def finish_weights(self, global_steps: int | None) -> None:
+    async def finish_weights(self, global_steps: int | None) -> None:
         """Close an update: every weight must have come.
 
         Raises:
-            RuntimeError: naming the weights that did not.
+            RuntimeError: naming the weights that did not; nothing is decoded until a whole update has come.
         """
         missing = sorted(self.parameters.keys() - self.received)
         self.received = set()
@@ -159,6 +202,9 @@ class TransformersServer:
             raise RuntimeError(f"weight sync left {len(missing)} weights of the rollout model stale: {missing[:5]} …")
         if global_steps is not None:
             self.global_steps = global_steps
+        async with self._admission:
+            self._updating = False
+            self._admission.notify_all()
 
     def named_weights(self) -> dict[str, torch.Tensor]:
         """A copy of the weights, for tests of the sync."""
@@ -182,6 +228,12 @@ class TransformersServer:
 
     async def clear_kv_cache(self) -> None:
         """Caches live only as long as a batch."""
+
+    async def release_kv_cache(self) -> None:
+        """See `clear_kv_cache`."""
+
+    async def resume_kv_cache(self) -> None:
+        """See `clear_kv_cache`."""
 
     async def set_global_steps(self, global_steps: int) -> None:
         self.global_steps = global_steps
@@ -232,6 +284,8 @@ class TransformersReplica(RolloutReplica):
 class ServerAdapter(BaseRollout):
     """The training worker's side of the engine: pushes weights to its replica (verl: `BaseRollout`)."""
 
+    is_leader_rank = True  # of its replica, which has one process
+
     def __init__(self, config: Any, model_config: Any, device_mesh: Any, replica_rank: int = -1):
         super().__init__(config, model_config, device_mesh)
         self.replica_rank = int(os.environ["RANK"]) if replica_rank == -1 else replica_rank
@@ -252,7 +306,7 @@ class ServerAdapter(BaseRollout):
     @torch.no_grad()
     async def update_weights(
         self,
-        weights: Iterable[tuple[str, torch.Tensor]],
+        weights: Iterable[tuple[str, torch.Tensor]] | AsyncIterable[tuple[str, torch.Tensor]],
         wire_format: str = "named_tensors",
         global_steps: int | None = None,
         **kwargs: Any,
@@ -272,7 +326,7 @@ class ServerAdapter(BaseRollout):
         limit = self.config.checkpoint_engine.update_weights_bucket_megabytes << 20
         bucket: list[tuple[str, torch.Tensor]] = []
         size, first = 0, True
-        for name, tensor in weights:
+        async for name, tensor in ensure_async_iterator(weights):
             bucket.append((name, tensor.detach().cpu()))
             size += tensor.nbytes
             if size >= limit:

@@ -28,9 +28,12 @@ class Request:
         top_p, top_k: nucleus and top-k truncation; 1.0 and -1 switch them off.
         stop: texts that end the response, kept in it.
         seed: of this request's own random stream; None draws a fresh one.
+        begun: how many tokens at the end of `prompt_ids` are the response so far, of a request that was interrupted. It
+            goes on as if it had not been: with the next number of its stream, and with stop texts that began there.
 
     Raises:
-        ValueError: without a prompt, for `max_tokens` < 1, `top_p` outside (0, 1] or an empty stop text.
+        ValueError: without a prompt, for `max_tokens` < 1, `top_p` outside (0, 1], an empty stop text, or a response so
+            far that leaves no prompt.
     """
 
     prompt_ids: Sequence[int]
@@ -41,6 +44,7 @@ class Request:
     top_k: int = -1
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    begun: int = 0
 
     def __post_init__(self) -> None:
         # Checked here and not in the batch, so that a bad request fails alone.
@@ -53,11 +57,13 @@ class Request:
             raise ValueError(f"top_p must lie in (0, 1], where 1 switches it off; got {self.top_p!r}")
         if "" in self.stop:
             raise ValueError("a stop text must not be empty")
+        if not 0 <= self.begun < len(self.prompt_ids):
+            raise ValueError(f"{self.begun} of {len(self.prompt_ids)} prompt tokens cannot be the response so far")
 
 
 @dataclass
 class Completion:
-    """Sampled token ids, their log-probabilities (nats) and "stop" or "length"."""
+    """Sampled token ids, their log-probabilities (nats) and "stop", "length" or "aborted"."""
 
     token_ids: list[int]
     log_probs: list[float]
@@ -116,7 +122,7 @@ def sample(logits: torch.Tensor, uniform: torch.Tensor, greedy: torch.Tensor) ->
 class _Sampler:
     """Draws the next token of rows, each by its request's parameters and from its request's own random stream.
 
-    A draw depends on the request's seed and the token's position only.
+    A draw depends on the request's seed and the token's place in the response only.
     """
 
     def __init__(self, policy: Policy, requests: Sequence[Request]):
@@ -126,6 +132,8 @@ class _Sampler:
         self.top_k = torch.tensor([r.top_k for r in requests], device=self.device)
         self.top_p = torch.tensor([r.top_p for r in requests], dtype=torch.float32, device=self.device)
         self.streams = [np.random.default_rng(request.seed) for request in requests]
+        for stream, request in zip(self.streams, requests, strict=True):
+            stream.random(request.begun)  # drawn already
 
     def __call__(self, logits: torch.Tensor, rows: Sequence[int]) -> tuple[torch.Tensor, list[float]]:
         """Logits (N, V) of the requests `rows` -> (N,) token ids, and their log-probabilities (nats)."""
@@ -144,7 +152,10 @@ class _Sampler:
 
 @torch.inference_mode()
 def generate(
-    policy: Policy, requests: Sequence[Request], watch: Callable[[int, Completion], object] | None = None
+    policy: Policy,
+    requests: Sequence[Request],
+    watch: Callable[[int, Completion], object] | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> list[Completion]:
     """Continue every request, all in one batch.
 
@@ -153,11 +164,14 @@ def generate(
 
     Args:
         watch: is told after each token which request it continues, by its place, and what there is of its completion.
+        interrupted: is asked before each token; once it says so, what has not ended is returned as "aborted".
 
     Raises:
         NotImplementedError: for a model that `cinema_verl.rollout.shared_prompt` cannot serve.
     """
     completions = [Completion([], [], "length") for _ in requests]
+    if interrupted():
+        return [Completion([], [], "aborted") for _ in requests]
     draw, stopped = _Sampler(policy, requests), _StopTexts(policy.decode)
     prompts, prompt_of = distinct(requests)
     # Rows of one prompt stand together.
@@ -176,10 +190,14 @@ def generate(
                 completion.log_probs.append(log_probs[i])
                 if watch is not None:
                     watch(row, completion)
-                if token_id in policy.eos or stopped(completion.token_ids, requests[row].stop):
+                if token_id in policy.eos or stopped(requests[row], completion.token_ids):
                     completion.stop_reason = "stop"
                 elif len(completion.token_ids) < requests[row].max_tokens:
                     keep.append(i)
+            if keep and interrupted():
+                for i in keep:
+                    completions[rows[i]].stop_reason = "aborted"
+                keep = []
             if not keep:
                 return completions
             if len(keep) < len(rows):
@@ -254,15 +272,16 @@ class _StopTexts:
         self.decode = decode
         self.pieces: dict[int, str] = {}
 
-    def __call__(self, token_ids: Sequence[int], stop: tuple[str, ...]) -> bool:
-        last = token_ids[-1]
+    def __call__(self, request: Request, token_ids: Sequence[int]) -> bool:
+        last, stop = token_ids[-1], request.stop
         piece = self.pieces.get(last)
         if piece is None:
             piece = self.pieces[last] = self.decode([last])
         # A piece that is not ASCII may be part of a character, so its text alone says nothing.
         if not any(text[-1] in piece or not piece.isascii() for text in stop):
             return False
-        tail = self.decode(token_ids[-self.TAIL :])
+        begun = request.prompt_ids[len(request.prompt_ids) - request.begun :]
+        tail = self.decode([*begun[-self.TAIL :], *token_ids][-self.TAIL :])
         return any(text in tail for text in stop)
 
 

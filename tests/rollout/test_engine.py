@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,12 +37,14 @@ def loaded(tiny_model):
 def server(loaded):
     """The one server, idle and with nothing received."""
     loaded.received = set()
+    loaded._paused = loaded._rejects = loaded._updating = False
     renew(loaded)
     return loaded
 
 
 def renew(server):
-    """A queue of this test's event loop."""
+    """A queue and a gate of this test's event loop."""
+    server._admission = asyncio.Condition()
     server.batcher = Batcher(server.batcher.decode, server.batcher.largest, server.batcher.window)
 
 
@@ -50,9 +54,9 @@ def batches(monkeypatch):
     sizes = []
     generate = engine.generate
 
-    def counting(policy, requests):
+    def counting(policy, requests, **options):
         sizes.append(len(requests))
-        return generate(policy, requests)
+        return generate(policy, requests, **options)
 
     monkeypatch.setattr(engine, "generate", counting)
     return sizes
@@ -134,7 +138,7 @@ def test_a_bad_request_fails_alone(server):
 
 
 def test_a_failing_batch_reaches_its_callers_and_the_server_goes_on(server, monkeypatch):
-    def broken(policy, requests):
+    def broken(policy, requests, interrupted):
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
@@ -153,6 +157,15 @@ def test_what_it_cannot_take_is_refused(server, what):
 # ---- weights ----------------------------------------------------------------------------------------------------
 
 
+def load(server, *bucket, **options):
+    renew(server)
+    asyncio.run(server.load_weights(*bucket, **options))
+
+
+def finish(server, global_steps):
+    asyncio.run(server.finish_weights(global_steps))
+
+
 def test_new_weights_are_what_is_generated_with(server):
     before = server.named_weights()
     greedy = {"temperature": 0.0, "max_tokens": 8}
@@ -161,9 +174,9 @@ def test_new_weights_are_what_is_generated_with(server):
     new = {name: torch.randn_like(tensor) * 0.1 for name, tensor in before.items()}
     try:
         half = len(new) // 2
-        server.load_weights(list(new.items())[:half])
-        server.load_weights(list(new.items())[half:], first=False)
-        server.finish_weights(global_steps=9)
+        load(server, list(new.items())[:half])
+        load(server, list(new.items())[half:], first=False)
+        finish(server, 9)
         assert server.global_steps == 9
         # Tied weights have two names and one tensor, in the actor as here.
         shared = server.parameters["lm_head.weight"].data_ptr()
@@ -171,8 +184,8 @@ def test_new_weights_are_what_is_generated_with(server):
             assert server.parameters[name].data_ptr() == shared or torch.equal(tensor, new[name])
         assert ask(server, greedy)[0].log_probs != said.log_probs
     finally:
-        server.load_weights(list(before.items()))
-        server.finish_weights(None)
+        load(server, list(before.items()))
+        finish(server, None)
     again = ask(server, greedy)[0]
     assert (again.token_ids, again.log_probs) == (said.token_ids, said.log_probs)
     assert server.global_steps == 9, "an update without a step keeps the last one"
@@ -181,35 +194,148 @@ def test_new_weights_are_what_is_generated_with(server):
 def test_an_incomplete_update_names_what_is_missing_and_the_next_starts_afresh(server):
     weights = list(server.named_weights().items())
     missing, _ = weights[0]
-    server.load_weights(weights[1:])
+    load(server, weights[1:])
     with pytest.raises(RuntimeError, match="1 weights of the rollout model stale") as stale:
-        server.finish_weights(1)
+        finish(server, 1)
     assert missing in str(stale.value)
-    server.load_weights(weights[:1])
+    load(server, weights[:1])
     with pytest.raises(RuntimeError, match=f"{len(weights) - 1} weights"):
-        server.finish_weights(1)
+        finish(server, 1)
 
 
 def test_an_update_that_broke_off_does_not_vouch_for_the_next(server):
     weights = list(server.named_weights().items())
-    server.load_weights(weights[:1])  # and the actor dies here
-    server.load_weights(weights[1:])
+    load(server, weights[:1])  # and the actor dies here
+    load(server, weights[1:])
     with pytest.raises(RuntimeError, match=re.escape(weights[0][0])):
-        server.finish_weights(1)
+        finish(server, 1)
 
 
 def test_a_weight_of_another_shape_or_name_is_refused(server):
     name, tensor = next(iter(server.named_weights().items()))
     with pytest.raises(ValueError, match=r"the actor sent \(1, 2\), expected"):
-        server.load_weights([(name, torch.zeros(1, 2))])
+        load(server, [(name, torch.zeros(1, 2))])
     with pytest.raises(KeyError, match=r"does not have: model\.nowhere"):
-        server.load_weights([("model.nowhere", tensor)])
+        load(server, [("model.nowhere", tensor)])
 
 
 def test_weights_are_named_as_the_actors(server):
     """What verl's engine sends: `convert_weight_keys` of the same model's state dict."""
     assert "lm_head.weight" in server.parameters
     assert any(name.startswith("visual.") or ".visual." in name for name in server.parameters)
+
+
+# ---- interrupted, held back, and gone on with --------------------------------------------------------------------
+
+LONG = {"max_tokens": 60, "seed": 7}
+
+
+@pytest.fixture
+def stepwise(monkeypatch):
+    """Decoding that stands still after some tokens until it is told to go on."""
+    reached, go_on, generate = threading.Event(), threading.Event(), engine.generate
+
+    def slowly(policy, requests, interrupted):
+        def watch(_, completion):
+            if len(completion.token_ids) == 5:
+                reached.set()
+                assert go_on.wait(10)
+
+        return generate(policy, requests, watch, interrupted)
+
+    monkeypatch.setattr(engine, "generate", slowly)
+    return SimpleNamespace(reached=reached, go_on=go_on)
+
+
+def scenario(server, play):
+    async def run():
+        renew(server)
+        try:
+            return await asyncio.wait_for(play(), 20)
+        finally:
+            server.batcher.close()
+
+    return asyncio.run(run())
+
+
+async def until(event):
+    await asyncio.to_thread(event.wait, 10)
+
+
+def test_an_abort_gives_back_what_there_is_and_the_rest_is_what_it_would_have_been(server, stepwise):
+    """Its continuation is token for token the response of a request that nobody interrupted."""
+    stepwise.go_on.set()
+    (whole,) = ask(server, LONG)
+    assert len(whole.token_ids) > 5
+    stepwise.go_on.clear()
+    stepwise.reached.clear()
+
+    async def play():
+        asked = asyncio.create_task(server.generate(PROMPT, LONG, "one"))
+        await until(stepwise.reached)
+        waiting = asyncio.create_task(server.generate(PROMPT, LONG, "queued"))
+        await asyncio.sleep(0.05)
+        aborted = asyncio.create_task(server.abort_all_requests())
+        await asyncio.sleep(0.05)
+        stepwise.go_on.set()
+        await aborted
+        part, queued = await asked, await waiting
+        later = asyncio.create_task(
+            server.generate([*PROMPT, *part.token_ids], {**LONG, "max_tokens": 60 - 5, "begun": 5}, "two")
+        )
+        await asyncio.sleep(0.05)
+        assert not later.done(), "held until generation goes on"
+        await server.resume_generation()
+        return part, queued, await later
+
+    part, queued, rest = scenario(server, play)
+    assert (part.stop_reason, len(part.token_ids), len(part.log_probs)) == ("aborted", 5, 5)
+    assert (queued.stop_reason, queued.token_ids) == ("aborted", []), "what waits in the queue comes back, too"
+    assert part.token_ids + rest.token_ids == whole.token_ids
+    assert part.log_probs + rest.log_probs == pytest.approx(whole.log_probs, abs=1e-4)
+    assert rest.stop_reason == whole.stop_reason
+
+
+def test_a_server_that_will_not_go_on_turns_away_what_comes_and_what_waits(server):
+    async def play():
+        await server.abort_all_requests()
+        waiting = asyncio.create_task(server.generate(PROMPT, LONG, "waiting"))
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+        await server.abort_all_requests(reject_request=True)
+        turned_away = [await waiting, await server.generate(PROMPT, LONG, "late")]
+        await server.abort_all_requests()  # of an update of the weights: it will go on after all
+        held = asyncio.create_task(server.generate(PROMPT, LONG, "held"))
+        await asyncio.sleep(0.02)
+        assert not held.done()
+        await server.resume_generation()
+        return turned_away, await held
+
+    turned_away, held = scenario(server, play)
+    assert [(output.stop_reason, output.token_ids) for output in turned_away] == [("aborted", [])] * 2
+    assert held.token_ids
+
+
+def test_weights_never_change_beside_decoding(server, stepwise):
+    weights = list(server.named_weights().items())
+
+    async def play():
+        asked = asyncio.create_task(server.generate(PROMPT, LONG, "one"))
+        await until(stepwise.reached)
+        loading = asyncio.create_task(server.load_weights(weights[:3]))
+        await asyncio.sleep(0.05)
+        assert (loading.done(), server.received) == (False, set())
+        stepwise.go_on.set()
+        await loading
+        assert asked.done(), "what was being decoded has ended first"
+        between = asyncio.create_task(server.generate(PROMPT, LONG, "two"))
+        await asyncio.sleep(0.05)
+        assert not between.done(), "the update is open"
+        await server.load_weights(weights[3:], first=False)
+        await server.finish_weights(3)
+        return await between
+
+    assert scenario(server, play).extra_fields["global_steps"] == 3
 
 
 # ---- verl's side ------------------------------------------------------------------------------------------------
@@ -266,3 +392,18 @@ def test_weights_travel_in_buckets_and_the_update_is_closed(tiny_model):
     names = [[name for name, _ in call[1]] for call in remote.calls[:-1]]
     assert names == [["a"], ["b", "c"], ["d"]]
     assert remote.calls[-1] == ("finish_weights", 4)
+
+
+def test_weights_may_come_as_a_stream_that_is_waited_for(tiny_model):
+    """From a checkpoint engine, in asynchronous training."""
+    adapter = ServerAdapter(*configs(tiny_model), device_mesh=None, replica_rank=0)
+    adapter._server = remote = RemoteServer()
+
+    async def stream():
+        for name in "ab":
+            await asyncio.sleep(0)
+            yield name, torch.zeros(3)
+
+    asyncio.run(adapter.update_weights(stream(), global_steps=4))
+    assert [[name for name, _ in call[1]] for call in remote.calls[:-1]] == [["a", "b"]]
+    assert adapter.is_leader_rank

@@ -169,6 +169,68 @@ def test_a_stop_text_may_end_with_a_character_of_several_tokens(policy, processo
         assert completion.token_ids[-2:] == pieces
 
 
+# ---- interrupted ------------------------------------------------------------------------------------------------
+
+
+def interrupted_after(steps):
+    """False as often as a token is to be drawn; the first question is before the first token."""
+    answers = iter([False] * steps)
+    return lambda: next(answers, True)
+
+
+def gone_on(request, completion):
+    done = len(completion.token_ids)
+    ids = [*request.prompt_ids, *completion.token_ids]
+    return replace(request, prompt_ids=ids, max_tokens=request.max_tokens - done, begun=request.begun + done)
+
+
+@pytest.mark.parametrize("cuts", [(0, 3), (1,), (4, 2, 1)])
+def test_an_interrupted_batch_goes_on_as_if_it_had_not_been(policy, mixed_requests, cuts):
+    whole = generate(policy, mixed_requests)
+    ids, log_probs = [[] for _ in whole], [[] for _ in whole]
+    left = dict(enumerate(mixed_requests))
+    for steps in (*cuts, 1000):
+        completions = generate(policy, list(left.values()), interrupted=interrupted_after(steps))
+        for i, completion in zip(list(left), completions, strict=True):
+            ids[i] += completion.token_ids
+            log_probs[i] += completion.log_probs
+            if completion.stop_reason == "aborted":
+                assert len(completion.token_ids) == steps
+                left[i] = gone_on(left[i], completion)
+            else:
+                assert completion.stop_reason == whole[i].stop_reason
+                del left[i]
+    assert not left
+    for i, one in enumerate(whole):
+        assert ids[i] == one.token_ids
+        assert log_probs[i] == pytest.approx(one.log_probs, abs=1e-4)
+
+
+def test_a_stop_text_that_interruptions_split_is_seen(policy, processor, ask):
+    a = processor.tokenizer.convert_tokens_to_ids("a")
+    request = ask(1, stop=("aaa",))
+    for reason in ("aborted", "aborted", "stop"):
+        (completion,) = generate(fixed(policy, a), [request], interrupted=interrupted_after(1))
+        assert (completion.token_ids, completion.stop_reason) == ([a], reason)
+        request = gone_on(request, completion)
+    assert request.begun == 3
+
+
+def test_a_stop_text_that_begins_in_the_prompt_is_not_the_responses(policy, processor, ask):
+    a = processor.tokenizer.convert_tokens_to_ids("a")
+    request = ask(1, stop=("aaa",))
+    request = replace(request, prompt_ids=[*request.prompt_ids, a, a], max_tokens=1)
+    assert generate(fixed(policy, a), [request])[0].stop_reason == "length"
+    assert generate(fixed(policy, a), [replace(request, begun=1)])[0].stop_reason == "length"
+    assert generate(fixed(policy, a), [replace(request, begun=2)])[0].stop_reason == "stop"
+
+
+@pytest.mark.parametrize("begun", [-1, 3])
+def test_a_response_so_far_leaves_a_prompt(begun):
+    with pytest.raises(ValueError, match="of 3 prompt tokens cannot be the response so far"):
+        Request([260, 261, 262], [], 4, begun=begun)
+
+
 def test_an_end_token_ends_the_response_and_stays_in_it(policy, processor, ask):
     eos = processor.tokenizer.eos_token_id
     (completion,) = generate(fixed(policy, eos), [ask(1)])
