@@ -45,7 +45,8 @@ FOLLOWS = {  # what is made of the run's name, the prompt mode and the shorthand
     "cinema.stages.exploitation.coefficient",
     "cinema.stages.exploitation.shape",
 }
-EXPECTED = {*TRAINING, *EVALUATIONS, "cinema_val_only", *ABLATIONS}
+ASYNCHRONOUS = {"cinema_colocate_async", "cinema_colocate_async_cpu"}
+EXPECTED = {*TRAINING, *EVALUATIONS, "cinema_val_only", *ABLATIONS, *ASYNCHRONOUS}
 
 
 @cache
@@ -153,6 +154,19 @@ def test_rl_recipes_are_the_papers(recipe):
     assert actor.clip_ratio_high > actor.clip_ratio_low
     assert actor.loss_agg_mode == "token-mean"
     assert config.reward.reward_kwargs.overlong_buffer_cfg.enable
+
+
+@pytest.mark.parametrize("recipe", sorted(ASYNCHRONOUS))
+def test_asynchronous_recipes_train_the_same_method_and_correct_for_older_weights(recipe):
+    config = composed(recipe)
+    base = composed("cinema_cpu" if recipe.endswith("_cpu") else "cinema")
+    assert config.trainer.v1.trainer_mode == recipe.removesuffix("_cpu")
+    assert config.cinema == base.cinema
+    assert config.algorithm.rollout_correction.rollout_is == "token"
+    assert config.actor_rollout_ref.rollout.calculate_log_probs
+    assert {key for key in config.algorithm if config.algorithm[key] != base.algorithm[key]} == {"rollout_correction"}
+    assert config.trainer.experiment_name == recipe
+    CinemaSettings.from_config(config)
 
 
 def test_the_two_stages_have_the_papers_lengths_and_the_small_one_their_ratio():

@@ -14,6 +14,7 @@ from cinema_verl.checks.quiet import quiet
 from cinema_verl.checks.vllm_versions import inspect_vllm
 from cinema_verl.training.estimators import CINEMA_DPS, schemes
 from cinema_verl.training.settings import CinemaSettings
+from cinema_verl.training.verdict import TRAINERS
 
 
 def inspect_selection(config: Any) -> list[Finding]:
@@ -32,27 +33,27 @@ def _stages(config: Any) -> Iterator[Finding]:
         yield Finding(WHERE, "stage", None, f"steps {first} to {last}, {stage}")
 
 
-def _choices() -> Iterator[tuple[str, str, str | None, Collection[str]]]:
-    """What is chosen, by which key, CINEMA's choice (None: any) and all there are."""
+def _choices() -> Iterator[tuple[str, str, Collection[str], Collection[str]]]:
+    """What is chosen, by which key, CINEMA's choices (none: any) and all there are."""
     from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
     from verl.workers.rollout.base import _ROLLOUT_REGISTRY
 
     rollout = "actor_rollout_ref.rollout"
-    yield "trainer", "trainer.v1.trainer_mode", "cinema", TRAINER_REGISTRY
-    yield "estimator", "algorithm.adv_estimator", CINEMA_DPS, {*ADV_ESTIMATOR_REGISTRY, *schemes()}
-    yield "agent loop", f"{rollout}.agent.default_agent_loop", "cinema", _agent_loop_registry
-    yield "rollout", f"{rollout}.name", None, {engine for engine, _ in _ROLLOUT_REGISTRY}
+    yield "trainer", "trainer.v1.trainer_mode", TRAINERS, TRAINER_REGISTRY
+    yield "estimator", "algorithm.adv_estimator", [CINEMA_DPS], {*ADV_ESTIMATOR_REGISTRY, *schemes()}
+    yield "agent loop", f"{rollout}.agent.default_agent_loop", ["cinema"], _agent_loop_registry
+    yield "rollout", f"{rollout}.name", [], {engine for engine, _ in _ROLLOUT_REGISTRY}
 
 
-def _named(config: Any, what: str, key: str, cinemas: str | None, known: Collection[str]) -> Finding:
+def _named(config: Any, what: str, key: str, cinemas: Collection[str], known: Collection[str]) -> Finding:
     name = OmegaConf.select(config, key)
     if name not in known:
         advice = f"set {key} to one of {', '.join(sorted(map(str, known)))}"
         return Finding(WHERE, what, False, f"{key}={name} is not registered with verl", advice)
-    if cinemas is not None and name != cinemas:
-        return Finding(WHERE, what, None, f"{name}: a baseline; CINEMA's is {cinemas}")
+    if cinemas and name not in cinemas:
+        return Finding(WHERE, what, None, f"{name}: a baseline; CINEMA's is {next(iter(cinemas))}")
     return Finding(WHERE, what, True, str(name))
 
 

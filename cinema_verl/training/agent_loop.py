@@ -18,6 +18,7 @@ from verl.workers.rollout.utils import get_vision_placeholder_token_ids
 
 from cinema_verl.meta_action import ANSWER, TAGS
 from cinema_verl.runs.stop_reason import StopReason
+from cinema_verl.training.continuing import ContinuingClient
 from cinema_verl.training.routing import GroupClient, group_of
 from cinema_verl.training.shared_vision import SharedImages, SharedPrompt
 from cinema_verl.utils.stable_random import stable_hash
@@ -114,9 +115,10 @@ class MetaActionAgentLoop(SingleTurnAgentLoop):
                 self.shared.prompt_ids = await super().ct_build_initial_tokens(messages, *args, **kwargs)
         return list(self.shared.prompt_ids)
 
-    def _continues_unseen(self, engine: str) -> bool:
-        """Whether a request may be cut off and asked for anew with what it had: vLLM would draw the same again."""
-        return engine == "vllm" and isinstance(self.server_manager, FullyAsyncLLMServerClient)
+    def _continues_unseen(self) -> bool:
+        """Whether a request may be cut off and asked for anew as if it were another: it would draw the same again."""
+        client = self.server_manager
+        return isinstance(client, FullyAsyncLLMServerClient) and not isinstance(client, ContinuingClient)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
@@ -138,7 +140,7 @@ class MetaActionAgentLoop(SingleTurnAgentLoop):
         engine = self.rollout_config.name
         if engine in ENGINES_WITH_STOP:
             params |= {"stop": [STOP], "include_stop_str_in_output": True}
-        if engine in ENGINES_WITH_SEED and not self._continues_unseen(engine):
+        if engine in ENGINES_WITH_SEED and not self._continues_unseen():
             # What identifies a trajectory from one run to the next; verl's own ids are random.
             row = kwargs.get("extra_info") or {}
             params["seed"] = trajectory_seed(

@@ -24,7 +24,7 @@ from cinema_verl.training.quiet import configuration_to_file, filter_warnings
 from cinema_verl.training.resume import resume_refusals
 from cinema_verl.training.run_folder import Taken, claimed, use_absolute_paths
 from cinema_verl.training.stop_signal import EXIT_CODE, StopRequest
-from cinema_verl.training.verdict import TRAINER, refusals
+from cinema_verl.training.verdict import TRAINERS, refusals
 from cinema_verl.utils.extensions import ExtensionError
 
 
@@ -65,7 +65,7 @@ class RefuseBeforeStart(Callback):
             with _ending():
                 self._stop = StopRequest(self._held.enter_context(claimed(config)))
                 self._stop.clear()
-                if OmegaConf.select(config, "trainer.v1.trainer_mode") == TRAINER:
+                if OmegaConf.select(config, "trainer.v1.trainer_mode") in TRAINERS:
                     _once_ray_runs(self._listen)
                     self._held.enter_context(configuration_to_file(Path(config.trainer.default_local_dir) / CONFIG))
 

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 TRACKER = "latest_checkpointed_iteration.txt"
 PROGRESS = "progress.json"
+QUEUE = "transfer_queue"
+"""What is in flight in asynchronous training: verl writes it last, elsewhere, and moves it here when it is whole."""
 RESUMABLE = ("model", "optimizer", "extra")  # verl's default of `checkpoint.load_contents`
 _SHARDS = {"model": "model", "optimizer": "optim", "extra": "extra_state"}
 _REMOVED = ".removed"
@@ -53,12 +55,15 @@ def complete_steps(folder: Path, contents: Sequence[str] = RESUMABLE) -> list[in
 def is_complete(checkpoint: Path, contents: Sequence[str] = RESUMABLE) -> bool:
     """Whether a checkpoint was written, or copied, to the end.
 
-    In reinforcement learning verl writes the shards to `actor/` first and `data.pt` last. Its SFT trainer writes the
+    In reinforcement learning verl writes the shards to `actor/` first and `data.pt` last; `progress.json` says where
+    something else comes after that (`rotation`). Its SFT trainer writes the
     shards first and `data_<rank>.pt` last; ours writes all of it elsewhere and moves it here when it is whole, with
     `progress.json` in it (`cinema_verl.training.sft.checkpoints`).
     """
     if (checkpoint / "data.pt").exists() or (checkpoint / "actor").exists():
-        shards, ended = checkpoint / "actor", _is_whole_zip(checkpoint / "data.pt")
+        last = progress_of(checkpoint).get("last")
+        ended = _is_whole_zip(checkpoint / "data.pt") and (last is None or (checkpoint / str(last)).exists())
+        shards = checkpoint / "actor"
     else:
         shards = checkpoint
         ended = bool(progress_of(checkpoint)) or _is_whole_zip(checkpoint / "data_0.pt")
@@ -276,7 +281,12 @@ def remove(checkpoint: Path) -> None:
 
 @contextmanager
 def rotation(
-    folder: Path, run: str, step: int, max_to_keep: int | None, contents: Sequence[str] = RESUMABLE
+    folder: Path,
+    run: str,
+    step: int,
+    max_to_keep: int | None,
+    contents: Sequence[str] = RESUMABLE,
+    last: str | None = None,
 ) -> Iterator[None]:
     """Around verl's own saving of a checkpoint: room before, the run's name in it, and no more than asked after.
 
@@ -288,6 +298,7 @@ def rotation(
         step: the global step that is saved.
         max_to_keep: `trainer.max_actor_ckpt_to_keep`, `trainer.max_ckpt_to_keep`; see `keeps`.
         contents: see `complete_steps`.
+        last: what is written after `data.pt`, and makes the checkpoint whole: `QUEUE`.
     """
     keep = keeps(max_to_keep)
     retire(folder, run, step, keep and keep - 1, contents, saved=False)
@@ -299,6 +310,6 @@ def rotation(
             target.rename(aside)
         else:
             remove(target)  # mixed with what is about to be written, half a checkpoint would look like a whole one
-    write_progress(target, run, step)
+    write_progress(target, run, step, **({} if last is None else {"last": last}))
     yield
     retire(folder, run, step, keep, contents)

@@ -6,7 +6,8 @@ penalised reward. Whether a step drops any is said by its stage (`cinema_verl.sc
 verl's V1 replay buffer refills such groups without limit (it ignores `algorithm.filter_groups.max_num_gen_batches`), so
 a policy that solves every question generates without end; and it picks among surplus groups in the order of random ids.
 This buffer works in rounds (generate, wait for all, judge, refill), respects the bound, prefers groups in the order in
-which they were drawn, and reports what it saw by data source.
+which they were drawn, and reports what it saw by data source. In asynchronous training nothing waits for a round
+(`cinema_verl.training.async_sampling`).
 """
 
 import logging
@@ -16,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from transfer_queue import KVBatchMeta
@@ -92,14 +93,19 @@ class Tally:
         )
 
 
-def choose_sampler(config: DictConfig, settings: CinemaSettings) -> None:
-    """Name `BoundedReplayBuffer` as verl's custom sampler (`trainer.v1.sampler`), where the config names none."""
+def choose_sampler(config: DictConfig, settings: CinemaSettings, buffer: "type[Bounded] | None" = None) -> None:
+    """Name a buffer as verl's custom sampler (`trainer.v1.sampler`), where the config names none.
+
+    Args:
+        buffer: `BoundedReplayBuffer` unless given.
+    """
+    buffer = buffer or BoundedReplayBuffer
     sampler, filter_groups = config.trainer.v1.sampler, config.algorithm.filter_groups
     custom = sampler.custom_sampler or {}
     if custom.get("path") and custom.get("name"):
         return
     with open_dict(sampler):
-        sampler.custom_sampler = {"path": f"pkg://{__name__}", "name": BoundedReplayBuffer.__name__}
+        sampler.custom_sampler = {"path": f"pkg://{buffer.__module__}", "name": buffer.__name__}
         sampler.sampler_kwargs = {
             **sampler.sampler_kwargs,
             "max_num_gen_batches": filter_groups.max_num_gen_batches,
@@ -113,8 +119,14 @@ def choose_sampler(config: DictConfig, settings: CinemaSettings) -> None:
         }
 
 
-class BoundedReplayBuffer(ReplayBuffer):
-    """verl's synchronous `ReplayBuffer` with bounded dynamic sampling.
+if TYPE_CHECKING:
+    from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer as _Buffer
+else:
+    _Buffer = object
+
+
+class Bounded(_Buffer):
+    """What verl's two replay buffers get: stages, a bound, the order in which prompts were drawn, and a look at both.
 
     Args:
         sampler_kwargs: what `choose_sampler` writes: options of verl's buffer and three of this one. `stages` says by
@@ -129,6 +141,8 @@ class BoundedReplayBuffer(ReplayBuffer):
         on_validating: called while it is rolled out, with how many of its questions are answered.
     """
 
+    train_batch_size: int
+
     def __init__(self, *, sampler_kwargs: Mapping[str, Any], **kwargs: Any):
         options = dict(sampler_kwargs)
         self.max_num_gen_batches: int = options.pop("max_num_gen_batches")
@@ -137,24 +151,6 @@ class BoundedReplayBuffer(ReplayBuffer):
         self.on_validated: Callable[[KVBatchMeta], None] = lambda _: None
         self.on_validating: Callable[[int], None] = lambda _: None
         super().__init__(sampler_kwargs=DictConfig({}), gen_batch_size=1, **options, **kwargs)
-
-    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
-        """A batch of `batch_size` groups, and metrics (verl: `ReplayBuffer.sample`).
-
-        Where the step's stage filters, every group has an accuracy advantage. Elsewhere every group counts that has at
-        least two trajectories, or every one (`trainer.v1.sampler.sync_refill_failed_groups=false`).
-
-        Raises:
-            DynamicSamplingExhausted: if the bound was reached with too few groups (see `when_exhausted`).
-        """
-        filtered = self.stages.at(global_steps).filter is not None
-        in_rounds = partition_id != "val" and (filtered or self.sync_refill_failed_groups)
-        draw = self._sample_in_rounds if in_rounds else super().sample
-        batch, metrics = draw(global_steps, partition_id, batch_size)
-        batch = self._in_drawn_order(batch)
-        if partition_id == "val":
-            self.on_validated(batch)
-        return batch, metrics
 
     def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
         if partition_id == "val":
@@ -175,6 +171,65 @@ class BoundedReplayBuffer(ReplayBuffer):
 
         rows = sorted(zip(batch.keys, batch.tags, strict=True), key=position)
         return replace(batch, keys=[key for key, _ in rows], tags=[tag for _, tag in rows])
+
+    @staticmethod
+    def _wanted(metric: str | None) -> set[GroupKind]:
+        """Kinds that a step trains on: without a filter, all that have a baseline."""
+        return {GroupKind.MIXED} if metric else set(GroupKind) - {GroupKind.TOO_FEW}
+
+    def _judged(self, partition_id: str, uids: set[str], metric: str | None) -> dict[str, tuple[str, GroupKind]]:
+        """Source and kind of groups that have ended: the whole group, under whichever weights it was begun."""
+        keys = [key for key in self.partitions[partition_id] if key.split("_")[0] in uids]
+        acc: defaultdict[str, list[float]] = defaultdict(list)
+        source: dict[str, str] = {}
+        if keys:
+            extras, sources = read_columns(keys, partition_id, "extra_fields", "data_source")
+            for key, extra, name in zip(keys, extras, sources, strict=True):
+                uid = key.split("_")[0]
+                acc[uid].append(_value_of(metric or "acc", extra))
+                source[uid] = str(name)
+        return {uid: (source.get(uid, "failed"), GroupKind.of(acc[uid])) for uid in uids}
+
+    def _report_exhausted(
+        self, step: int, generated: int, kept: int, wanted: int, tally: Tally, *, filtered: bool
+    ) -> None:
+        kind = "with both correct and incorrect answers" if filtered else "of at least two trajectories"
+        message = (
+            f"step {step}: dynamic sampling generated {generated} groups, the bound "
+            f"(algorithm.filter_groups.max_num_gen_batches={self.max_num_gen_batches}), and found {kept} of the "
+            f"{wanted} wanted groups {kind}:\n{tally.table()}"
+        )
+        if kept and self.when_exhausted == "continue":
+            logger.warning("%s\nTraining continues with %d groups (cinema.when_exhausted=continue).", message, kept)
+            return
+        raise DynamicSamplingExhausted(
+            f"{message}\nThe run stops here; the last checkpoint is intact. All correct: add harder questions. All "
+            f"incorrect: add easier ones, train a longer cold start, or check the verifier. Fewer than two "
+            f"trajectories: rollouts fail, see the workers' log. To continue with the groups there are: "
+            f"cinema.when_exhausted=continue; to search longer: raise algorithm.filter_groups.max_num_gen_batches."
+        )
+
+
+class BoundedReplayBuffer(Bounded, ReplayBuffer):
+    """verl's synchronous `ReplayBuffer` with bounded dynamic sampling, in rounds; arguments as `Bounded`."""
+
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
+        """A batch of `batch_size` groups, and metrics (verl: `ReplayBuffer.sample`).
+
+        Where the step's stage filters, every group has an accuracy advantage. Elsewhere every group counts that has at
+        least two trajectories, or every one (`trainer.v1.sampler.sync_refill_failed_groups=false`).
+
+        Raises:
+            DynamicSamplingExhausted: if the bound was reached with too few groups (see `when_exhausted`).
+        """
+        filtered = self.stages.at(global_steps).filter is not None
+        in_rounds = partition_id != "val" and (filtered or self.sync_refill_failed_groups)
+        draw = self._sample_in_rounds if in_rounds else super().sample
+        batch, metrics = draw(global_steps, partition_id, batch_size)
+        batch = self._in_drawn_order(batch)
+        if partition_id == "val":
+            self.on_validated(batch)
+        return batch, metrics
 
     @SkipManager.annotate_tq(role="rollout_tq", phase="sample")
     def _sample_in_rounds(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
@@ -216,41 +271,12 @@ class BoundedReplayBuffer(ReplayBuffer):
     def _filter(self, partition_id: str, keep: set[str], tally: Tally, metric: str | None) -> set[str]:
         """Judge the groups that have ended since the last round: clear those to drop, return the others."""
         ended = (self.finished_keys[partition_id] | self.failure_keys[partition_id]) - keep
-        keys = [key for key in self.partitions[partition_id] if key.split("_")[0] in ended]
-        acc: defaultdict[str, list[float]] = defaultdict(list)
-        source: dict[str, str] = {}
-        if keys:
-            extras, sources = read_columns(keys, partition_id, "extra_fields", "data_source")
-            for key, extra, name in zip(keys, extras, sources, strict=True):
-                uid = key.split("_")[0]
-                acc[uid].append(_value_of(metric or "acc", extra))
-                source[uid] = str(name)
-        kinds = {uid: GroupKind.of(acc[uid]) for uid in ended}
-        for uid, kind in kinds.items():
-            tally.add(source.get(uid, "failed"), kind)
-        wanted = {GroupKind.MIXED} if metric else set(GroupKind) - {GroupKind.TOO_FEW}
-        useful = {uid for uid, kind in kinds.items() if kind in wanted}
+        judged = self._judged(partition_id, ended, metric)
+        for source, kind in judged.values():
+            tally.add(source, kind)
+        useful = {uid for uid, (_, kind) in judged.items() if kind in self._wanted(metric)}
         self._clear_groups(partition_id, ended - useful)
         return useful
-
-    def _report_exhausted(
-        self, step: int, generated: int, kept: int, wanted: int, tally: Tally, *, filtered: bool
-    ) -> None:
-        kind = "with both correct and incorrect answers" if filtered else "of at least two trajectories"
-        message = (
-            f"step {step}: dynamic sampling generated {generated} groups, the bound "
-            f"(algorithm.filter_groups.max_num_gen_batches={self.max_num_gen_batches}), and found {kept} of the "
-            f"{wanted} wanted groups {kind}:\n{tally.table()}"
-        )
-        if kept and self.when_exhausted == "continue":
-            logger.warning("%s\nTraining continues with %d groups (cinema.when_exhausted=continue).", message, kept)
-            return
-        raise DynamicSamplingExhausted(
-            f"{message}\nThe run stops here; the last checkpoint is intact. All correct: add harder questions. All "
-            f"incorrect: add easier ones, train a longer cold start, or check the verifier. Fewer than two "
-            f"trajectories: rollouts fail, see the workers' log. To continue with the groups there are: "
-            f"cinema.when_exhausted=continue; to search longer: raise algorithm.filter_groups.max_num_gen_batches."
-        )
 
 
 def _value_of(metric: str, extra_fields: dict[str, Any]) -> float:

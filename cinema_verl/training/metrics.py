@@ -71,3 +71,38 @@ def _pattern_mix(patterns: Sequence[str]) -> dict[str, float]:
         frequent = count >= LEAST_SHARE * len(patterns) and pattern.count(">") < MOST_ACTIONS
         mix["none" if not pattern else pattern.replace(">", "-") if frequent else "other"] += count
     return {f"cinema/pattern/{name}": count / len(patterns) for name, count in mix.items()}
+
+
+class StepMetrics:
+    """The metrics of a step whose batch is trained in parts, each of whole groups."""
+
+    def __init__(self) -> None:
+        self._infos: list[Mapping[str, Any]] = []
+        self._patterns: list[str] = []
+        self._groups: list[str] = []
+        self._stop_reasons: list[str] = []
+        self._estimated: list[tuple[int, Mapping[str, float]]] = []
+
+    def add(
+        self,
+        infos: Sequence[Mapping[str, Any]],
+        patterns: Sequence[str],
+        groups: Sequence[str],
+        stop_reasons: Sequence[str],
+        estimated: Mapping[str, float],
+    ) -> None:
+        """A part, as `batch_metrics` takes it, and what the advantage estimator said of it."""
+        self._infos += infos
+        self._patterns += patterns
+        self._groups += groups
+        self._stop_reasons += stop_reasons
+        self._estimated.append((len(infos), estimated))
+
+    def metrics(self) -> dict[str, float]:
+        """`batch_metrics` of all parts, and the estimator's means over trajectories as `cinema/…`."""
+        metrics = batch_metrics(self._infos, self._patterns, self._groups, self._stop_reasons)
+        rows = sum(number for number, _ in self._estimated)
+        for name in dict.fromkeys(name for _, one in self._estimated for name in one):
+            total = sum(number * one[name] for number, one in self._estimated if number)
+            metrics[f"cinema/{name}"] = total / rows if rows else float("nan")
+        return metrics

@@ -1,20 +1,21 @@
-"""The `cinema` trainer: verl's synchronous PPO trainer, plus what the paper's reward needs.
+"""The `cinema` trainers: verl's PPO trainers, plus what the paper's reward needs.
 
-It supplies the action patterns and the diversity coefficient of the current step to the group estimator, bounds dynamic
-sampling, installs the repaired workers, logs the `cinema/` metrics, and resumes without losing history. Everything else
-is `verl.trainer.ppo.v1.PPOTrainerSync`. docs/architecture.md lists every method of verl that is overridden, and why.
+`CinemaTrainer` supplies the action patterns and the diversity coefficient of the current step to the group estimator,
+bounds dynamic sampling, installs the repaired workers, logs the `cinema/` metrics, and resumes without losing history.
+Everything else is verl's trainer of the mode: see the classes at the end. docs/architecture.md lists every method of
+verl that is overridden, and why.
 """
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import ray
 from omegaconf import DictConfig, open_dict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
-from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSync, register_trainer
 from verl.utils.tracking import Tracking
 
 import cinema_verl.utils.resolvers  # noqa: F401  the recipes' paths are resolved in this process
@@ -24,9 +25,11 @@ from cinema_verl.runs.metrics import records
 from cinema_verl.runs.stop_reason import StopReason
 from cinema_verl.schedule import Stages
 from cinema_verl.training import advantage, dynamic_sampling
-from cinema_verl.training.checkpoint import mend_tracker, rotation, run_that_resumes, step_folder
+from cinema_verl.training.async_sampling import BoundedReplayBufferAsync, clear_what_was_trained
+from cinema_verl.training.checkpoint import QUEUE, mend_tracker, rotation, run_that_resumes, step_folder
+from cinema_verl.training.continuing import ContinuingClient
 from cinema_verl.training.file_logger import AppendingFileLogger
-from cinema_verl.training.metrics import batch_metrics
+from cinema_verl.training.metrics import StepMetrics
 from cinema_verl.training.run_folder import metrics_path
 from cinema_verl.training.same_version import refuse_another_version
 from cinema_verl.training.settings import CinemaSettings
@@ -38,12 +41,16 @@ from cinema_verl.training.validation import Validations
 from cinema_verl.training.verdict import Facts, refusals
 from cinema_verl.training.worker import CinemaActorRolloutRefWorker
 
+if TYPE_CHECKING:
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer as _Trainer
+else:
+    _Trainer = object
+
 logger = logging.getLogger(__name__)
 
 
-@register_trainer("cinema")
-class CinemaTrainer(PPOTrainerSync):
-    """PPO in stages: the diversity-preserving strategy, then annealed DAPO.
+class CinemaTrainer(_Trainer):
+    """PPO in stages, the diversity-preserving strategy and then annealed DAPO, in front of any of verl's trainers.
 
     Args:
         config: verl's whole config with the `cinema` section that the recipes add (`cinema_verl.training.settings`).
@@ -52,9 +59,13 @@ class CinemaTrainer(PPOTrainerSync):
         ValueError: for settings that cannot train what they say, before anything is started.
     """
 
+    mode: ClassVar[str]
+    """verl's name of what the trainer does: its configuration is `trainer.v1.<mode>`."""
+    buffer: ClassVar[type[dynamic_sampling.Bounded]] = BoundedReplayBufferAsync
+
     total_training_steps: int
-    # verl's base class asks in six places whether its mode is "sync", which this trainer is under another name.
-    trainer_mode = property(lambda self: "sync", lambda self, value: None)
+    # verl's base class asks in many places for its mode, which this trainer has under another name.
+    trainer_mode = property(lambda self: self.mode, lambda self, value: None)
 
     def __init__(self, config: DictConfig):
         refuse_another_version()
@@ -67,15 +78,16 @@ class CinemaTrainer(PPOTrainerSync):
         term = self.estimator.scheme.term if self.estimator else "diversity"
         self.watch = StageWatch(self.stages, f"cinema/{term}_advantage_share")
         self._scored: dict[str, dict[str, Any]] = {}  # key of a rollout of this step -> how it was scored
+        self._trained = StepMetrics()  # of this step, whose batch may be trained in several parts
         self._resumed_step = 0
         self._stop = StopRequest(Path(config.trainer.default_local_dir).absolute())
         self._saved_step, self._stopped_after = -1, -1
         self._run = ""  # the run that this one goes on from, or its own name
         self._logs_to_file = _take_file_backend(config)
         _set_total_steps(config, self.stages)
-        dynamic_sampling.choose_sampler(config, self.settings)
+        dynamic_sampling.choose_sampler(config, self.settings, self.buffer)
         super().__init__(config)
-        if isinstance(self.replay_buffer, dynamic_sampling.BoundedReplayBuffer):
+        if isinstance(self.replay_buffer, dynamic_sampling.Bounded):
             self.replay_buffer.on_validated = self.validations.keep_answers
             self.replay_buffer.on_validating = self.validations.look
 
@@ -113,12 +125,18 @@ class CinemaTrainer(PPOTrainerSync):
         folder = Path(trainer.default_local_dir).absolute()
         resumed = Path(trainer.resume_from_path) if from_path else step_folder(folder, self.global_steps)
         self._run = run_that_resumes(resumed if self.global_steps else None, from_path=from_path)
+        if self.global_steps and self.mode != "sync":
+            clear_what_was_trained()
+        elif self.global_steps and (resumed / QUEUE).exists():
+            logger.warning("%s was written in an asynchronous mode: what it had begun is not asked again", resumed)
 
     def _save_checkpoint(self) -> None:
         trainer, keep = self.config.trainer, self.config.trainer.max_actor_ckpt_to_keep
         contents = self.config.actor_rollout_ref.actor.checkpoint.load_contents
         trainer.max_actor_ckpt_to_keep = None  # verl counts in memory, and deletes before the new one is whole
-        with rotation(Path(trainer.default_local_dir).absolute(), self._run, self.global_steps, keep, contents):
+        last = QUEUE if self.mode != "sync" else None
+        folder = Path(trainer.default_local_dir).absolute()
+        with rotation(folder, self._run, self.global_steps, keep, contents, last=last):
             super()._save_checkpoint()
         trainer.max_actor_ckpt_to_keep = keep
         self._saved_step = self.global_steps
@@ -200,6 +218,26 @@ class CinemaTrainer(PPOTrainerSync):
         """The diversity coefficient of this step; 0 for estimators that are not group estimators (GRPO ablations)."""
         return self.stages.coefficient(self.global_steps) if self.estimator is not None else 0.0
 
+    def step(self, metrics: dict, timing_raw: dict) -> KVBatchMeta:
+        """verl's step; its metrics are of the whole of it, where verl would combine those of its parts by their names.
+
+        To verl, "min", "max" and "sum" in a name say how (`MetricsAggregator`), in a data source's name, too.
+        """
+        self._scored, self._trained = {}, StepMetrics()
+        batch = super().step(metrics, timing_raw)
+        metrics |= self._step_metrics()
+        if isinstance(self.replay_buffer, BoundedReplayBufferAsync):
+            metrics |= self.replay_buffer.step_metrics()
+        for warning in self.watch.look(self.global_steps, metrics):
+            logger.warning(warning)
+        return batch
+
+    def _step_metrics(self) -> dict[str, float]:
+        metrics = self._trained.metrics()
+        metrics["cinema/diversity_coefficient"] = self._coefficient()
+        metrics["cinema/stage"] = float(self.stages.number(self.global_steps))
+        return metrics
+
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         uids, extras, sources = read_columns(batch.keys, batch.partition_id, "uid", "extra_fields", "data_source")
         infos = [extra["reward_extra_info"] for extra in extras]
@@ -212,7 +250,7 @@ class CinemaTrainer(PPOTrainerSync):
             guard=self.settings.term_guard,
         )
         real = np.flatnonzero(~feed.padding).tolist()
-        self._scored = {
+        self._scored |= {
             batch.keys[i]: {name: value for name, value in infos[i].items() if name != "score"}  # verl's is shaped
             | {
                 "data_source": str(sources[i]),
@@ -226,17 +264,14 @@ class CinemaTrainer(PPOTrainerSync):
         with advantage.feed(feed):
             batch = super()._compute_advantage(batch, metrics)
 
-        metrics |= batch_metrics(
+        self._trained.add(
             [infos[i] for i in real],
             [feed.patterns[i] for i in real],
             [str(uids[i]) for i in real],
             [reasons[i] for i in real],
+            feed.metrics,
         )
-        metrics["cinema/diversity_coefficient"] = feed.coefficient
-        metrics["cinema/stage"] = float(self.stages.number(self.global_steps))
-        metrics |= {f"cinema/{name}": value for name, value in feed.metrics.items()}
-        for warning in self.watch.look(self.global_steps, metrics):
-            logger.warning(warning)
+        metrics |= self._step_metrics()
         stage = self.stages.at(self.global_steps)
         batch.extra_info |= {"clip_ratio_high": stage.clip_ratio_high, "lr_factor": stage.lr_factor}
         return batch
@@ -253,6 +288,24 @@ class CinemaTrainer(PPOTrainerSync):
         names = dict.fromkeys(name for one in scored for name in one)
         columns = {name: [one.get(name) for one in scored] for name in names}
         super()._dump_generations(**{**dump, "reward_extra_infos_dict": columns | dump["reward_extra_infos_dict"]})
+
+
+@register_trainer("cinema")
+class CinemaSync(CinemaTrainer, PPOTrainerSync):
+    """Generate, then train: every trajectory is of the weights that it trains."""
+
+    mode = "sync"
+    buffer = dynamic_sampling.BoundedReplayBuffer
+
+
+@register_trainer("cinema_colocate_async")
+class CinemaColocateAsync(CinemaTrainer, PPOTrainerColocateAsync):
+    """Generation is interrupted while the same GPUs train, and goes on under the new weights."""
+
+    mode = "colocate_async"
+
+    def get_llm_client(self) -> ContinuingClient:
+        return self.llm_server_manager.get_client(client_cls=ContinuingClient)
 
 
 def _take_file_backend(config: DictConfig) -> bool:

@@ -24,7 +24,8 @@ from cinema_verl.schedule import Stages
 from cinema_verl.training.estimators import schemes
 from cinema_verl.training.settings import SHORTHANDS, CinemaSettings
 
-TRAINER: Final = "cinema"
+TRAINERS: Final = ("cinema", "cinema_colocate_async")
+"""In verl's modes sync and colocate_async (`cinema_verl.training.trainer`)."""
 _COLOCATED: Final = 3  # CPUs that verl reserves beside each GPU (`ResourcePoolManager.max_colocate_count`)
 
 
@@ -79,12 +80,15 @@ def refusals(config: DictConfig, facts: Facts | None = None) -> list[Refusal]:
     rules: Sequence[Callable[[DictConfig, Facts], Iterator[Refusal]]]
     if OmegaConf.select(config, "actor_rollout_ref") is None:
         rules = (_model, _sft_files, _sft_batches)
-    elif OmegaConf.select(config, "cinema") is None and _value(config, "trainer.v1.trainer_mode") != TRAINER:
+    elif OmegaConf.select(config, "cinema") is None and _value(config, "trainer.v1.trainer_mode") not in TRAINERS:
         return []
     elif _value(config, "trainer.val_only"):
         rules = (_settings, _selection, _data_options, _model, _context, _ranks, _slots)
     else:
-        rules = (_settings, _selection, _steps, _data_options, _model, _context, _rows, _ranks, _rl_batches, _slots)
+        rules = (
+            *(_settings, _selection, _steps, _data_options, _model, _context, _rows),
+            *(_ranks, _asynchronous, _rl_batches, _slots),
+        )
     return [refusal for rule in rules for refusal in rule(config, facts)]
 
 
@@ -103,12 +107,12 @@ def _selection(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     mode, estimator = _value(config, "trainer.v1.trainer_mode"), _value(config, "algorithm.adv_estimator")
     if not _value(config, "trainer.use_v1", True):
         yield Refusal("trainer.use_v1", "verl's legacy trainer knows nothing of CINEMA", "drop trainer.use_v1=false")
-    elif estimator in schemes() and mode != TRAINER:
+    elif estimator in schemes() and mode not in TRAINERS:
         yield Refusal(
             "trainer.v1.trainer_mode",
-            f"the estimator {estimator} needs the patterns and the coefficient that trainer {TRAINER} feeds it, and "
-            f"this is {mode}",
-            f"set trainer.v1.trainer_mode={TRAINER}, or another algorithm.adv_estimator",
+            f"the estimator {estimator} needs the patterns and the coefficient that trainer {TRAINERS[0]} feeds it, "
+            f"and this is {mode}",
+            f"set trainer.v1.trainer_mode={TRAINERS[0]}, or another algorithm.adv_estimator",
         )
     strategy = _value(config, "actor_rollout_ref.actor.strategy")
     key = "actor_rollout_ref.model.lora.merge"
@@ -200,6 +204,23 @@ def _ranks(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     elif size > 1 and not _value(config, "actor_rollout_ref.model.use_remove_padding"):
         advice = "set actor_rollout_ref.model.use_remove_padding=true, which needs flash-attn, or 1"
         yield Refusal(key, f"sequences can be split over {size} GPUs only when they are packed", advice)
+
+
+def _asynchronous(config: DictConfig, _: Facts) -> Iterator[Refusal]:
+    """What verl's asynchronous modes need."""
+    if _value(config, "trainer.v1.trainer_mode") not in TRAINERS[1:]:
+        return
+    rollout, correction = "actor_rollout_ref.rollout", "algorithm.rollout_correction.rollout_is"
+    if _value(config, correction) and not _value(config, f"{rollout}.calculate_log_probs"):
+        yield Refusal(
+            f"{rollout}.calculate_log_probs",
+            f"without log-probabilities of the rollout, {correction}={_value(config, correction)} corrects nothing",
+            f"set {rollout}.calculate_log_probs=true",
+        )
+    have, wanted = _value(config, "ray_kwargs.ray_init.num_gpus"), _gpus(config)
+    if have is not None and have < wanted:
+        key = "ray_kwargs.ray_init.num_gpus"
+        yield Refusal(key, f"this Ray has {have}, and the run needs {wanted}", f"set {key}={wanted}, or ask for fewer")
 
 
 def _context(config: DictConfig, _: Facts) -> Iterator[Refusal]:

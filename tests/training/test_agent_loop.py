@@ -13,6 +13,7 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient
 
 from cinema_verl.training.agent_loop import STOP, MetaActionAgentLoop, cut, first_stop, trajectory_seed
+from cinema_verl.training.continuing import ContinuingClient
 
 # A toy tokenizer: the id is the place in this list. The stop text is one token, or split, or with more behind it.
 PIECES = [
@@ -173,11 +174,11 @@ def test_each_session_of_each_step_draws_from_its_own_seed(roll_out, engine):
     assert len({seed(**first), seed(**(first | {"session_id": 1})), seed(**(first | {"global_steps": 4}))}) == 3
 
 
-def test_vllm_gets_no_seed_where_verl_asks_anew_for_what_it_cut_off(roll_out):
-    """Its generator would begin again, and draw for the rest what it drew for the beginning."""
-    client = FullyAsyncLLMServerClient(config=None)
-    assert "seed" not in roll_out([CLOSE], engine="vllm", client=client)[1]
-    assert "seed" in roll_out([CLOSE], engine="transformers", client=client)[1]
+@pytest.mark.parametrize("engine", ["vllm", "transformers"])
+def test_there_is_no_seed_where_an_engine_is_asked_anew_and_does_not_know(roll_out, engine):
+    """It would begin the stream again, and draw for the rest what it drew for the beginning."""
+    assert "seed" not in roll_out([CLOSE], engine=engine, client=FullyAsyncLLMServerClient(config=None))[1]
+    assert "seed" in roll_out([CLOSE], engine=engine, client=ContinuingClient(config=None))[1]
 
 
 def test_a_known_response_is_not_generated_again(monkeypatch):

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
 from cinema_verl.training.checkpoint import (
+    QUEUE,
     TRACKER,
     complete_steps,
     is_complete,
@@ -201,6 +202,27 @@ def test_a_checkpoint_of_two_ranks_needs_both(tmp_path):
     assert world_sizes(checkpoint) == {2}
     (checkpoint / "extra_state_world_size_2_rank_1.pt").unlink()
     assert not is_complete(checkpoint)
+
+
+def test_an_asynchronous_checkpoint_is_whole_when_what_was_in_flight_is_there(tmp_path):
+    """verl writes `transfer_queue/` after `data.pt`: a kill in between would lose it without a word."""
+    save(tmp_path, 20)
+    saving = rotation(tmp_path, "this", 40, 2, last=QUEUE)
+    saving.__enter__()
+    shards(tmp_path / "global_step_40" / "actor")
+    torch.save({}, tmp_path / "global_step_40" / "data.pt")
+    (tmp_path / "global_step_40" / f"{QUEUE}.tmp").mkdir()  # as far as verl had come
+    track(tmp_path, "40")
+    assert resumed_step(tmp_path) == 20
+    (tmp_path / "global_step_40" / f"{QUEUE}.tmp").rename(tmp_path / "global_step_40" / QUEUE)
+    assert complete_steps(tmp_path) == [20, 40]
+
+
+def test_a_synchronous_checkpoint_needs_no_queue(tmp_path):
+    with rotation(tmp_path, "this", 20, 2):
+        shards(tmp_path / "global_step_20" / "actor")
+        torch.save({}, tmp_path / "global_step_20" / "data.pt")
+    assert complete_steps(tmp_path) == [20]
 
 
 def test_a_checkpoint_of_verl_s_own_sft_trainer_counts(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinema_verl.training.metrics import batch_metrics
+from cinema_verl.training.metrics import StepMetrics, batch_metrics
 
 
 def info(acc, fmt, answer_type="mcq", violations="", abstained=0.0, timed_out=0.0):
@@ -77,3 +77,22 @@ def test_the_mix_is_whole_and_has_few_names_that_trackers_take(patterns):
     assert sum(mix.values()) == pytest.approx(1.0)
     assert len(mix) <= 22
     assert all(re.fullmatch(r"[-\w]+", name) for name in mix)
+
+
+def test_a_step_in_parts_has_the_metrics_of_its_whole_batch():
+    """Three trajectories and one; what the estimator said counts by trajectory: (3 x 0.2 + 1 x 0.6) / 4."""
+    infos = [info(1.0, 1.0), info(0.0, 1.0), info(1.0, 0.0), info(0.0, 0.0, "number")]
+    patterns, groups, reasons = ["a", "b", "a", "c"], ["g", "g", "g", "h"], ["answer"] * 3 + ["length"]
+    step = StepMetrics()
+    step.add(infos[:3], patterns[:3], groups[:3], reasons[:3], {"share": 0.2})
+    step.add(infos[3:], patterns[3:], groups[3:], reasons[3:], {"share": 0.6})
+    whole = batch_metrics(infos, patterns, groups, reasons)
+    assert step.metrics() == pytest.approx(whole | {"cinema/share": 0.3})
+
+
+def test_a_part_of_padding_alone_changes_nothing():
+    step = StepMetrics()
+    step.add([info(1.0, 1.0)], ["a"], ["g"], ["answer"], {"share": 0.2})
+    before = step.metrics()
+    step.add([], [], [], [], {"share": float("nan")})
+    assert step.metrics() == pytest.approx(before)

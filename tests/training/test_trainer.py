@@ -15,16 +15,19 @@ from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from cinema_verl.training import advantage, estimators
-from cinema_verl.training.dynamic_sampling import BoundedReplayBuffer
+from cinema_verl.training.async_sampling import BoundedReplayBufferAsync
+from cinema_verl.training.dynamic_sampling import BoundedReplayBuffer, GroupKind
+from cinema_verl.training.trainer import CinemaTrainer
 
 
 def configured(*overrides):
+    recipe = [] if any(override.startswith("+recipe=") for override in overrides) else ["+recipe=cinema_cpu"]
     with initialize_config_module("verl.trainer.config", version_base=None):
-        return compose("ppo_trainer", overrides=["+recipe=cinema_cpu", *overrides])
+        return compose("ppo_trainer", overrides=[*recipe, *overrides])
 
 
-def make(*overrides):
-    return get_trainer_cls("cinema")(configured(*overrides))
+def make(*overrides, name="cinema"):
+    return get_trainer_cls(name)(configured(*overrides))
 
 
 # ---- the constructor --------------------------------------------------------------------------------------------
@@ -55,6 +58,50 @@ def test_verl_builds_the_bounded_buffer_and_its_validations_are_kept():
     assert trainer.replay_buffer.on_validated == trainer.validations.keep_answers
     assert trainer.replay_buffer.refill_fn == trainer._add_prompts_to_generate
     assert trainer.trainer_mode == "sync"
+
+
+def test_the_same_additions_stand_before_verls_asynchronous_trainer():
+    trainer = make("+recipe=cinema_colocate_async_cpu", name="cinema_colocate_async")
+    assert trainer.trainer_mode == "colocate_async"
+    assert isinstance(trainer, get_trainer_cls("colocate_async"))
+    assert isinstance(trainer, CinemaTrainer)
+    assert type(trainer.replay_buffer) is BoundedReplayBufferAsync
+    assert trainer.replay_buffer.on_validated == trainer.validations.keep_answers
+    assert trainer.replay_buffer.max_off_policy_threshold == 4
+    names = ("init", "step", "fit", "on_step_end", "on_train_begin", "on_init_end", "_compute_advantage")
+    assert all(getattr(type(trainer), name) is getattr(CinemaTrainer, name) for name in names)
+
+
+def test_a_step_in_parts_is_measured_as_one(monkeypatch):
+    """Two updates of two trajectories: verl would add, and take the largest of, what a name of a source asks for."""
+    trainer = make("+recipe=cinema_colocate_async_cpu", name="cinema_colocate_async")
+    trainer.parameter_sync_step = 2  # as verl's mode separate_async has it
+    trainer.global_steps, seen = 3, []
+    trainer.watch = SimpleNamespace(look=lambda step, metrics: seen.append((step, metrics["cinema/acc"])) or [])
+
+    def update(metrics, timing, size):
+        part = trainer.local_trigger_step
+        acc = [(1.0, 1.0, 0.0), (0.0,)][part]
+        infos = [{"acc": a, "format": 1.0, "answer_type": "sum"} for a in acc]
+        trainer._trained.add(infos, ["a"] * len(acc), [f"g{part}"] * len(acc), ["answer"] * len(acc), {"share": part})
+        trainer._scored[f"g{part}_0_0"] = {"acc": acc[0]}
+        metrics |= trainer._step_metrics()
+        return KVBatchMeta(keys=[f"g{part}_0_0"], tags=[{}], partition_id="train")
+
+    monkeypatch.setattr(trainer, "_step_once", update)
+    monkeypatch.setattr(trainer, "prepare_step", dict)
+    trainer.replay_buffer._tally.add("digits/sum", GroupKind.SOLVE_ALL)
+    trainer.replay_buffer._tally.add("digits/sum", GroupKind.MIXED)
+    trainer._scored["of the step before"] = {}
+    metrics = {}
+    batch = trainer.step(metrics, {})
+    assert metrics["cinema/acc"] == metrics["cinema/acc/sum"] == 0.5
+    assert metrics["cinema/share"] == 0.25
+    assert metrics["cinema/stop/answer"] == 1.0
+    assert metrics["cinema/dynamic_sampling/solve_all/digits/sum"] == 0.5
+    assert metrics["cinema/dynamic_sampling/generated_groups"] == 2
+    assert seen == [(3, 0.5)], "the stage is watched once a step"
+    assert set(trainer._scored) == set(batch.keys) == {"g0_0_0", "g1_0_0"}, "of all parts, and of this step alone"
 
 
 @pytest.mark.parametrize("name", ["cinema_dsp", "no_such_thing"])
@@ -190,3 +237,11 @@ def test_the_transfer_queue_lists_prompts_in_the_order_in_which_they_came():
     message = SimpleNamespace(body={"partition_id": "train"})
     listed = controller._handle_kv_list_request(message)["partition_info"]["train"]
     assert [key for key in listed if "_" not in key] == uids
+    # Asynchronous training takes some of them, and draws others: places are used anew, and the order stays.
+    partition = controller.partitions["train"]
+    taken = [uids[0], uids[7]]
+    controller.clear_meta([partition.keys_mapping[uid] for uid in taken], ["train"] * len(taken))
+    later = ["z", "a"]
+    controller.kv_retrieve_meta(later, "train", create=True)
+    listed = controller._handle_kv_list_request(message)["partition_info"]["train"]
+    assert [key for key in listed if "_" not in key] == [uid for uid in uids if uid not in taken] + later

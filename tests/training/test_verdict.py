@@ -98,6 +98,23 @@ def test_a_trainer_that_is_set_by_hand_lacks_its_section():
     assert "+recipe=cinema" in next(iter(refusals(config, GPUS))).what
 
 
+# --- Asynchronous ---------------------------------------------------------------------------------------------
+
+
+def test_a_correction_without_what_it_is_computed_from_is_refused():
+    found = judged(f"{ROLLOUT}.calculate_log_probs=false", recipe="cinema_colocate_async")
+    assert "rollout_is=token corrects nothing" in found[f"{ROLLOUT}.calculate_log_probs"].what
+    overrides = [f"{ROLLOUT}.calculate_log_probs=false", "algorithm.rollout_correction.rollout_is=null"]
+    assert judged(*overrides, recipe="cinema_colocate_async") == {}
+    assert judged(f"{ROLLOUT}.calculate_log_probs=false") == {}
+
+
+def test_an_asynchronous_recipe_without_the_gpus_it_needs_is_refused():
+    found = judged("ray_kwargs.ray_init.num_gpus=7", recipe="cinema_colocate_async")
+    assert "this Ray has 7, and the run needs 8" in found["ray_kwargs.ray_init.num_gpus"].what
+    assert judged("ray_kwargs.ray_init.num_gpus=8", recipe="cinema_colocate_async") == {}
+
+
 # --- Batches --------------------------------------------------------------------------------------------------
 
 DYNAMIC_OFF = (
