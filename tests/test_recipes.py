@@ -9,6 +9,7 @@ import pytest
 import recipe_tables
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from verl.utils.config import omega_conf_to_dataclass
 
 from cinema_verl.registration.command_line import PROGRAMS, RL_TRAINER, program_of, shipped_recipes
 from cinema_verl.schedule import AnnealingSchedule
@@ -134,6 +135,16 @@ def test_the_reward_follows_the_prompt():
     config = composed("cinema", "data.cinema_prompt_mode=cot")
     assert config.reward.custom_reward_function.reward_kwargs.prompt_mode == "cot"
     assert composed("cinema").reward.custom_reward_function.reward_kwargs.prompt_mode is None
+
+
+@pytest.mark.parametrize(
+    "recipe", [name for name in shipped_recipes() if program_of(name) == RL_TRAINER and name != "cinema_val_only"]
+)
+def test_checkpoints_of_every_rl_recipe_can_be_cut_anew(recipe):
+    """`cinema-verl reshard` knows FSDP2's. verl's engine gets its strategy from the actor's."""
+    at = composed(recipe).actor_rollout_ref
+    assert at.actor.strategy == at.ref.strategy == "fsdp2"
+    assert omega_conf_to_dataclass(at.actor).engine.strategy == "fsdp2"
 
 
 @pytest.mark.parametrize("recipe", ["cinema", "cinema_cpu"])
