@@ -125,6 +125,7 @@ def test_in_the_last_step_the_run_is_finished_and_not_stopped(tmp_path, monkeypa
 def callback(tmp_path, monkeypatch):
     """The driver's, of a run in `tmp_path`, as it is once Ray runs."""
     hooks = []
+    monkeypatch.setenv("CINEMA_SHOW_CONFIG", "1")  # pytest's console is another one in a fixture
     monkeypatch.setattr(ray._private.worker, "_post_init_hooks", hooks)
     before = signal.getsignal(signal.SIGTERM)
     config = configured(tmp_path, hydra=True)
@@ -136,7 +137,7 @@ def callback(tmp_path, monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
-def test_a_stopped_run_ends_with_143(tmp_path, capsys, callback):
+def test_a_stopped_run_ends_with_143(tmp_path, callback, capsys):
     signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)
     assert StopRequest(tmp_path).asked
@@ -148,7 +149,7 @@ def test_a_stopped_run_ends_with_143(tmp_path, capsys, callback):
     assert not StopRequest(tmp_path).asked
 
 
-def test_a_run_that_was_through_before_it_looked_is_finished(tmp_path, capsys, callback):
+def test_a_run_that_was_through_before_it_looked_is_finished(tmp_path, callback, capsys):
     signal.raise_signal(signal.SIGTERM)
     callback()
     assert f"cinema-verl report {tmp_path}\n" in capsys.readouterr().out
