@@ -51,12 +51,19 @@ def test_workers_give_the_same_results(workers):
     assert len({result["process"] for result in results}) <= workers
 
 
-def test_what_the_work_raises_ends_it():
+@pytest.fixture
+def workers():
+    """The processes that were not there when the test began."""
+    before = set(psutil.Process().children())
+    return lambda: set(psutil.Process().children()) - before
+
+
+def test_what_the_work_raises_ends_it(workers):
     with pytest.raises(LookupError, match="item 0"):
         list(forked(fail, ITEMS, workers=0))
     with pytest.raises(RuntimeError, match="LookupError: item"):
         list(forked(fail, ITEMS, workers=2))
-    assert psutil.Process().children() == []
+    assert workers() == set()
 
 
 @pytest.mark.parametrize("times", [1, 4])
@@ -66,17 +73,18 @@ def test_the_item_of_a_worker_that_was_killed_is_done_by_another(tmp_path, times
     assert len(list(tmp_path.iterdir())) == times
 
 
-def test_who_stops_asking_leaves_no_process():
+def test_who_stops_asking_leaves_no_process(workers):
     results = forked(square, ITEMS, workers=2)
     next(results)
-    assert len(psutil.Process().children()) == 2
+    assert len(workers()) == 2
     results.close()
-    assert psutil.Process().children() == []
+    assert workers() == set()
 
 
 PROGRAM = """
-import time
+import signal, time
 from cinema_verl.utils.fork_map import forked
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 for _ in forked(lambda item: print(flush=True) or time.sleep(600), [{}, {}], workers=2): pass
 """
 
