@@ -1,8 +1,9 @@
 """The study of the Diversity-Preserving Strategy: see studies/dps/README.md.
 
-python -m studies.dps prepare      # what the cold start is like: half a minute
-python -m studies.dps run          # every arm and seed: hours; may be stopped and started again
-python -m studies.dps analyse      # tables and plots of the records there are
+python -m studies.dps prepare    # what the cold start is like: half a minute
+python -m studies.dps run        # every arm and seed: hours; may be stopped and started again
+python -m studies.dps confirm …  # one arm through verl itself
+python -m studies.dps analyse    # tables and plots of the records there are
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from studies.dps.arms import FAMILIES, RECIPES
-
-PROPERTIES = "properties.json"
+from studies.dps.arms import FAMILIES, RECIPES, REMOVED, SEEDS
+from studies.dps.records import PROPERTIES
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,15 +35,13 @@ def _parser() -> argparse.ArgumentParser:
             "--output", type=Path, default=Path("outputs/dps"), help="Folder of the study. (default: %(default)s)"
         )
     run = made["run"]
-    run.add_argument(
-        "--seeds", type=int, nargs="+", default=list(range(1, 17)), help="Seeds to run. (default: 1 to 16)"
-    )
+    run.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="Seeds to run. (default: 1 to 16)")
     units = [unit for family in FAMILIES for unit in family]
     run.add_argument("--units", nargs="+", choices=units, default=units, help="Arms to run. (default: all)")
     run.add_argument("--processes", type=int, default=2, help="Processes side by side, one thread each. (default: 2)")
     run.add_argument("--shard", metavar="I/N", help="Run only the I-th of N parts of the seeds, in this process.")
     confirm = made["confirm"]
-    confirm.add_argument("--arm", choices=list(RECIPES), required=True, help="Arm to train, one that is a recipe.")
+    confirm.add_argument("--arm", choices=[a for a in RECIPES if a not in REMOVED], required=True, help="Arm to train.")
     confirm.add_argument("--seed", type=int, required=True, help="Seed of the run.")
     analyse = made["analyse"]
     analyse.add_argument(

@@ -15,7 +15,7 @@ from cinema_verl.evaluate.statistics import Estimate, mean
 from cinema_verl.utils.files import atomic_write
 from studies.dps import records
 from studies.dps.arms import EXPLORATION, OTHER_CLAIMS, OURS, REMOVED
-from studies.dps.prepare import PROPERTIES
+from studies.dps.records import PROPERTIES
 
 Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """Arm to seed to what was recorded of it."""

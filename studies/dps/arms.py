@@ -62,6 +62,7 @@ OTHER_CLAIMS: Final = ("step", *REMOVED)
 """Units of the paper's other claims: a step instead of annealing, and every action removed."""
 
 
+SEEDS: Final = tuple(range(1, 17))
 FAMILIES: Final = (MAIN, OURS, OTHER_CLAIMS)
 """All units, in the order in which they are run: the main question first."""
 

@@ -6,12 +6,16 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cinema_verl.demo.digit_images import load_pools
+from cinema_verl.utils.resolvers import package_path
 from studies.dps import records
-from studies.dps.arms import EXPLORATION, RECIPES, STEPS
+from studies.dps.arms import EXPLOITATION, EXPLORATION, RECIPES, STEPS
 from studies.dps.loop import OVERLONG_SHARE, in_order
 from studies.dps.measure import measure
 from studies.dps.policy import StudyPolicy
@@ -20,14 +24,35 @@ from studies.dps.testbed import RESPONSE, sets, write_parquet
 
 
 def overrides(recipe: str) -> list[str]:
-    """What makes `cinema_cpu` the recipe of an arm: how that recipe differs from `cinema`."""
-    return {
-        "cinema_cpu": [],
-        "cinema_no_term": ["cinema.coefficient=0"],
-        "cinema_dapo": ["cinema.coefficient=0", "cinema.stages.exploration.filter=acc"],
-        "cinema_filter_always": ["cinema.stages.exploration.filter=acc"],
-        "cinema_dps": ["cinema.annealing_shape=constant", "cinema.stages.exploitation.filter=null"],
-    }[recipe]
+    """What makes `cinema_cpu` the recipe of an arm: what that recipe sets in the `cinema` section."""
+    found: list[str] = []
+
+    def walk(section: Mapping[str, Any], prefix: str) -> None:
+        for name, value in section.items():
+            if isinstance(value, Mapping):
+                walk(value, f"{prefix}{name}.")
+            else:
+                found.append(f"{prefix}{name}={'null' if value is None else value}")
+
+    if recipe != "cinema_cpu":
+        walk(yaml.safe_load(Path(package_path(f"recipes/recipe/{recipe}.yaml")).read_text())["cinema"], "cinema.")
+    return found
+
+
+def command(file: Path, folder: Path, seed: int, exploration: int, exploitation: int, save_every: int) -> list[str]:
+    """verl's training of the testbed's questions, in their order, with every checkpoint kept."""
+    steps = exploration + exploitation
+    return [
+        *(sys.executable, "-m", "verl.trainer.main_ppo", "+recipe=cinema_cpu"),
+        *(f"data.train_files={file}", f"data.val_files={file}", "data.shuffle=false"),
+        f"data.max_response_length={RESPONSE}",
+        f"reward.reward_kwargs.overlong_buffer_cfg.len={int(RESPONSE * OVERLONG_SHARE)}",
+        *(f"actor_rollout_ref.rollout.seed={seed}", "cinema.image_conditions=[]"),
+        *(f"cinema.exploration_steps={exploration}", f"cinema.annealing_steps={exploitation}"),
+        *("trainer.test_freq=-1", "trainer.val_before_train=false"),
+        *(f"trainer.save_freq={save_every}", f"trainer.max_actor_ckpt_to_keep={steps // save_every}"),
+        *(f"trainer.default_local_dir={folder.absolute()}/run", f"hydra.run.dir={folder.absolute()}/hydra"),
+    ]
 
 
 def confirm(output: Path, arm: str, seed: int) -> dict[str, Any]:
@@ -42,19 +67,9 @@ def confirm(output: Path, arm: str, seed: int) -> dict[str, Any]:
     drawn = sets(pools)
     at = in_order(drawn.train, seed)
     file = write_parquet(folder / "data", "train", [at(place) for place in range(len(drawn.train))])
-    command = [
-        *(sys.executable, "-m", "verl.trainer.main_ppo", "+recipe=cinema_cpu", *overrides(RECIPES[arm])),
-        *(f"data.train_files={file}", f"data.val_files={file}", "data.shuffle=false"),
-        f"data.max_response_length={RESPONSE}",
-        f"reward.reward_kwargs.overlong_buffer_cfg.len={int(RESPONSE * OVERLONG_SHARE)}",
-        *(f"actor_rollout_ref.rollout.seed={seed}", "cinema.image_conditions=[]"),
-        *(f"cinema.exploration_steps={EXPLORATION}", f"cinema.annealing_steps={STEPS - EXPLORATION}"),
-        *("trainer.test_freq=-1", "trainer.val_before_train=false"),
-        *("trainer.save_freq=12", f"trainer.max_actor_ckpt_to_keep={STEPS // 12}"),
-        *(f"trainer.default_local_dir={folder.absolute()}/run", f"hydra.run.dir={folder.absolute()}/hydra"),
-    ]
+    training = command(file, folder, seed, EXPLORATION, EXPLOITATION, save_every=12) + overrides(RECIPES[arm])
     with open(folder / "log.txt", "a") as log:
-        done = subprocess.run(command, env=os.environ, stdout=log, stderr=log)
+        done = subprocess.run(training, env=os.environ, stdout=log, stderr=log)
     if done.returncode:
         raise RuntimeError(f"verl ended with exit code {done.returncode}: see {folder / 'log.txt'}")
     points = {}

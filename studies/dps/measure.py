@@ -35,20 +35,12 @@ def measure(
         tasks: for each kind of question its pass_1, pass_8, pattern_entropy over all its responses (nats), and its
             common patterns with their share and their accuracy.
     """
-    prompts = [policy.prompt(question) for question in questions]
-    asked = [(place, sample) for place in range(len(questions)) for sample in range(samples)]
-    scored: list[dict[str, Any]] = []
-    for start in range(0, len(asked), _BATCH):
-        part = asked[start : start + _BATCH]
-        seeds = [stable_hash("measure", questions[place].uid, sample) >> 1 for place, sample in part]
-        sampled = policy.sample([prompts[place] for place, _ in part], seeds, limit)
-        scored += [score(questions[place], each) for (place, _), each in zip(part, sampled, strict=True)]
-    greedy: list[float] = []
-    for start in range(0, len(questions), _BATCH):
-        answers = policy.sample(prompts[start : start + _BATCH], [None] * len(prompts[start : start + _BATCH]), limit)
-        greedy += [score(q, a)["acc"] for q, a in zip(questions[start : start + _BATCH], answers, strict=True)]
+    asked = [(question, sample) for question in questions for sample in range(samples)]
+    seeds = [stable_hash("measure", question.uid, sample) >> 1 for question, sample in asked]
+    scored = _scored(policy, [question for question, _ in asked], seeds, limit)
+    greedy = _scored(policy, questions, [None] * len(questions), limit)
 
-    groups = [f"{place}/{sample // GROUP}" for place, sample in asked]
+    groups = [f"{question.uid}/{sample // GROUP}" for question, sample in asked]
     patterns = [str(each["pattern"]) for each in scored]
     acc = np.array([each["acc"] for each in scored]).reshape(len(questions), samples)
     pass_8 = np.array([pass_at_k(int(row.sum()), samples, GROUP) for row in acc])
@@ -57,11 +49,24 @@ def measure(
         "samples": samples,
         "pass_1": float(acc.mean()),
         "pass_8": float(pass_8.mean()),
-        "greedy": float(np.mean(greedy)),
+        "greedy": float(np.mean([each["acc"] for each in greedy])),
         "format": float(np.mean([each["format"] for each in scored])),
         **pattern_statistics(patterns, groups),
         "tasks": _by_task(questions, acc, pass_8, np.array(patterns, dtype=object).reshape(acc.shape)),
     }
+
+
+def _scored(
+    policy: StudyPolicy, questions: Sequence[DigitsQuestion], seeds: Sequence[int | None], limit: int
+) -> list[dict[str, Any]]:
+    """A response to each question from its seed, greedy for None, as the reward scores it."""
+    prompts = {uid: policy.prompt(question) for uid, question in {each.uid: each for each in questions}.items()}
+    scored: list[dict[str, Any]] = []
+    for start in range(0, len(questions), _BATCH):
+        part = questions[start : start + _BATCH]
+        sampled = policy.sample([prompts[question.uid] for question in part], seeds[start : start + _BATCH], limit)
+        scored += [score(question, each) for question, each in zip(part, sampled, strict=True)]
+    return scored
 
 
 def _by_task(

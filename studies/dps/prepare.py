@@ -14,9 +14,8 @@ from cinema_verl.demo.train_policy import digits_cold_start
 from cinema_verl.utils.files import atomic_write, sha256_of
 from studies.dps.measure import measure
 from studies.dps.policy import StudyPolicy
+from studies.dps.records import PROPERTIES
 from studies.dps.testbed import RESPONSE, sets
-
-PROPERTIES = "properties.json"
 
 
 class Pictures(dict[str, Image.Image]):

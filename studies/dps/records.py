@@ -6,7 +6,10 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+PROPERTIES: Final = "properties.json"
+"""What the cold start is like, beside the records."""
 
 
 def append(path: Path, record: dict[str, Any]) -> None:

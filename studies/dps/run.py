@@ -21,7 +21,6 @@ from studies.dps.policy import StudyPolicy
 from studies.dps.prepare import open_policy, policy_digest
 from studies.dps.testbed import RESPONSE, Sets, sets
 
-SEEDS: Final = tuple(range(1, 17))
 PATH: Final = (10, 20, 30, 40)
 """Steps at which the DAPO arm is measured besides, for its path from the cold start to its end."""
 
@@ -138,10 +137,8 @@ def any_arm(bench: Bench, arm: str, seed: int) -> dict[str, Any]:
 def run_unit(bench: Bench, unit: str, seed: int) -> None:
     """Train and measure what belongs together; one record, when it has ended."""
     begun, cpu = time.time(), time.process_time()
-    if unit in ("two_stages", "dapo"):
-        arms = (two_stages if unit == "two_stages" else dapo)(bench, seed)
-    else:
-        arms = any_arm(bench, unit, seed)
+    special = {"two_stages": two_stages, "dapo": dapo}
+    arms = special[unit](bench, seed) if unit in special else any_arm(bench, unit, seed)
     record = {
         "unit": unit,
         "seed": seed,

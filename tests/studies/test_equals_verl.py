@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from transformers import AutoModelForImageTextToText
 from cinema_verl.demo.digit_images import load_pools
 from cinema_verl.schedule import Stage, Stages
 from cinema_verl.training.estimators import diversity_preserving
+from studies.dps.confirm import command
 from studies.dps.loop import Learner, Settings
 from studies.dps.prepare import open_policy
 from studies.dps.testbed import RESPONSE, questions, write_parquet
@@ -26,20 +26,9 @@ def test_its_steps_are_those_of_verl(tmp_path):
     pools = load_pools()
     drawn = list(questions(pools, "train", 96))
     file = write_parquet(tmp_path / "data", "train", drawn)
-    command = [
-        *(sys.executable, "-m", "verl.trainer.main_ppo", "+recipe=cinema_cpu"),
-        *(f"data.train_files={file}", f"data.val_files={file}", "data.shuffle=false"),
-        f"data.max_response_length={RESPONSE}",
-        f"reward.reward_kwargs.overlong_buffer_cfg.len={RESPONSE // 4}",
-        f"actor_rollout_ref.rollout.seed={SEED}",
-        *("cinema.exploration_steps=1", "cinema.annealing_steps=2", "cinema.image_conditions=[]"),
-        *("trainer.save_freq=1", "trainer.max_actor_ckpt_to_keep=3"),
-        *("trainer.test_freq=-1", "trainer.val_before_train=false"),
-        f"trainer.default_local_dir={tmp_path}/run",
-        f"hydra.run.dir={tmp_path}/hydra",
-    ]
+    training = command(file, tmp_path, SEED, exploration=1, exploitation=2, save_every=1)
     with open(tmp_path / "log.txt", "w") as log:
-        done = subprocess.run(command, cwd=tmp_path, env=os.environ, stdout=log, stderr=log, timeout=900)
+        done = subprocess.run(training, cwd=tmp_path, env=os.environ, stdout=log, stderr=log, timeout=900)
     assert done.returncode == 0, (tmp_path / "log.txt").read_text()[-4000:]
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     logged = {step["step"]: step["data"] for step in map(json.loads, lines) if step["step"] > 0}
