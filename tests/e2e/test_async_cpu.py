@@ -14,7 +14,7 @@ from cinema_verl.demo.digits import Sizes, write_dataset
 from cinema_verl.schedule import AnnealingSchedule
 from cinema_verl.training.checkpoint import QUEUE, complete_steps
 
-from .conftest import kill
+from .conftest import finish, kill, log_of
 
 pytestmark = pytest.mark.slow
 
@@ -44,26 +44,14 @@ def start(folder, data, recipe, *overrides):
         return subprocess.Popen(command, cwd=folder, env=os.environ, stdout=log, stderr=subprocess.STDOUT)
 
 
-def said(folder):
-    return (folder / "log.txt").read_text(errors="replace")
-
-
-def finish(process, folder):
-    try:
-        return process.wait(timeout=TIME_LIMIT)
-    except subprocess.TimeoutExpired:
-        kill(process)
-        pytest.fail(f"no end after {TIME_LIMIT} s:\n{said(folder)[-5000:]}")
-
-
 def kill_after(process, folder, step):
     """When a step has been saved and logged."""
     deadline = time.monotonic() + TIME_LIMIT
     while step not in history(folder) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert process.poll() is None, said(folder)[-5000:]
+    assert process.poll() is None, log_of(folder)[-5000:]
     kill(process)
-    assert step in history(folder), said(folder)[-5000:]
+    assert step in history(folder), log_of(folder)[-5000:]
     return max(complete_steps(folder / "run"))
 
 
@@ -130,7 +118,7 @@ def assert_interrupted(folder, metrics):
 
 def test_colocated_training_is_interrupted_and_goes_on_under_new_weights(tmp_path, data):
     process = start(tmp_path, data, "cinema_colocate_async_cpu")
-    assert finish(process, tmp_path) == 0, said(tmp_path)[-5000:]
+    assert finish(process, tmp_path, TIME_LIMIT) == 0, log_of(tmp_path)[-5000:]
     assert_interrupted(tmp_path, assert_trained(tmp_path))
 
 
@@ -142,9 +130,9 @@ def test_a_killed_run_goes_on_with_what_was_in_flight(tmp_path, data):
     assert not begun & groups(tmp_path, 1)
 
     process = start(tmp_path, data, "cinema_colocate_async_cpu")
-    assert finish(process, tmp_path) == 0, said(tmp_path)[-5000:]
+    assert finish(process, tmp_path, TIME_LIMIT) == 0, log_of(tmp_path)[-5000:]
     metrics = assert_trained(tmp_path, unlogged={saved} - {1})
-    assert f"Restored {len(begun)} training prompt groups" in said(tmp_path)
+    assert f"Restored {len(begun)} training prompt groups" in log_of(tmp_path)
     later = [step for step in metrics if step > saved]
     trained = set.union(*(groups(tmp_path, step) for step in later))
     waiting = begun_in(tmp_path / "run" / f"global_step_{SCHEDULE.total_steps}")

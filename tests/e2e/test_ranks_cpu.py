@@ -20,7 +20,7 @@ from cinema_verl.demo.digits import Sizes, write_dataset
 from cinema_verl.training.checkpoint import complete_steps
 from cinema_verl.training.reshard import reshard
 
-from .conftest import kill
+from .conftest import finish, kill, log_of
 
 pytestmark = pytest.mark.slow
 
@@ -58,20 +58,8 @@ def start(folder, data, *overrides, **environment):
         return subprocess.Popen(command, cwd=folder, env=variables, stdout=log, stderr=log)
 
 
-def finish(process, folder):
-    try:
-        return process.wait(timeout=TIME_LIMIT)
-    except subprocess.TimeoutExpired:
-        kill(process)
-        pytest.fail(f"no end after {TIME_LIMIT} s:\n{said(folder)[-5000:]}")
-
-
-def said(folder):
-    return (folder / "log.txt").read_text(errors="replace")
-
-
 def train(folder, data, *overrides, **environment):
-    assert finish(start(folder, data, *overrides, **environment), folder) == 0, said(folder)[-5000:]
+    assert finish(start(folder, data, *overrides, **environment), folder, TIME_LIMIT) == 0, log_of(folder)[-5000:]
     return folder
 
 
@@ -110,9 +98,9 @@ def one_rank(tmp_path_factory, data):
 def test_two_ranks_go_on_from_a_checkpoint_of_one_that_was_cut_anew(tmp_path, data, one_rank):
     folder, checkpoint = tmp_path / "two", one_rank / "run" / "global_step_1"
     options = [*TWO, *HALF, "trainer.resume_mode=resume_path", f"trainer.resume_from_path={checkpoint}"]
-    assert finish(start(folder, data, *options), folder) == 1
-    assert f"cinema-verl reshard {checkpoint} --world-size 2" in said(folder)
-    assert "Nothing was started" in said(folder) or "nothing was started" in said(folder)
+    assert finish(start(folder, data, *options), folder, TIME_LIMIT) == 1
+    assert f"cinema-verl reshard {checkpoint} --world-size 2" in log_of(folder)
+    assert "Nothing was started" in log_of(folder) or "nothing was started" in log_of(folder)
     assert len(reshard(checkpoint, 2)) == 6
     train(folder, data, *options)
     assert_same(one_rank, folder, steps=[2])
@@ -123,17 +111,17 @@ def test_a_replica_that_is_killed_ends_the_run_with_its_checkpoint(tmp_path, dat
     process = start(folder, data, *TWO, *HALF, "cinema.annealing_steps=50")
     deadline = time.monotonic() + TIME_LIMIT
     while not complete_steps(folder / "run"):
-        assert process.poll() is None, said(folder)[-5000:]
-        assert time.monotonic() < deadline, said(folder)[-5000:]
+        assert process.poll() is None, log_of(folder)[-5000:]
+        assert time.monotonic() < deadline, log_of(folder)[-5000:]
         time.sleep(0.05)
     servers = [p for p in psutil.Process(process.pid).children(recursive=True) if "TransformersServer" in name_of(p)]
     assert len(servers) == 2
     servers[0].send_signal(signal.SIGKILL)
     begun = time.monotonic()
-    assert finish(process, folder) != 0
+    assert finish(process, folder, TIME_LIMIT) != 0
     print(f"ended {time.monotonic() - begun:.0f} s after")
     assert complete_steps(folder / "run")
-    assert "ActorDiedError" in said(folder) or "a rollout server died" in said(folder)
+    assert "ActorDiedError" in log_of(folder) or "a rollout server died" in log_of(folder)
 
 
 def name_of(process):
@@ -205,6 +193,6 @@ def test_nodes_that_have_other_code_end_the_run_before_it_trains(tmp_path, data)
         file.write("\n# of another commit\n")
     folder = tmp_path / "differ"
     with cluster(tmp_path / "d", second={"PYTHONPATH": str(other)}) as environment:
-        assert finish(start(folder, data, *NODES, **environment), folder) != 0
-    assert "do not have the same packages" in said(folder)
+        assert finish(start(folder, data, *NODES, **environment), folder, TIME_LIMIT) != 0
+    assert "do not have the same packages" in log_of(folder)
     assert not complete_steps(folder / "run")

@@ -15,7 +15,7 @@ from cinema_verl.schedule import AnnealingSchedule
 from cinema_verl.training.checkpoint import complete_steps
 from cinema_verl.training.stop_signal import EXIT_CODE
 
-from .conftest import kill
+from .conftest import finish, kill, log_of
 
 SCHEDULE = AnnealingSchedule(exploration_steps=2, annealing_steps=2)
 TIME_LIMIT = 900  # seconds; a run takes about one minute
@@ -50,18 +50,6 @@ def start(folder: Path, data: Path, *overrides: str) -> subprocess.Popen:
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
-def log_of(folder: Path) -> str:
-    return (folder / "log.txt").read_text(errors="replace")
-
-
-def finish(process: subprocess.Popen, folder: Path) -> int:
-    try:
-        return process.wait(timeout=TIME_LIMIT)
-    except subprocess.TimeoutExpired:
-        kill(process)
-        pytest.fail(f"no end after {TIME_LIMIT} s:\n{log_of(folder)[-5000:]}")
-
-
 def records(folder: Path) -> list[dict]:
     path = folder / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -79,7 +67,7 @@ def test_a_run_killed_in_the_middle_resumes_on_the_same_schedule(tmp_path, data)
     seen = [record["step"] for record in records(tmp_path) if "cinema/acc" in record["data"]]
     assert seen[-1] < SCHEDULE.total_steps
 
-    assert finish(start(tmp_path, data), tmp_path) == 0, log_of(tmp_path)[-5000:]
+    assert finish(start(tmp_path, data), tmp_path, TIME_LIMIT) == 0, log_of(tmp_path)[-5000:]
 
     history = {record["step"]: record["data"] for record in records(tmp_path) if "cinema/acc" in record["data"]}
     steps = [record["step"] for record in records(tmp_path) if "cinema/acc" in record["data"]]
@@ -116,7 +104,7 @@ def test_sigterm_ends_the_step_and_saves_and_the_same_command_goes_on(tmp_path, 
         assert time.monotonic() < deadline, log_of(tmp_path)[-5000:]
         time.sleep(0.05)
     process.terminate()
-    assert finish(process, tmp_path) == EXIT_CODE, log_of(tmp_path)[-5000:]
+    assert finish(process, tmp_path, TIME_LIMIT) == EXIT_CODE, log_of(tmp_path)[-5000:]
     (saved,) = complete_steps(tmp_path / "checkpoints")
     assert saved < SCHEDULE.total_steps
     assert records(tmp_path)[-1]["step"] == saved
@@ -128,9 +116,9 @@ def test_sigterm_ends_the_step_and_saves_and_the_same_command_goes_on(tmp_path, 
         time.sleep(0.05)
     (tmp_path / "second").mkdir()
     second = start(tmp_path / "second", data, f"trainer.default_local_dir={tmp_path}/checkpoints")
-    assert finish(second, tmp_path / "second") == 1
+    assert finish(second, tmp_path / "second", TIME_LIMIT) == 1
     assert "another run is at work" in log_of(tmp_path / "second")
-    assert finish(process, tmp_path) == 0, log_of(tmp_path)[-5000:]
+    assert finish(process, tmp_path, TIME_LIMIT) == 0, log_of(tmp_path)[-5000:]
 
     steps = [record["step"] for record in records(tmp_path) if "cinema/acc" in record["data"]]
     assert steps == list(range(1, SCHEDULE.total_steps + 1))
@@ -148,6 +136,6 @@ def test_a_dataset_with_a_missing_image_stops_before_the_first_step(tmp_path, da
 
     write_parquet(rows, RL_SCHEMA, tmp_path / "train.parquet")
     process = start(tmp_path, data, f"data.train_files={tmp_path}/train.parquet")
-    assert finish(process, tmp_path) != 0
+    assert finish(process, tmp_path, TIME_LIMIT) != 0
     assert "gone.png" in log_of(tmp_path)
     assert not list((tmp_path / "checkpoints").glob("global_step_*"))
