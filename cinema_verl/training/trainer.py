@@ -24,7 +24,7 @@ from cinema_verl.meta_action import pattern_in_mode
 from cinema_verl.runs.metrics import records
 from cinema_verl.runs.stop_reason import StopReason
 from cinema_verl.schedule import Stages
-from cinema_verl.training import advantage, dynamic_sampling
+from cinema_verl.training import advantage, dynamic_sampling, log_probs
 from cinema_verl.training.async_sampling import BoundedReplayBufferAsync, clear_what_was_trained
 from cinema_verl.training.checkpoint import QUEUE, mend_tracker, rotation, run_that_resumes, step_folder
 from cinema_verl.training.continuing import ContinuingClient
@@ -224,8 +224,12 @@ class CinemaTrainer(_Trainer):
         To verl, "min", "max" and "sum" in a name say how (`MetricsAggregator`), in a data source's name, too.
         """
         self._scored, self._trained = {}, StepMetrics()
-        batch = super().step(metrics, timing_raw)
+        with log_probs.checked(self.config, self.global_steps, first=self._resumed_step + 1):
+            batch = super().step(metrics, timing_raw)
+        log_probs.check_gap(metrics, self.global_steps, self.config)
         metrics |= self._step_metrics()
+        if "actor/entropy_loss" in metrics:  # measured in the update, where `log_probs` spares the pass before it
+            metrics.setdefault("actor/entropy", metrics["actor/entropy_loss"])
         if isinstance(self.replay_buffer, BoundedReplayBufferAsync):
             metrics |= self.replay_buffer.step_metrics()
         for warning in self.watch.look(self.global_steps, metrics):

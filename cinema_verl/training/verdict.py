@@ -87,7 +87,7 @@ def refusals(config: DictConfig, facts: Facts | None = None) -> list[Refusal]:
     else:
         rules = (
             *(_settings, _selection, _steps, _data_options, _model, _context, _rows),
-            *(_ranks, _asynchronous, _rl_batches, _slots),
+            *(_ranks, _asynchronous, _log_probs, _rl_batches, _slots),
         )
     return [refusal for rule in rules for refusal in rule(config, facts)]
 
@@ -221,6 +221,20 @@ def _asynchronous(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     if have is not None and have < wanted:
         key = "ray_kwargs.ray_init.num_gpus"
         yield Refusal(key, f"this Ray has {have}, and the run needs {wanted}", f"set {key}={wanted}, or ask for fewer")
+
+
+def _log_probs(config: DictConfig, _: Facts) -> Iterator[Refusal]:
+    """What training with the rollout's log-probabilities needs (`cinema_verl.training.log_probs`)."""
+    bypass = "algorithm.rollout_correction.bypass_mode"
+    if not _value(config, bypass):
+        return
+    needed = {
+        "actor_rollout_ref.rollout.calculate_log_probs": "there are no log-probabilities of the rollout to train with",
+        "actor_rollout_ref.actor.calculate_entropy": "nothing measures the entropy of the policy",
+    }
+    for key, otherwise in needed.items():
+        if not _value(config, key):
+            yield Refusal(key, f"with {bypass}=true, {otherwise}", f"set {key}=true")
 
 
 def _context(config: DictConfig, _: Facts) -> Iterator[Refusal]:

@@ -17,6 +17,7 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from cinema_verl.training import advantage, estimators
 from cinema_verl.training.async_sampling import BoundedReplayBufferAsync
 from cinema_verl.training.dynamic_sampling import BoundedReplayBuffer, GroupKind
+from cinema_verl.training.log_probs import EnginesDisagree
 from cinema_verl.training.trainer import CinemaTrainer
 
 
@@ -102,6 +103,30 @@ def test_a_step_in_parts_is_measured_as_one(monkeypatch):
     assert metrics["cinema/dynamic_sampling/generated_groups"] == 2
     assert seen == [(3, 0.5)], "the stage is watched once a step"
     assert set(trainer._scored) == set(batch.keys) == {"g0_0_0", "g1_0_0"}, "of all parts, and of this step alone"
+
+
+@pytest.mark.parametrize(("step", "compared"), [(1, True), (2, False)])
+def test_the_rollouts_log_probabilities_are_compared_and_the_entropy_is_the_updates(monkeypatch, step, compared):
+    trainer = make()
+    trainer.global_steps, seen = step, []
+    trainer.watch = SimpleNamespace(look=lambda step, metrics: [])
+
+    def update(metrics, timing, size):
+        seen.append(trainer.config.algorithm.rollout_correction.bypass_mode)
+        metrics |= {"actor/entropy_loss": 0.7} | ({"training/rollout_probs_diff_max": 0.5} if compared else {})
+        return KVBatchMeta(keys=[], tags=[], partition_id="train")
+
+    monkeypatch.setattr(trainer, "_step_once", update)
+    monkeypatch.setattr(trainer, "prepare_step", dict)
+    monkeypatch.setattr(trainer._trained, "metrics", dict)
+    metrics = {}
+    if compared:
+        with pytest.raises(EnginesDisagree):
+            trainer.step(metrics, {})
+    else:
+        trainer.step(metrics, {})
+        assert metrics["actor/entropy"] == 0.7
+    assert seen == [not compared]
 
 
 @pytest.mark.parametrize("name", ["cinema_dsp", "no_such_thing"])
