@@ -275,7 +275,6 @@ class CinemaTrainer(_Trainer):
             [reasons[i] for i in real],
             feed.metrics,
         )
-        metrics |= self._step_metrics()
         stage = self.stages.at(self.global_steps)
         batch.extra_info |= {"clip_ratio_high": stage.clip_ratio_high, "lr_factor": stage.lr_factor}
         return batch

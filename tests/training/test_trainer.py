@@ -86,7 +86,6 @@ def test_a_step_in_parts_is_measured_as_one(monkeypatch):
         infos = [{"acc": a, "format": 1.0, "answer_type": "sum"} for a in acc]
         trainer._trained.add(infos, ["a"] * len(acc), [f"g{part}"] * len(acc), ["answer"] * len(acc), {"share": part})
         trainer._scored[f"g{part}_0_0"] = {"acc": acc[0]}
-        metrics |= trainer._step_metrics()
         return KVBatchMeta(keys=[f"g{part}_0_0"], tags=[{}], partition_id="train")
 
     monkeypatch.setattr(trainer, "_step_once", update)
@@ -186,9 +185,8 @@ def step(monkeypatch):
         for name in ("kv_batch_get", "kv_batch_put"):
             monkeypatch.setattr(transfer_queue, name, getattr(queue, name))
         tags = [{"is_padding": i in padding, "response_len": 2} for i in range(len(rows))]
-        metrics = {}
-        trainer._compute_advantage(KVBatchMeta(keys=list(queue.rows), tags=tags, partition_id="train"), metrics)
-        return [float(values[0]) for values in queue.written["advantages"]], metrics, trainer
+        trainer._compute_advantage(KVBatchMeta(keys=list(queue.rows), tags=tags, partition_id="train"), {})
+        return [float(values[0]) for values in queue.written["advantages"]], trainer._step_metrics(), trainer
 
     return step
 
