@@ -33,6 +33,9 @@ CPU_SECONDS: Final = 1.0
 WALL_SECONDS: Final = 120.0
 """Wall-clock time after which a worker is given up. Our choice: a hundred and twenty CPU limits, which only a machine
 reaches that is many times overloaded."""
+COUNTED_SHARE: Final = 0.5
+"""Share of the CPU limit from which on the death of a worker is the limit's doing. Our choice: the kernel's timer
+counts whole ticks, and on a busy machine it is ahead of the clock that is read here."""
 PATIENCE_SECONDS: Final = 0.2
 """CPU time after which a worker gets a lower priority, so that bombs do not slow down ordinary answers, which take a
 tenth of it. Such a worker is not asked again: an unprivileged process cannot get its priority back."""
@@ -202,7 +205,7 @@ class MathPool:
                         worker.channel.close()  # it ends by itself
                     return {True: EQUIVALENT, False: DIFFERENT, None: None}[json.loads(reply)]
                 worker.channel.close()
-                if worker.may_have_used >= self._cpu_seconds:
+                if worker.may_have_used >= COUNTED_SHARE * self._cpu_seconds:
                     return TIMEOUT
         return CRASHED
 

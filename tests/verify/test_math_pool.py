@@ -114,6 +114,14 @@ def test_others_do_not_wait_for_a_bomb(pool: MathPool) -> None:
     assert done_before > 0
 
 
+def test_the_limit_is_the_reason_though_the_clock_is_behind_the_kernels_timer(
+    pool: MathPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = math_pool._Worker._cpu_seconds
+    monkeypatch.setattr(math_pool._Worker, "_cpu_seconds", lambda worker: 0.5 * exact(worker))
+    assert pool.ask(BOMB, "x") == TIMEOUT
+
+
 def test_a_killed_worker_costs_nothing(pool: MathPool) -> None:
     assert pool.ask("x+1", "1+x") == EQUIVALENT
     assert pool._process is not None
