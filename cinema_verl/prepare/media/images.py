@@ -216,7 +216,7 @@ def _decoding(what: str, head: bytes) -> Iterator[None]:
     except Rejected:
         raise
     except UnidentifiedImageError as error:
-        hint = _HEIC_HINT if is_heic(head) else ""
+        hint = _HEIC_HINT if is_heic(head) and "HEIF" not in _FORMATS else ""
         raise Rejected("image_format", f"{what} that are none of {', '.join(_FORMATS)}{hint}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Rejected("image_too_large", str(error)) from error
