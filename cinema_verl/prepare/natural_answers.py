@@ -101,6 +101,9 @@ def _latex(draft: Draft) -> Iterator[str]:
 def _ordering(draft: Draft) -> Iterator[str]:
     items = ordering.read(fold(draft.answer)) or ()
     yield from (", ".join(items), json.dumps(items, ensure_ascii=False), " > ".join(items), " -> ".join(items))
+    if draft.options and (places := ordering.places(items, draft.options)) is not None:
+        yield ", ".join(LETTERS[place] for place in places)
+        yield ", ".join(str(place + 1) for place in places)
 
 
 _REMARK = re.compile(r"\s*[(（][^()（）]*[)）]\s*$")

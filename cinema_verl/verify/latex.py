@@ -23,7 +23,7 @@ from cinema_verl.verify import latex_guard, math_pool, number
 from cinema_verl.verify.latex_form import Items, Leaf, Named, Node, Relation, Row, flipped, read, spread
 from cinema_verl.verify.latex_names import name_of
 from cinema_verl.verify.latex_spelling import tokens
-from cinema_verl.verify.reading import described, fold, peel, statements
+from cinema_verl.verify.reading import colon_as_equals, described, fold, peel, statements
 from cinema_verl.verify.verdict import ABSTAIN, CORRECT, DIFFERENT, UNREADABLE, Gold, Verdict
 
 Engine = Callable[[str, str], Verdict | None]
@@ -66,6 +66,7 @@ def _bare(text: str) -> str:
     bare = peel(text, brackets=False)
     if bare.replace(" ", "").isalpha() and _IN_TEXT.search(text):
         return rf"\mbox{{{bare}}}"
+    bare = colon_as_equals(bare)
     name, value = described(bare)
     return value if name else bare
 
@@ -85,6 +86,8 @@ def _same_leaf(answer: Leaf, gold: Leaf, equal: Equal | None) -> bool:
         return True
     if gold.word is not None and gold.word == answer.as_word:
         return True
+    if _FORMULA.fullmatch(gold.value_key) and _plain_formula(answer) == _plain_formula(gold):
+        return True
     comparable = answer.variables == gold.variables or gold.is_number
     if comparable and number.check(answer.number_text, Gold(gold.number_text)).correct is True:
         return True
@@ -96,11 +99,22 @@ def _same_leaf(answer: Leaf, gold: Leaf, equal: Equal | None) -> bool:
     return equal(ours.text, theirs.text)
 
 
+# Of chemistry: symbols of elements, counts as subscripts, groups. H2SO4 is H_2SO_4.
+_TERM: Final = r"\d*\(?[A-Z](?:[A-Za-z()]|_\{?\d+\}?)*"
+_FORMULA = re.compile(rf"{_TERM}(?:\+{_TERM})*")
+
+
+def _plain_formula(leaf: Leaf) -> str:
+    return re.sub(r"[_{}]", "", leaf.value_key)
+
+
 # ---- forms ----------------------------------------------------------------------------------------------------------
 
 
 def _same(answer: Node, gold: Node, equal: Equal | None) -> bool:
     """Whether two forms say the same, with ``equal`` for expressions that are spelled differently."""
+    if _is_spelled_out(answer, gold) or _is_spelled_out(gold, answer):
+        return False
     if answer.key == gold.key:
         return True
     if isinstance(answer, Named) or isinstance(gold, Named):
@@ -115,17 +129,33 @@ def _same(answer: Node, gold: Node, equal: Equal | None) -> bool:
         return _same_items(answer, gold, equal)
     if isinstance(gold, Items):
         if isinstance(answer, Row) and (values := _by_name(gold)):
-            return (answer.opening, answer.closing) == ("(", ")") and _in_order_of(values, answer, equal)
+            return (answer.opening, answer.closing) == ("(", ")") and _in_order_each(answer.items, values, equal)
         return gold.is_set and len(gold.items) == 1 and _same(answer, gold.items[0], equal)
     if isinstance(answer, Row) and isinstance(gold, Row):
+        if gold.opening == "matrix":
+            answer = _as_matrix(answer)
         if (answer.opening, answer.closing) != (gold.opening, gold.closing) or len(answer.items) != len(gold.items):
             return False
         if gold.opening == ":" and (_is_time(answer) or _is_time(gold)):
             return False  # and not spelled alike: 3:00 is not 3:0
         return (_matched if gold.commutes else _in_order)(answer.items, gold.items, equal)
+    if isinstance(answer, Items) and isinstance(gold, Row):
+        return (
+            gold.opening + gold.closing == "()"
+            and _is_point(answer)
+            and _in_order_each(_by_name(answer), gold.items, equal)
+        )
     if isinstance(answer, Row):
         return isinstance(gold, Leaf) and _is_ratio(answer, gold)
     return isinstance(gold, Row) and isinstance(answer, Leaf) and _is_ratio(gold, answer)
+
+
+def _is_spelled_out(letters: Node, word: Node) -> bool:
+    """Whether one side is a word of small letters and the other its letters with spaces between them: no, n o. Points
+    and the letters of a rule may have spaces: S A S."""
+    if not isinstance(word, Leaf) or word.word is None or not isinstance(letters, Leaf):
+        return False
+    return letters.value_key.islower() and letters.has_spaces
 
 
 def _by_name(items: Items) -> tuple[Node, ...]:
@@ -135,8 +165,21 @@ def _by_name(items: Items) -> tuple[Node, ...]:
     return tuple(item.value for item in named) if len(names) == len(items.items) > 1 else ()
 
 
-def _in_order_of(golds: tuple[Node, ...], answer: Row, equal: Equal | None) -> bool:
-    return len(answer.items) == len(golds) and _in_order(answer.items, golds, equal)
+def _is_point(items: Items) -> bool:
+    """Whether a list is x = 3, y = -5: coordinates, and not the ends of an interval."""
+    return sorted(item.name for item in items.items if isinstance(item, Named)) in (["x", "y"], ["x", "y", "z"])
+
+
+def _as_matrix(rows: Row) -> Row:
+    """ "[[1,2],[3,4]]" as the matrix that it is in plain text."""
+    if rows.opening != "[" or not all(isinstance(row, Row) and row.opening == "[" for row in rows.items):
+        return rows
+    lines = tuple(Row(row.key, "&", row.items) for row in rows.items if isinstance(row, Row) and row.closing == "]")
+    return Row(rows.key, "matrix", lines) if len(lines) == len(rows.items) else rows
+
+
+def _in_order_each(answers: tuple[Node, ...], golds: tuple[Node, ...], equal: Equal | None) -> bool:
+    return len(answers) == len(golds) and _in_order(answers, golds, equal)
 
 
 def _is_time(ratio: Row) -> bool:
@@ -291,6 +334,8 @@ def check(answer: str, gold: Gold) -> Verdict:
     pairs = [(readings[_separates(form)], form) for form in forms]
     if any(_same(found, form, None) for found, form in pairs) or _close_commas(folded) in map(_close_commas, texts):
         return CORRECT
+    if any(_is_same_quantity(answer, found, form) for found, form in pairs):
+        return CORRECT
     if _engine is None or not _balanced(folded):
         return DIFFERENT
     inquiry = _Inquiry(_engine)
@@ -298,6 +343,13 @@ def check(answer: str, gold: Gold) -> Verdict:
         if _same(found, form, lambda ours, theirs: True) and _same(found, form, inquiry):
             return inquiry.opinion
     return inquiry.opinion if inquiry.opinion.correct is not True else DIFFERENT
+
+
+def _is_same_quantity(answer: str, found: Node, gold: Node) -> bool:
+    """By the rule of ``number``, which reads units in more spellings, where both are single expressions."""
+    if not isinstance(found, Leaf) or not isinstance(gold, Leaf) or not (gold.unit or "°" in gold.key):
+        return False
+    return number.check(answer, Gold(gold.number_text)).correct is True
 
 
 def _separates(gold: Node) -> bool:

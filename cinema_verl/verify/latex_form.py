@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 from typing import Final
 
 from cinema_verl.verify import number
+from cinema_verl.verify import units as unit_rules
 from cinema_verl.verify.counted import is_counted
 from cinema_verl.verify.latex_names import MAX_DEPTH, atom_end, name_of, split, without_braces
 from cinema_verl.verify.latex_spelling import Token, key_of, matches
@@ -76,6 +77,11 @@ class Leaf(Node):
         if self.unit or len(self.tokens) < 2 or any(token.kind != "letter" for token in self.tokens):
             return ""
         return "" if any(token.spaced for token in self.tokens[1:]) else _folded(self.value_key, False)
+
+    @cached_property
+    def has_spaces(self) -> bool:
+        """Whether it is letters with spaces between them."""
+        return all(token.kind == "letter" for token in self.tokens) and any(t.spaced for t in self.tokens[1:])
 
 
 @dataclass(frozen=True)
@@ -477,7 +483,7 @@ def _units() -> dict[str, str]:
     return number.units() | number.units_set_apart()
 
 
-_UNIT_PART = re.compile(r"([^\d^/·]+)(?:\^?(-?\d))?")
+_IS_COMPOUND = re.compile(r"[/·^]|\bper\b|每|\b(?:square|cubic|sq|cu)\b")
 
 
 def unit_named(text: str) -> str:
@@ -488,13 +494,10 @@ def unit_named(text: str) -> str:
             return units[spelling]
     if is_counted(text):
         return text
-    if not re.search(r"[/·^]", text):
+    if not _IS_COMPOUND.search(text):
         return ""
-    text = text.replace(" ", "")
-    parts = []
-    for sign, part in re.findall(r"([/·]?)([^/·]+)", text):
-        match = _UNIT_PART.fullmatch(part.strip())
-        if not match or match[1].strip() not in units:
-            return ""
-        parts.append(f"{sign}{units[match[1].strip()]}{'^' + match[2] if match[2] else ''}")
-    return "".join(parts)
+    for spelling in (text, text.replace(" ", "")):
+        unit = unit_rules.read(spelling)
+        if unit.standing is unit_rules.Standing.SURE:
+            return unit.name
+    return ""

@@ -60,6 +60,7 @@ _LOOKS: Final = (
     (re.compile(r"\\ge(?:q|qslant|qq)?(?![A-Za-z])|≥|≧|⩾|>="), "≥"),
     (re.compile(r"\\pmod\s?(?:\{\s?(\w+)\s?\}|(\w))|\(\s?\\?b?mod\s?\{?\s?(\w+)\s?\}?\s?\)"), r" mod \1\2\3"),
     (re.compile(r"\*\*"), "^"),
+    (re.compile(r"(?<=[A-Za-z])\s?//\s?(?=[A-Za-z])"), "∥"),
     (re.compile(r"\{\s?\}"), ""),
 )
 _COMMANDS: Final = {

@@ -25,7 +25,7 @@ from functools import lru_cache
 from string import ascii_uppercase
 from typing import Final
 
-from cinema_verl.verify import latex, number
+from cinema_verl.verify import latex, number, ordering
 from cinema_verl.verify.number_words import read_words
 from cinema_verl.verify.reading import (
     fold,
@@ -80,7 +80,7 @@ _MAX_MENTIONS: Final = 100  # our choice: it bounds the work on prose that repea
 _FIGURES = r"-?\d+(?:[.,:/]\d+)*"
 _TOKEN = re.compile(rf"(?<!\w){_FIGURES}|\w+")
 _VALUE_IN_PROSE = re.compile(rf"\\[dt]?frac\{{\d+\}}\{{\d+\}}|(?<![\w.]){_FIGURES}")
-_HEAD = re.compile(r"(?:[.;:]|,(?!\d))(?=\s)|\n|\s-{1,2}\s")
+_HEAD = re.compile(r"(?:[.;:]|,(?!\d))(?=\s)|\n|\s-{1,2}\s|\s(?=(?:because|since)\b)")
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)(?:\s?:\s?|\s(?:to)\s|比)(\d+(?:\.\d+)?)")
 _AROUND_SIGNS = re.compile(r"\s?([,;:=+*/<>()\[\]{}|^]|-(?=\d))\s?")
 _JOINT = re.compile(r",?\s(?:and|&)\s")  # "I, II and III" is "I, II, III"
@@ -96,6 +96,8 @@ _REMARK = re.compile(
     re.IGNORECASE,
 )
 _IDLE: Final = frozenset(("a", "an", "the", "of", "in", "on", "at", "to", "and", "with", "for", "by", "side"))
+_SUBJECT = re.compile(r"(?:it|they|this|these|there)\s(?:(?:is|are|was|were)\s)?(?=\S)", re.IGNORECASE)  # "It grows"
+_MAX_NUMBERED: Final = 40  # characters of "the second photograph"
 _MAX_VALUE: Final = 200  # our choice: longer texts are compared as texts
 _MAX_CLAIM: Final = 4  # words; our choice: what is longer is a sentence
 _MAX_HAN: Final = 12  # the same in Chinese characters
@@ -117,6 +119,14 @@ class Options:
         self._texts: Final = [words(text) for text in texts]
         self._plain: Final = [_plain(text) for text in texts]
         self._letter_of: Final = _unique(self._texts)
+        self._contents: Final = [_content(text) for text in self._plain]
+        # Pictures by their numbers: "Image 3" is the third image.
+        numbers = [ordering.item(text) if len(text) <= _MAX_NUMBERED else "" for text in texts]
+        numbers = [
+            "" if text == number or not number.isdigit() else number
+            for text, number in zip(texts, numbers, strict=True)
+        ]
+        self._numbered: Final = _unique(numbers) if any(numbers) else {}
         self._have_signs: Final = any(not text.replace(" ", "").isalnum() for text in texts if text)
         self._squeezed: Final = _unique([_squeeze(text) for text in self._plain])
         self._values: Final = [number.read(text) if len(text) <= _MAX_VALUE else None for text in texts]
@@ -138,9 +148,13 @@ class Options:
         if not self.has_texts:
             return None
         letter = self._letter_of.get(words(text)) or self._verbatim.get(as_written)
-        if letter or not (self._have_signs or "\\" in text or "$" in text or "<" in text):
-            return letter
-        return self._squeezed.get(_squeeze(_plain(text)))
+        if not letter and (self._have_signs or "\\" in text or "$" in text or "<" in text):
+            letter = self._squeezed.get(_squeeze(_plain(text)))
+        if not letter and self._numbered:
+            letter = self._numbered.get(ordering.item(text))
+        if not letter and (subject := _SUBJECT.match(text)):
+            letter = self._letter_of.get(words(text[subject.end() :]))
+        return letter
 
     def by_value(self, text: str, as_written: str) -> str | None:
         """The letter of the one option with this value (peeled text): as a number, a ratio, or an expression."""
@@ -198,6 +212,8 @@ class Options:
         own, prose = ascii_uppercase.index(letter), _plain(prose)
         if any(self._plain[i] != self._plain[own] for i in self._named_in(prose)):
             return True
+        if self._contents_named(own, prose):
+            return True
         if not any(self._values):
             return False
         said = _VALUE_IN_PROSE.findall(prose)[:_MAX_MENTIONS]
@@ -207,6 +223,14 @@ class Options:
         if mine and mine.value in mentioned:
             others = {value for value in others if abs(value) >= 10 or value.denominator > 1}
         return bool(mentioned & others)
+
+    def _contents_named(self, own: int, prose: str) -> bool:
+        """Whether prose has all words of another option's text, in any order, and not all of its own."""
+        others = [content for content in self._contents if len(content) > 1]
+        said = _content(prose) if others else set()
+        if self._contents[own] <= said:
+            return False
+        return any(content <= said and not content <= self._contents[own] for content in others)
 
     def _named_in(self, prose: str) -> list[int]:
         """The options whose texts stand in ``prose``, and there within no longer option's text."""
@@ -239,6 +263,8 @@ class Options:
         """Whether ``text`` behind a letter is a value or a few words that are not its option's, and no remark."""
         own = ascii_uppercase.index(letter)
         expected = self._plain[own]
+        if self._numbered and len(text) <= _MAX_NUMBERED and ordering.item(text).isdigit():
+            return True  # of a picture that is not this option
         if not expected or _REMARK.search(text):
             return False
         plain = _plain(text)

@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import Final
 
 from cinema_verl.verify import units as unit_rules
-from cinema_verl.verify.counted import is_counted
+from cinema_verl.verify.counted import GROUPS, is_counted
 from cinema_verl.verify.number_words import read_words
 from cinema_verl.verify.reading import fold, named, peel, same_name, without_looks, without_math_marks
 from cinema_verl.verify.units import Standing
@@ -88,6 +88,7 @@ _BASE = re.compile(r"_\s?\{?\s?\(?\s?([a-z]+|\d{1,2})\s?\)?\s?\}?|\(?\s?(?:in\s)
 _WORDY_UNIT = re.compile(
     r"\{\s?([^{}\d]+)\s?\}|(.{1,40})\s(?:old|long|tall|high|wide|deep|thick|away|apart|in\s(?:total|all|length|height|width))"
 )
+_IN_ALL: Final = frozenset(("in total", "in all", "altogether", "total"))
 # The ordinary answer: no commas, at most one word. Everything else takes the long way.
 _PLAIN = re.compile(r"(-?)(\d{1,40})(?:\.(\d{1,20}))?(?: ?([A-Za-z%°]+))?")
 
@@ -227,6 +228,8 @@ def _with_unit(value: Fraction, currency: str, rest: str) -> Quantity | None:
         text = peel(text)  # 5 (cm); in "5 (C)" the bracket may hold a label
     if not text and not currency:
         return Quantity(value)
+    if text in _IN_ALL and not currency:
+        return Quantity(value)
     if text.startswith("/") and not currency:
         return None  # 5/x is a quotient
     if text.startswith("_") or "base" in text:
@@ -288,6 +291,8 @@ def on_scale_of(gold: Quantity, answer: Quantity) -> tuple[Fraction, ...]:
         return (answer.value,)
     if answer.unit and gold.unit:
         return ()
+    if gold.unit in GROUPS and not answer.unit:
+        return (answer.value,)
     if gold.unit == "%":
         return (answer.value, answer.value * 100)
     if answer.unit == "%":

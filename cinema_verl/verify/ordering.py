@@ -5,11 +5,14 @@ Answer and gold are sequences: items separated by commas, semicolons, ">", "->",
 digits separated by spaces or hyphens, or run together ("BCA", "bca", "213"); or a numbered list ("1. B", "2. A" on
 lines of their own), whose numbers count the places. An item is compared as words without brackets and without a leading
 "image", "frame", "picture", "step", "event" or "option", the first one without "first" and the last one without "last";
-a number in words is that number. Correct is the same sequence; nothing is given for a part of it or for the reverse,
-and "<" is no separator because it reverses the order. A gold of fewer than two items or with an item twice abstains.
+a number or ordinal in words is that number. Where the question has options, an option's letter, number and text are one
+item; without options a letter is not a number, because events A to D and frames 1 to 4 can be matched either way.
+Correct is the same sequence; nothing is given for a part of it or for the reverse, and "<" is no separator because it
+reverses the order. A gold of fewer than two items or with an item twice abstains.
 """
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from string import ascii_lowercase
 
@@ -48,6 +51,11 @@ _LEAD_IN = re.compile(
 )
 _FIRST = re.compile(r"^first(?:ly)?\b[,:]?\s(?=\S)|(?<=\w)\s(?:(?:comes|is|goes)\s)?first$", re.IGNORECASE)
 _LAST = re.compile(r"^(?:finally|lastly|last)\b[,:]?\s(?=\S)|(?<=\w)\s(?:(?:comes|is|goes)\s)?last$", re.IGNORECASE)
+_ORDINALS = dict(
+    first="1", second="2", third="3", fourth="4", fifth="5", sixth="6", seventh="7", eighth="8", ninth="9", tenth="10"
+)
+_ORDINAL_WORD = re.compile(r"([a-z]+)(?:\s(?:one|image|frame|picture|photo|step|event|panel|clip))?")
+_LABELLED = re.compile(r"\(?([a-z]|\d{1,2})[.):]+\s?(\S.*)")
 _NUMBERED = re.compile(r"\(?(\d{1,2})[.):]\s?(\S.*)")
 
 
@@ -65,7 +73,7 @@ def read(text: str) -> tuple[str, ...] | None:
         parts = _short(text)
     if len(parts) > 1:
         parts[0], parts[-1] = _FIRST.sub("", parts[0]), _LAST.sub("", parts[-1])
-    items = [_item(part) for part in parts]
+    items = [item(part) for part in parts]
     if len(items) < 2 or not all(items) or len(set(items)) != len(items):
         return None
     return tuple(items)
@@ -94,11 +102,17 @@ def _numbered(text: str) -> list[str] | None:
     return items if places == list(range(1, len(lines) + 1)) else None
 
 
-def _item(text: str) -> str:
+def item(text: str) -> str:
+    """One spelling of an item: "3" for Image 3, #3, the third image and 第三张."""
     text = peel(text)
     if (counted := _COUNTED.fullmatch(text)) or (counted := _ORDINAL.fullmatch(text)):
         text = counted[1]
-    text = words(peel(_KIND.sub("", without_looks(text), count=1)))
+    text = without_looks(text)
+    if kind := _KIND.match(text):
+        text = text[kind.end() :]
+    text = words(peel(text))
+    if (ordinal := _ORDINAL_WORD.fullmatch(text)) and ordinal[1] in _ORDINALS:
+        return _ORDINALS[ordinal[1]]
     value = read_words(text) if text and not text.isdigit() else None
     return str(value[0]) if value and not value[1] and value[0].denominator == 1 else text
 
@@ -110,4 +124,25 @@ def check(answer: str, gold: Gold) -> Verdict:
     found = read(fold(answer))
     if found is None:
         return UNREADABLE
+    if found != expected and gold.options:
+        ours, theirs = places(found, gold.options), places(expected, gold.options)
+        return CORRECT if ours is not None and ours == theirs else DIFFERENT
     return CORRECT if found == expected else DIFFERENT
+
+
+def places(items: Sequence[str], options: Sequence[str]) -> tuple[int, ...] | None:
+    """The options, counted from 0, that items of `read` are by text, letter, number, or letter and text; None where
+    one is none of them."""
+    texts = [words(peel(fold(option))) for option in options]
+    found = [_place(item, texts) for item in items]
+    return None if None in found else tuple(place for place in found if place is not None)
+
+
+def _place(item: str, texts: Sequence[str]) -> int | None:
+    if texts.count(item) == 1:
+        return texts.index(item)
+    if labelled := _LABELLED.fullmatch(item):
+        place = _place(labelled[1], texts)
+        return place if place is not None and texts[place] == words(peel(labelled[2])) else None
+    place = int(item) - 1 if item.isdigit() else ascii_lowercase.find(item) if len(item) == 1 else -1
+    return place if 0 <= place < len(texts) else None

@@ -255,7 +255,7 @@ _RELATION = re.compile(r"[=≈<>≠≤≥]")
 _DENIES = re.compile(r"\b(?:no|none|never|nothing|nobody|without|false|than|untrue)\b|[不非没未无否]")
 # Before a value, so that "it is not so" says nothing.
 _SAYS = re.compile(
-    r"(?:\s(?:is|are|equals)\s(?:about\s|approximately\s|equal\sto\s)?|:\s|(?<![不没非未])(?:约?[为是]|等于))(?=\s?[-+$\\√\d])"
+    r"(?:\s(?:is|are|equals)\s(?:about\s|approximately\s|equal\sto\s)?|:\s|(?<![不没非未])(?:约?[为是]|等于))(?=\s?[-+$\\√\d]|\s?[(\[]\s?[-+\\√\d])"
 )
 _PROSE = re.compile(r"[A-Za-z][a-z]{3}|[A-Za-z]{2,} [A-Za-z]{2}|[\u3400-\u9fff]")
 
@@ -267,6 +267,7 @@ def named(text: str) -> tuple[str, str]:
     ("2x=10") is none; it holds no doubt or denial; and there is one relation sign in all, because a chain is not one
     answer. A leading "=" or "≈" names nothing and is taken off.
     """
+    text = colon_as_equals(text)
     event = _EVENT.match(text)
     relation = _RELATION.search(text, event.end() if event else 0)
     if not relation:
@@ -280,6 +281,23 @@ def named(text: str) -> tuple[str, str]:
         return "", right
     name = _name(left)
     return (name, right) if name else ("", text)
+
+
+def colon_as_equals(text: str) -> str:
+    """ "BF: 4.2" as "BF = 4.2". A letter alone before a colon is a label, or a part of a ratio."""
+    colon = _SAYS.search(text)
+    if not colon or text[colon.start()] != ":" or colon.start() > _MAX_NAME or _RELATION.search(text):
+        return text
+    left = text[: colon.start()].strip()
+    if (
+        len(left) < 2
+        or ":" in left
+        or _SAYS.search(text, colon.end())
+        or _DENIES.search(left)
+        or _name(left)[:1] in ("", " ")
+    ):
+        return text
+    return f"{left} = {text[colon.end() :].strip()}"
 
 
 def described(text: str) -> tuple[str, str]:
@@ -329,7 +347,9 @@ def same_name(one: str, other: str) -> bool:
     return one[0] == " " or other[0] == " "
 
 
-_ARTICLE = re.compile(r"(?:an?|the) (?=[^\W\d_])")  # before a figure, or on a line of its own, A is a label
+_ARTICLE = re.compile(
+    r"(?:an?|the) (?!(?:and|or|to) )(?=[^\W\d_])"
+)  # before a figure, or on a line of its own, A is a label
 
 
 def words(text: str) -> str:
@@ -339,9 +359,10 @@ def words(text: str) -> str:
     return (text[article.end() :] if article else text).replace("\n", " ")
 
 
+_PICTURES = "(?:image|picture|pic|photo|photograph|frame|figure|scene|panel|view|video|clip|diagram|graph|chart|map)s"
 _HEDGE = re.compile(
-    r"""\b(?:or|either|neither|nor|maybe|perhaps|possibly|probably|could|might|may|unsure|uncertain|unclear|unknown
-        |both|between|not|cannot|don't|isn't|wrong|incorrect|except|unless|if)\b
+    rf"""\b(?:or|either|neither|nor|maybe|perhaps|possibly|probably|could|might|may|unsure|uncertain|unclear|unknown
+        |(?:both|between)(?!\s(?:of\s)?(?:the\s|these\s)?(?:two\s|both\s)?{_PICTURES}\b)|not|cannot|don't|isn't|wrong|incorrect|except|unless|if)\b
         |n't\b|[?]|或|可能|也许|不是|不确定|不知道|大概|要么""",
     re.IGNORECASE | re.VERBOSE,
 )

@@ -191,10 +191,12 @@ _HAN: Final = {
     "kN": "千牛", "kHz": "千赫", "MHz": "兆赫", "mA": "毫安", "mV": "毫伏", "kV": "千伏", "kΩ": "千欧",
 }  # fmt: skip
 _MAY_BE: Final = {
-    "pounds": ("£", "lb"), "¥": ("yuan", "yen"), "°": ("°C", "°F"), "°C": ("coulomb",), "°F": ("farad",),
-    "arcmin": ("ft",), "arcsec": ("in",), "oz": ("fl oz",), "tons": ("t",),
+    "pounds": ("£", "lb"), "¥": ("yuan", "yen"), "°C": ("coulomb",), "°F": ("farad",),
+    "arcmin": ("ft",), "arcsec": ("in",), "tons": ("t",),
     "分": ("min", "points", "¢"), "点": ("h", "points"),
 }  # fmt: skip
+_SHORT_FOR: Final = {"°": ("°C", "°F"), "oz": ("fl oz",)}
+"""What an answer may write for the gold's unit, and not the other way round: 60° is an angle, which 60 °C is not."""
 _LETTERS: Final = frozenset("KTHStur")
 """Symbols that are a variable where they touch the number (3T), and may be one behind a space. Not M, B and k: those
 are also millions, billions and thousands."""
@@ -288,9 +290,14 @@ def _atom(text: str) -> str | None:
     return _NAME_OF.get(text) or (_NAME_OF.get(text.casefold()) if len(text) > 2 else None)
 
 
-def same(one: str, other: str) -> bool:
-    """Whether two units by these names may be the same."""
-    return one == other or other in _MAY_BE.get(one, ()) or one in _MAY_BE.get(other, ())
+def same(unit: str, gold: str) -> bool:
+    """Whether a unit may be the gold's, both by their names."""
+    return (
+        unit == gold
+        or gold in _MAY_BE.get(unit, ())
+        or unit in _MAY_BE.get(gold, ())
+        or gold in _SHORT_FOR.get(unit, ())
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -13,6 +13,7 @@ from cinema_verl.data.canonical import Rejected
 from cinema_verl.data.directory import read_questions
 from cinema_verl.prepare.commands.prepare import main
 from cinema_verl.prepare.convert import check_draft
+from cinema_verl.prepare.media import images
 from cinema_verl.prepare.media.images import ImageStore, is_heic
 from cinema_verl.prepare.sources import adapter
 from cinema_verl.verify import verify
@@ -167,6 +168,23 @@ def test_an_order_of_two_images_or_of_the_options():
     assert draft.answer_type == "ordering"
 
 
+@pytest.mark.parametrize("gold", ["B, A, C", "2, 1, 3", ["wash", "cut", "fry"]])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Arrange the steps.", "options": ["cut", "wash", "fry"]},
+        {"question": "Arrange the steps.\nA. cut\nB. wash\nC. fry"},
+    ],
+)
+def test_an_order_of_options_is_met_by_letters_numbers_and_texts(row, gold):
+    draft = drafted(**row, images=["a.jpg"], answer=gold, answer_type="ordering")
+    assert draft.options == ("cut", "wash", "fry")
+    for answer in ("B, A, C", "BAC", "2, 1, 3", "wash, cut, fry", "B. wash -> A. cut -> C. fry"):
+        assert verify(answer, draft.answer, "ordering", options=draft.options) is True, answer
+    for answer in ("A, B, C", "cut, wash, fry", "B. cut, A. wash, C. fry"):
+        assert verify(answer, draft.answer, "ordering", options=draft.options) is False, answer
+
+
 @pytest.mark.parametrize(
     ("question", "gold"),
     [
@@ -294,11 +312,17 @@ def test_a_data_uri_is_limited_before_it_is_decoded(mine, make_picture, monkeypa
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)
 
 
-def test_heic_is_rejected_with_its_way_out(mine, make_picture):
-    if "HEIF" in __import__("PIL.Image").Image.OPEN:
-        pytest.skip("pillow-heif is installed")
+def test_heic_is_rejected_with_its_way_out(mine, make_picture, monkeypatch):
+    """Where pillow-heif is not there; where it is, its format is taken away."""
+    monkeypatch.setattr(images, "_FORMATS", tuple(name for name in images._FORMATS if name != "HEIF"))
     _, refused = prepared(mine, [row_of(uri(HEIC)), row_of(uri(make_picture(1)))])
     assert "pip install pillow-heif" in refused["image_format"]
+
+
+def test_heic_that_cannot_be_read_by_pillow_heif_is_not_told_to_install_it(mine, make_picture):
+    pytest.importorskip("pillow_heif")
+    _, refused = prepared(mine, [row_of(uri(HEIC)), row_of(uri(make_picture(1)))])
+    assert not any("pip install" in detail for detail in refused.values())
 
 
 def test_what_is_heic():

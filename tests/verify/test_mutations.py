@@ -220,3 +220,87 @@ def test_an_order_is_only_itself(order: list[int], other: list[int], form: str) 
     gold = ", ".join(map(str, order))
     assert verify(", ".join(form.format(i) for i in other), gold, "ordering") is (order == other)
     assert verify(" < ".join(form.format(i) for i in reversed(order)), gold, "ordering") is False
+
+
+THINGS = ("wash", "leave the house", "wake", "eat")
+
+
+@given(st.permutations(range(4)), st.permutations(range(4)), st.sampled_from(range(4)), st.sampled_from(range(4)))
+def test_an_order_of_options_is_one_in_letters_numbers_and_texts(
+    order: list[int], other: list[int], form: int, gold_form: int
+) -> None:
+    forms = (
+        lambda i: "ABCD"[i],
+        lambda i: str(i + 1),
+        lambda i: THINGS[i],
+        lambda i: f"{'ABCD'[i]}. {THINGS[i]}",
+    )
+    gold = ", ".join(forms[gold_form](i) for i in order)
+    assert verify(", ".join(forms[form](i) for i in other), gold, "ordering", options=THINGS) is (order == other)
+
+
+def test_without_options_a_letter_is_no_number() -> None:
+    assert verify("CADB", "3, 1, 4, 2", "ordering") is False
+    assert verify("A. wash, B. wake, C. eat, D. leave the house", "ABCD", "ordering", options=THINGS) is False
+
+
+@given(
+    st.integers(2, 10**6),
+    st.sampled_from(("dozen", "pairs", "crores", "lakhs", "myriads", "quadrillions", "millions", "hundreds", "halves")),
+    st.sampled_from(("", " eggs")),
+)
+def test_what_multiplies_a_number_is_not_what_is_counted(value: int, multiple: str, things: str) -> None:
+    for answer_type in ("number", "latex"):
+        assert verify(f"{value} {multiple}{things}", str(value), answer_type) is not True
+
+
+@given(st.integers(-90, 360), st.sampled_from(("°", r"^\circ", "°C", "℃", "°F", " degrees", " degrees Celsius")))
+def test_an_angle_is_no_temperature(value: int, unit: str) -> None:
+    said = "C" in unit or "F" in unit or unit == "℃"
+    for answer_type in ("number", "latex"):
+        assert verify(f"{value}{unit}", f"{value}°", answer_type) is not said
+    assert verify(f"{value}{unit}", f"{value}°C", "number") is (unit != "°F")
+
+
+@given(st.from_regex("[a-z]{2,6}", fullmatch=True))
+def test_a_word_is_not_its_letters_apart(word: str) -> None:
+    assert verify(" ".join(word), rf"\text{{{word}}}", "latex") is not True
+    assert verify(rf"\text{{{word}}}", rf"\text{{{word}}}", "latex") is True
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.sampled_from(("Image {}", "the {} image", "#{}", "picture {}", "{}")))
+def test_an_option_that_is_a_picture_is_met_by_its_number_alone(shown: int, said: int, form: str) -> None:
+    options = tuple(f"Image {number}" for number in (3, 8, 1, 5))
+    ordinals = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth"]
+    answer = form.format(ordinals[said - 1] if form.startswith("the") else said)
+    expected = said == (3, 8, 1, 5)[shown % 4]
+    assert verify(answer, "ABCD"[shown % 4], "mcq", options=options) is expected
+    labelled = verify(f"{'ABCD'[shown % 4]}. {answer}", "ABCD"[shown % 4], "mcq", options=options)
+    assert labelled is expected, "a letter beside another picture contradicts itself"
+
+
+KITES = ("the red kite", "the blue kite", "the red boat", "the blue boat")
+
+
+@given(st.sampled_from(range(4)), st.sampled_from(range(4)))
+def test_a_letter_whose_remark_has_another_options_words_scores_for_nothing(labelled: int, said: int) -> None:
+    _, colour, thing = KITES[said].split()
+    answer = f"{'ABCD'[labelled]}, the {thing} is {colour} in both pictures"
+    assert verify(answer, "ABCD"[labelled], "mcq", options=KITES) is (labelled == said)
+
+
+@given(st.sampled_from(("AB", "KLM", "∠PQR", "x_1", "S_n")), st.sampled_from(("AC", "BCD", "∠PRQ", "x_2", "S_m")))
+def test_a_colon_names_a_value_as_an_equation_does(name: str, other: str) -> None:
+    for answer_type in ("number", "latex"):
+        assert verify(f"{name}: 6.5", "6.5", answer_type) is True
+        assert verify(f"{other}: 6.5", f"{name} = 6.5", answer_type) is False
+        assert verify(f"{name}: 6.5: 7", "6.5", answer_type) is False
+        assert verify("B: 6.5", "6.5", answer_type) is False, "a letter alone is a label"
+
+
+@given(st.lists(st.tuples(st.sampled_from(("H", "C", "Na", "Fe", "O")), st.integers(2, 12)), min_size=2, max_size=4))
+def test_a_formula_has_its_counts_where_they_are(parts: list[tuple[str, int]]) -> None:
+    gold = "".join(f"{symbol}_{{{count}}}" for symbol, count in parts)
+    assert verify("".join(f"{symbol}{count}" for symbol, count in parts), gold, "latex") is True
+    wrong = [(symbol, count + 1) for symbol, count in parts]
+    assert verify("".join(f"{symbol}{count}" for symbol, count in wrong), gold, "latex") is False

@@ -59,10 +59,10 @@ def read(
     2. one capital letter from A to H: ``mcq`` whose choices are in the picture; several with commas: ``mcq_multi``;
     3. numbers of statements that hold (①③, (1)(3), "1.3.4.") are ``text``, with the other ways to write them;
     4. yes, no, true, false and their Chinese forms: ``yesno``;
-    5. a number, with a known unit or none: ``number``;
+    5. a number, with a known unit, with what is counted ("360 sets") or alone: ``number``;
     6. an order of 1 to n that is not the natural one: ``ordering``;
     7. digits, operators or LaTeX, with no word of four letters: ``latex`` (also times and ratios);
-    8. at most `max_words` words: ``text``; of "360 sets" also the number alone.
+    8. at most `max_words` words: ``text``.
 
     Alternatives (``##``, "4/5 m / 0.8 m", ``['a', 'b']``) must be one answer: see `one_of`. Answers of several blanks
     (a line each, formulas side by side, a list that is no set) are ``multi_part``. The spelling that files mangle is
@@ -100,13 +100,14 @@ def read(
             parts, question=question, options=options, answer_type=answer_type, tolerance=tolerance, max_words=max_words
         )
     if answer_type not in ("", "mcq", "mcq_multi"):
-        return Gold(answer_type, text, tuple(options), tolerance=tolerance)
+        return Gold(answer_type, text, listed if answer_type == "ordering" else tuple(options), tolerance=tolerance)
     found = _choice(text, listed, several=answer_type != "mcq") if listed else None
     if found is None and not listed and (answer_type or _LETTERS.fullmatch(text)):
         found = _choice(text, (), several=answer_type != "mcq")
     if found is None and (options or answer_type or _LETTERS.fullmatch(text)):
         raise Rejected("not_an_option", f"{text[:80]!r} is none of {list(listed)!r}"[:300])
-    return found or _open(gold_spelling.closed(text), question, max_words, tolerance)
+    found = found or _open(gold_spelling.closed(text), question, max_words, tolerance)
+    return replace(found, options=listed) if found.answer_type == "ordering" else found
 
 
 def one_of(golds: Sequence[str], **how: object) -> Gold:
@@ -250,7 +251,9 @@ _UNIT_BEHIND = re.compile(r"\\(?:mathrm|text)\s?\{[\s~]*([^{}]+?)\s*\}(\s?(?:\^\
 _COUNTED = re.compile(r"(-?[\d,.]+(?:\s?/\s?\d+)?)\s?(?:\\(?:text|mathrm)\s?\{\s?)?([A-Za-z]+)\s?\}?")
 _PLURAL = re.compile(r"[a-z]{3,}s|children|(?:wo)?men|mice|geese|sheep|fish|teeth", re.IGNORECASE)
 _NO_PLURAL = re.compile(
-    r"(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand)ths|thirds|halves|quarters", re.IGNORECASE
+    r"(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand)ths|thirds|halves|quarters"
+    r"|tens|dozens|scores|hundreds|thousands|lakhs|crores|myriads|\w*illions",
+    re.IGNORECASE,
 )
 _LETTERS = re.compile(r"[(\[]?[A-H](?:\s?[,&]\s?[A-H])*[)\]]?")
 _YES_NO_REMARK = re.compile(r"(yes|no)\s?[,.;:]\s", re.IGNORECASE)  # "Yes, both do."
@@ -326,8 +329,11 @@ def _formula(text: str) -> Gold:
 
 
 def _counted(text: str) -> Gold | None:
-    """A number of things that are no unit, "360 sets": words, and the number alone is an answer, too."""
+    """A number of things that are no unit, "360 sets": the number alone is an answer, too."""
     counted = _COUNTED.fullmatch(text)
     if counted and _PLURAL.fullmatch(counted[2]) and not _NO_PLURAL.fullmatch(counted[2]):
-        return Gold("text", f"{counted[1]} {counted[2]}", aliases=(counted[1],))
+        gold = f"{counted[1]} {counted[2]}"
+        if verify(counted[1], gold, "number"):
+            return Gold("number", gold)
+        return Gold("text", gold, aliases=(counted[1],))
     return None

@@ -80,7 +80,7 @@ def test_a_box_that_is_never_closed_holds_nothing():
         ("1/2/2020", "text"),
         ("red", "text"),
         ("the Eiffel Tower", "text"),
-        ("5 apples", "text"),
+        ("5 apples", "number"),
         ("东京", "text"),
         ("Alice and Bob", "text"),
         ("①③", "text"),  # statements, not 13

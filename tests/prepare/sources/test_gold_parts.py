@@ -188,6 +188,9 @@ def test_an_order_of_things():
 def test_a_number_of_things_is_met_by_the_number():
     for answer in ("250", "250 sets", r"\boxed{250}"):
         assert right("250 sets", answer)
+    assert read("250 sets").answer_type == "number"
+    assert not right("250 sets", "250 pieces")
+    assert not right("5 dozens", "5")
     assert read("3 thirds").aliases == ()
 
 
