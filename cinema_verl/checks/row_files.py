@@ -16,6 +16,7 @@ from cinema_verl.checks.finding import Finding
 from cinema_verl.data.check import RL, Form
 from cinema_verl.data.faults import SFT_COLUMNS
 from cinema_verl.registration.command_line import SFT_TRAINER
+from cinema_verl.training.data_files import unusable
 
 _ROWS_AT_ONCE: Final = 1_000  # read from Arrow in one piece; our choice
 
@@ -34,13 +35,9 @@ def open_rows(split: str, path: str, program: str) -> Source | Finding:
     if re.match(r"\w+://", path):
         detail = f"{path} is not a file of this machine; preflight reads local files"
         return Finding(where, split, False, detail, "copy it here, and name the copy")
-    local = Path(path).expanduser() if program == SFT_TRAINER else Path(path)  # pandas knows ~, `datasets` does not
-    if not local.exists():
-        if set(path) & set("*?[~"):
-            advice = f"give data.{split}_files whole paths, [a,b] for several: verl expands no patterns and no ~"
-        return Finding(where, split, False, f"{path} does not exist", advice)
-    if local.is_dir():
-        return Finding(where, split, False, f"{path} is a folder", f"name its files: data.{split}_files=[a,b]")
+    if (found := unusable(path, split, supervised=program == SFT_TRAINER)) is not None:
+        return Finding(where, split, False, *found)
+    local = Path(path).expanduser() if program == SFT_TRAINER else Path(path)
     try:
         if path.endswith(".parquet") or program == SFT_TRAINER:  # which reads any file as parquet
             source = _parquet(local)

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cinema_verl.runs.locate import CONFIG
 from cinema_verl.training import cluster
+from cinema_verl.training.data_files import file_refusals
 from cinema_verl.training.model_folder import folder_refusals, hub_refusals
 from cinema_verl.training.next_steps import next_steps
 from cinema_verl.training.quiet import configuration_to_file, filter_warnings
@@ -52,7 +53,9 @@ class RefuseBeforeStart(Callback):
             SystemExit: With every reason, or with the extension that cannot be used.
         """
         try:
-            found = refusals(config) or folder_refusals(config) or hub_refusals(config) or resume_refusals(config)
+            found = refusals(config)
+            found = [*found, *file_refusals(config), *([] if found else folder_refusals(config))]
+            found = found or hub_refusals(config) or resume_refusals(config)
         except ExtensionError as error:
             raise SystemExit(f"\ncinema-verl: {error}. Nothing was started.") from error
         if found:

@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -287,6 +287,7 @@ def rotation(
     max_to_keep: int | None,
     contents: Sequence[str] = RESUMABLE,
     last: str | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> Iterator[None]:
     """Around verl's own saving of a checkpoint: room before, the run's name in it, and no more than asked after.
 
@@ -299,6 +300,7 @@ def rotation(
         max_to_keep: `trainer.max_actor_ckpt_to_keep`, `trainer.max_ckpt_to_keep`; see `keeps`.
         contents: see `complete_steps`.
         last: what is written after `data.pt`, and makes the checkpoint whole: `QUEUE`.
+        metrics: of the step, which verl logs after it has saved it (`cinema_verl.training.history`).
     """
     keep = keeps(max_to_keep)
     retire(folder, run, step, keep and keep - 1, contents, saved=False)
@@ -310,6 +312,7 @@ def rotation(
             target.rename(aside)
         else:
             remove(target)  # mixed with what is about to be written, half a checkpoint would look like a whole one
-    write_progress(target, run, step, **({} if last is None else {"last": last}))
+    more = {"last": last, "metrics": metrics}
+    write_progress(target, run, step, **{name: value for name, value in more.items() if value is not None})
     yield
     retire(folder, run, step, keep, contents)

@@ -1,42 +1,82 @@
-"""Whether a run can go on from the checkpoint that it will load: verl wants shards of as many ranks as there are."""
+"""Whether a run can go on from the checkpoint that it will load: one that is whole, of as many ranks as there are."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from cinema_verl.training.checkpoint import RESUMABLE, step_folder, step_to_resume, world_sizes
+from cinema_verl.training.checkpoint import (
+    RESUMABLE,
+    complete_steps,
+    is_complete,
+    step_folder,
+    step_to_resume,
+    world_sizes,
+)
+from cinema_verl.training.run_folder import branches_from
 from cinema_verl.training.verdict import Refusal
+
+_PATH = "trainer.resume_from_path"
 
 
 def resume_refusals(config: DictConfig) -> list[Refusal]:
-    """Of reinforcement learning; the SFT trainer says so itself, as torchrun knows the number of processes.
+    """Every reason not to resume as the configuration says.
 
     Args:
-        config: the composed configuration, with absolute paths. A folder that this machine does not see is not judged.
+        config: the composed configuration, with absolute paths. The folder of a run that this machine does not see is
+            not judged; a checkpoint that is named is.
     """
-    if OmegaConf.select(config, "actor_rollout_ref") is None:
+    supervised = OmegaConf.select(config, "actor_rollout_ref") is None
+    actor = config if supervised else config.actor_rollout_ref.actor
+    strategy = config.engine.strategy if supervised else actor.strategy
+    if strategy not in ("fsdp", "fsdp2"):
         return []
-    trainer, actor = config.trainer, config.actor_rollout_ref.actor
-    if actor.strategy not in ("fsdp", "fsdp2"):
-        return []
-    checkpoint: Path | None = None
     contents = OmegaConf.select(actor, "checkpoint.load_contents") or RESUMABLE
-    if trainer.resume_mode == "resume_path" and trainer.resume_from_path:
-        checkpoint = Path(trainer.resume_from_path)
-    elif trainer.resume_mode == "auto":
+    named = branches_from(config)
+    found = list(_of_the_path(config, named, contents))
+    if found or supervised:  # the SFT trainer looks at the ranks itself, as torchrun knows the number of processes
+        return found
+    return list(_of_the_ranks(config, named, contents))
+
+
+def _of_the_path(config: DictConfig, named: str | None, contents: list[str]) -> Iterator[Refusal]:
+    """Whether the checkpoint that somebody names is one."""
+    mode, path = config.trainer.resume_mode, config.trainer.resume_from_path
+    if mode == "resume_path" and not path:
+        yield Refusal(_PATH, "no checkpoint, and trainer.resume_mode=resume_path asks for one", f"set {_PATH}")
+    elif path and not named:
+        what = f"{path} would not be looked at with trainer.resume_mode={mode}"
+        yield Refusal(_PATH, what, "set trainer.resume_mode=resume_path, or drop it")
+    if not named or "://" in named:
+        return
+    folder = Path(named)
+    steps = complete_steps(folder, contents) or complete_steps(folder.parent, contents)
+    there = f", which has {', '.join(f'global_step_{step}' for step in steps)}" if steps else ""
+    if not folder.is_dir():
+        yield Refusal(_PATH, f"{folder} does not exist", f"name a checkpoint of {folder.parent}{there}")
+    elif not re.fullmatch(r"global_step_\d+", folder.name):
+        advice = f"name one: {folder}/global_step_{steps[-1]}" if steps else "name a folder global_step_N"
+        yield Refusal(_PATH, f"{folder} is no checkpoint: its name must be global_step_N", advice)
+    elif not is_complete(folder, contents):
+        what = f"{folder} is not whole: it was not written, or copied, to the end"
+        yield Refusal(_PATH, what, f"copy it again, or name another one of {folder.parent}")
+
+
+def _of_the_ranks(config: DictConfig, named: str | None, contents: list[str]) -> Iterator[Refusal]:
+    trainer = config.trainer
+    checkpoint = Path(named) if named else None
+    if trainer.resume_mode == "auto":
         folder = Path(trainer.default_local_dir)
         step = step_to_resume(folder, contents)
         checkpoint = None if step is None else step_folder(folder, step)
     have = set() if checkpoint is None else world_sizes(checkpoint, contents)
     ranks = trainer.n_gpus_per_node * trainer.nnodes
     if not have or ranks in have:
-        return []
+        return
     saved = " or ".join(map(str, sorted(have)))
-    return [
-        Refusal(
-            "trainer.nnodes",
-            f"{checkpoint} was saved by {saved} ranks, and this run has {ranks} (trainer.n_gpus_per_node x "
-            "trainer.nnodes)",
-            f"cinema-verl reshard {checkpoint} --world-size {ranks}, and then this command again; or as many ranks",
-        )
-    ]
+    yield Refusal(
+        "trainer.nnodes",
+        f"{checkpoint} was saved by {saved} ranks, and this run has {ranks} (trainer.n_gpus_per_node x trainer.nnodes)",
+        f"cinema-verl reshard {checkpoint} --world-size {ranks}, and then this command again; or as many ranks",
+    )

@@ -199,7 +199,7 @@ def _refuse_another_run(folder: Path, config: DictConfig, before: Mapping[str, A
     holds = f"{folder} holds a run already ({', '.join(held)})"
     if trainer.resume_mode == "disable":
         raise Taken(f"{holds}, and trainer.resume_mode=disable starts anew. {way_out}, or go on with that run: auto")
-    source = _branches_from(config)
+    source = branches_from(config)
     steps = steps_on_disk(folder)
     if source and source != before.get("branch_of") and Path(source) != step_folder(folder, max(steps, default=0)):
         raise Taken(f"{holds}, and this run starts from {source}. {way_out}")
@@ -217,7 +217,7 @@ def _refuse_another_run(folder: Path, config: DictConfig, before: Mapping[str, A
         )
 
 
-def _branches_from(config: DictConfig) -> str | None:
+def branches_from(config: DictConfig) -> str | None:
     """The checkpoint that the configuration names; verl's SFT trainer looks at it in the mode `auto`, too."""
     supervised = OmegaConf.select(config, "actor_rollout_ref") is None
     named = config.trainer.resume_mode == "resume_path" or (supervised and config.trainer.resume_mode == "auto")
@@ -282,7 +282,7 @@ def _record_start(folder: Path, config: DictConfig) -> None:
         start["changed"] = {key: [had.get(key), has.get(key)] for key in keys if had.get(key) != has.get(key)}
     record = {
         "decides": decides,
-        "branch_of": _branches_from(config) or before.get("branch_of"),
+        "branch_of": branches_from(config) or before.get("branch_of"),
         "starts": [*before.get("starts", []), start],
     }
     with atomic_write(folder / CONFIG) as file:

@@ -26,9 +26,18 @@ from cinema_verl.runs.stop_reason import StopReason
 from cinema_verl.schedule import Stages
 from cinema_verl.training import advantage, dynamic_sampling, log_probs
 from cinema_verl.training.async_sampling import BoundedReplayBufferAsync, clear_what_was_trained
-from cinema_verl.training.checkpoint import QUEUE, mend_tracker, rotation, run_that_resumes, step_folder
+from cinema_verl.training.checkpoint import (
+    QUEUE,
+    mend_tracker,
+    progress_of,
+    rotation,
+    run_of,
+    run_that_resumes,
+    step_folder,
+)
 from cinema_verl.training.continuing import ContinuingClient
 from cinema_verl.training.file_logger import AppendingFileLogger
+from cinema_verl.training.history import is_due, logged, numbers
 from cinema_verl.training.metrics import StepMetrics
 from cinema_verl.training.run_folder import metrics_path
 from cinema_verl.training.same_version import refuse_another_version
@@ -79,7 +88,8 @@ class CinemaTrainer(_Trainer):
         self.watch = StageWatch(self.stages, f"cinema/{term}_advantage_share")
         self._scored: dict[str, dict[str, Any]] = {}  # key of a rollout of this step -> how it was scored
         self._trained = StepMetrics()  # of this step, whose batch may be trained in several parts
-        self._resumed_step = 0
+        self._resumed_step, self._resumed_from = 0, Path()
+        self._metrics: dict[str, Any] = {}  # of this step, as far as it is
         self._stop = StopRequest(Path(config.trainer.default_local_dir).absolute())
         self._saved_step, self._stopped_after = -1, -1
         self._run = ""  # the run that this one goes on from, or its own name
@@ -125,6 +135,11 @@ class CinemaTrainer(_Trainer):
         folder = Path(trainer.default_local_dir).absolute()
         resumed = Path(trainer.resume_from_path) if from_path else step_folder(folder, self.global_steps)
         self._run = run_that_resumes(resumed if self.global_steps else None, from_path=from_path)
+        self._resumed_from = resumed
+        if self._goes_on and not self.validations.evaluating:
+            due = is_due(trainer.test_freq, self.global_steps, self.total_training_steps)
+            path = metrics_path(trainer.default_local_dir)
+            trainer.val_before_train = due and not logged(path, self.global_steps).validated
         if self.global_steps and self.mode != "sync":
             clear_what_was_trained()
         elif self.global_steps and (resumed / QUEUE).exists():
@@ -136,7 +151,8 @@ class CinemaTrainer(_Trainer):
         trainer.max_actor_ckpt_to_keep = None  # verl counts in memory, and deletes before the new one is whole
         last = QUEUE if self.mode != "sync" else None
         folder = Path(trainer.default_local_dir).absolute()
-        with rotation(folder, self._run, self.global_steps, keep, contents, last=last):
+        metrics = numbers(self._metrics)
+        with rotation(folder, self._run, self.global_steps, keep, contents, last=last, metrics=metrics):
             super()._save_checkpoint()
         trainer.max_actor_ckpt_to_keep = keep
         self._saved_step = self.global_steps
@@ -186,6 +202,15 @@ class CinemaTrainer(_Trainer):
         if self._logs_to_file and "file" not in tracking.logger:
             path = metrics_path(self.config.trainer.default_local_dir)
             tracking.logger["file"] = AppendingFileLogger(path, resume_step=self._resumed_step)
+            saved = progress_of(self._resumed_from).get("metrics") if self._goes_on else None
+            if saved and not logged(path, self._resumed_step).trained:
+                tracking.log(data=saved, step=self._resumed_step)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the run's history has the steps before this start: it goes on with itself, and is no branch."""
+        same = self._resumed_step > 0 and run_of(self._resumed_from) == self._run
+        return same and self._logs_to_file
 
     # ---- validating ---------------------------------------------------------------------------------------------
 
@@ -223,7 +248,7 @@ class CinemaTrainer(_Trainer):
 
         To verl, "min", "max" and "sum" in a name say how (`MetricsAggregator`), in a data source's name, too.
         """
-        self._scored, self._trained = {}, StepMetrics()
+        self._scored, self._trained, self._metrics = {}, StepMetrics(), metrics
         with log_probs.checked(self.config, self.global_steps, first=self._resumed_step + 1):
             batch = super().step(metrics, timing_raw)
         log_probs.check_gap(metrics, self.global_steps, self.config)

@@ -26,6 +26,7 @@ from cinema_verl.training.settings import SHORTHANDS, CinemaSettings
 
 TRAINERS: Final = ("cinema", "cinema_colocate_async")
 """In verl's modes sync and colocate_async (`cinema_verl.training.trainer`)."""
+RESUME_MODES: Final = ("auto", "disable", "resume_path")
 _COLOCATED: Final = 3  # CPUs that verl reserves beside each GPU (`ResourcePoolManager.max_colocate_count`)
 
 
@@ -79,14 +80,14 @@ def refusals(config: DictConfig, facts: Facts | None = None) -> list[Refusal]:
     facts = Facts.here() if facts is None else facts
     rules: Sequence[Callable[[DictConfig, Facts], Iterator[Refusal]]]
     if OmegaConf.select(config, "actor_rollout_ref") is None:
-        rules = (_model, _sft_files, _sft_batches)
+        rules = (_no_section, _trainer_values, _model, _sft_files, _sft_batches)
     elif OmegaConf.select(config, "cinema") is None and _value(config, "trainer.v1.trainer_mode") not in TRAINERS:
         return []
     elif _value(config, "trainer.val_only"):
-        rules = (_settings, _selection, _data_options, _model, _context, _ranks, _slots)
+        rules = (_settings, _trainer_values, _selection, _data_options, _model, _context, _ranks, _slots)
     else:
         rules = (
-            *(_settings, _selection, _steps, _data_options, _model, _context, _rows),
+            *(_settings, _trainer_values, _selection, _steps, _data_options, _model, _context, _rows),
             *(_ranks, _asynchronous, _log_probs, _rl_batches, _slots),
         )
     return [refusal for rule in rules for refusal in rule(config, facts)]
@@ -366,6 +367,12 @@ def _slots(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
 # --- Supervised fine-tuning -----------------------------------------------------------------------------------
 
 
+def _no_section(config: DictConfig, _: Facts) -> Iterator[Refusal]:
+    """Keys that nobody would read."""
+    if OmegaConf.select(config, "cinema") is not None:
+        yield Refusal("cinema", "supervised fine-tuning has no such section, and would not look at it", "drop its keys")
+
+
 def _sft_files(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     """How often it is validated and saved, on what."""
     for key in ("trainer.save_freq", "trainer.test_freq"):
@@ -412,6 +419,25 @@ def _sft_batches(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
 
 
 # --- Both -----------------------------------------------------------------------------------------------------
+
+
+def _trainer_values(config: DictConfig, _: Facts) -> Iterator[Refusal]:
+    """Values that verl meets when it compares, saves or resumes, minutes or hours later."""
+    supervised = OmegaConf.select(config, "actor_rollout_ref") is None
+    whens = ("after_each_epoch",) if supervised else ()
+    keep = "max_ckpt_to_keep" if supervised else "max_actor_ckpt_to_keep"
+    numbers = {"save_freq": whens, "test_freq": whens, "total_epochs": (), "total_training_steps": (None,)}
+    for name, also in {**numbers, keep: (None,), "n_gpus_per_node": (), "nnodes": ()}.items():
+        value = _value(config, f"trainer.{name}")
+        if value is not None and value not in also and (isinstance(value, bool) or not isinstance(value, int)):
+            known = " or ".join(["a whole number", *(one for one in also if one)])
+            yield Refusal(f"trainer.{name}", f"{value!r} is not {known}", "correct the value")
+    mode = _value(config, "trainer.resume_mode")
+    if mode not in RESUME_MODES:
+        yield Refusal("trainer.resume_mode", f"{mode!r} is none of {', '.join(RESUME_MODES)}", "set one of them")
+    for name in ("val_before_train", "val_only"):
+        if not isinstance(value := _value(config, f"trainer.{name}", False), bool):
+            yield Refusal(f"trainer.{name}", f"{value!r} is neither true nor false", "set one of them")
 
 
 def _rows(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
@@ -472,7 +498,8 @@ def _family(key: str, folder: Path) -> Iterator[Refusal]:
 
 
 def _gpus(config: DictConfig) -> int:
-    return int((_value(config, "trainer.n_gpus_per_node") or 1) * (_value(config, "trainer.nnodes") or 1))
+    each, nodes = _value(config, "trainer.n_gpus_per_node"), _value(config, "trainer.nnodes")
+    return int((each if _whole(each) else 1) * (nodes if _whole(nodes) else 1))  # else said by `_trainer_values`
 
 
 def _sequence_parallel(config: DictConfig) -> int:

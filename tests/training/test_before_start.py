@@ -27,12 +27,15 @@ def test_recipes_have_the_check_before_anything_else(recipe):
 
 
 def test_every_reason_is_given_at_once():
-    config = composed("cinema_cpu", "trainer.total_training_steps=6", "actor_rollout_ref.actor.ppo_mini_batch_size=0")
+    files = "data.val_files=/nowhere/x.parquet"
+    overrides = ("trainer.total_training_steps=6", "actor_rollout_ref.actor.ppo_mini_batch_size=0", files)
+    config = composed("cinema_cpu", *overrides)
     with pytest.raises(SystemExit) as stopped:
         RefuseBeforeStart().on_job_start(config)
     said = str(stopped.value)
     assert "trainer.total_training_steps" in said
     assert "ppo_mini_batch_size" in said
+    assert "/nowhere/x.parquet does not exist" in said
     assert "nothing was started" in said
 
 
@@ -42,8 +45,7 @@ def test_an_extension_that_cannot_be_used_ends_the_run_here(install):
         RefuseBeforeStart().on_job_start(composed("cinema_cpu"))
 
 
-def test_what_can_be_trained_goes_on(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # the folder of the run is made
+def test_what_can_be_trained_goes_on(files_of_digits):
     RefuseBeforeStart().on_job_start(composed("cinema_cpu"))
 
 
@@ -64,6 +66,7 @@ def test_a_folder_of_lora_weights_is_refused(tmp_path, tiny_model):
     [
         (RL_TRAINER, ["+recipe=cinema_cpu", "+cinema.coeficient=0.05", "cinema.annealing_shape=cosin"], "coeficient"),
         (RL_TRAINER, ["+recipe=cinema_cpu", "trainer.total_training_steps=6"], "stage 2 (exploitation"),
+        (RL_TRAINER, ["+recipe=cinema_cpu", "data.train_files=gone.parquet"], "gone.parquet does not exist"),
         (SFT_TRAINER, ["+recipe=cinema_cold_start_cpu", "data.train_batch_size=15"], "data.micro_batch_size_per_gpu"),
     ],
 )

@@ -121,8 +121,35 @@ def test_the_checkpoint_is_the_one_that_will_be_loaded(tmp_path):
     assert "global_step_5" in refusal.what
 
 
-def test_the_driver_ends_the_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("recipe", ["cinema_cpu", "cinema_cold_start_cpu"])
+def test_a_checkpoint_that_is_named_must_be_one(tmp_path, recipe):
+    def said(path, *overrides):
+        mode = ("trainer.resume_mode=resume_path", f"trainer.resume_from_path={path}")
+        config = composed(f"trainer.default_local_dir={tmp_path}/new", *mode, *overrides, recipe=recipe)
+        return [(refusal.key, refusal.what) for refusal in resume_refusals(config)]
+
+    whole, half = saved(tmp_path, 5, ranks=1), saved(tmp_path, 7, ranks=1)
+    if recipe == "cinema_cold_start_cpu":
+        shards(whole, 1)
+        (whole / "actor").rename(whole / "other")
+        (whole / "data.pt").rename(whole / "data_0.pt")
+    next(half.rglob("optim*")).unlink()
+    assert said(whole) == []
+    for path, what in (
+        ("null", "no checkpoint"),
+        (tmp_path / "global_step_6", "does not exist"),
+        (tmp_path, "no checkpoint: its name"),
+        (half, "not whole"),
+    ):
+        ((key, found),) = said(path)
+        assert key == "trainer.resume_from_path"
+        assert what in found
+    unread = composed(f"trainer.resume_from_path={whole}", "trainer.resume_mode=disable", recipe=recipe)
+    assert "would not be looked at" in resume_refusals(unread)[0].what
+
+
+@pytest.mark.usefixtures("files_of_digits")
+def test_the_driver_ends_the_run(tmp_path):
     saved(tmp_path / "run", 5, ranks=2)
     before = sorted(os.listdir(tmp_path / "run"))
     with initialize_config_module("verl.trainer.config", version_base=None):

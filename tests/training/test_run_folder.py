@@ -286,7 +286,9 @@ with only_one({str(folder / LOCK)!r}):
             pass
 
 
-def test_hydra_cannot_make_a_warning_of_it(folder):
+def test_hydra_cannot_make_a_warning_of_it(folder, files_of_digits, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "outputs").symlink_to(files_of_digits / "outputs")
     start()
     train(folder)
     with pytest.raises(SystemExit, match="nothing was started") as stopped:
@@ -294,7 +296,9 @@ def test_hydra_cannot_make_a_warning_of_it(folder):
     assert "coefficient" in str(stopped.value)
 
 
-def test_an_evaluation_and_other_ranks_claim_nothing(folder, monkeypatch):
+def test_an_evaluation_and_other_ranks_claim_nothing(folder, files_of_digits, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "outputs").symlink_to(files_of_digits / "outputs")
     RefuseBeforeStart().on_job_start(configured(recipe="cinema_evaluate_cpu"))
     assert not folder.exists()
     monkeypatch.setenv("RANK", "1")

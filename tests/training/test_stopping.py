@@ -122,7 +122,7 @@ def test_in_the_last_step_the_run_is_finished_and_not_stopped(tmp_path, monkeypa
 
 
 @pytest.fixture
-def callback(tmp_path, monkeypatch):
+def callback(tmp_path, monkeypatch, files_of_digits):
     """The driver's, of a run in `tmp_path`, as it is once Ray runs."""
     hooks = []
     monkeypatch.setenv("CINEMA_SHOW_CONFIG", "1")  # pytest's console is another one in a fixture
@@ -162,6 +162,7 @@ def test_a_failed_run_says_nothing_of_it(tmp_path, callback, capsys):
     assert not StopRequest(tmp_path).asked
 
 
+@pytest.mark.usefixtures("files_of_digits")
 def test_what_an_earlier_run_was_asked_stops_no_other(tmp_path):
     StopRequest(tmp_path).ask()
     RefuseBeforeStart().on_job_start(configured(tmp_path, hydra=True))

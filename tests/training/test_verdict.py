@@ -294,3 +294,38 @@ def test_adapters_need_an_engine_that_can_take_them():
         "actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.lora.merge=false", recipe="cinema_cpu"
     )
     assert found["actor_rollout_ref.model.lora.merge"].advice == "set actor_rollout_ref.model.lora.merge=true"
+
+
+# --- Values that are met late ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override"),
+    [
+        ("cinema", "trainer.save_freq=after_each_epoch"),  # of the other program: compared with 0 after the first step
+        ("cinema", "trainer.test_freq=often"),
+        ("cinema", "trainer.total_epochs=1.5"),
+        ("cinema", "trainer.max_actor_ckpt_to_keep=two"),
+        ("cinema", "trainer.resume_mode=autoo"),
+        ("cinema", "trainer.val_before_train=flase"),
+        ("cinema", "trainer.n_gpus_per_node=eight"),
+        ("cinema_evaluate", "trainer.resume_mode=no"),
+        ("cinema_cold_start", "trainer.save_freq=after_every_epoch"),
+        ("cinema_cold_start", "trainer.test_freq=after_every_epoch"),
+        ("cinema_cold_start", "trainer.max_ckpt_to_keep=all"),
+        ("cinema_cold_start", "trainer.resume_mode=always"),
+    ],
+)
+def test_a_value_that_the_program_does_not_know_is_refused(recipe, override):
+    more = SFT if "cold_start" in recipe else ()
+    assert set(judged(*more, override, recipe=recipe)) == {override.partition("=")[0]}
+
+
+@pytest.mark.parametrize("value", ["null", "2", "-1"])
+def test_how_many_to_keep_may_be_left_open(value):
+    assert judged(f"trainer.max_actor_ckpt_to_keep={value}") == {}
+    assert judged(*SFT, f"trainer.max_ckpt_to_keep={value}", recipe="cinema_cold_start") == {}
+
+
+def test_fine_tuning_has_no_section_of_ours():
+    assert "cinema" in judged(*SFT, "cinema.coefficient=0.05", recipe="cinema_cold_start")

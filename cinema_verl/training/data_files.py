@@ -1,0 +1,54 @@
+"""Are the files of rows there? verl opens them after Ray and the model, minutes into a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from cinema_verl.training.verdict import Refusal
+
+
+class Unusable(NamedTuple):
+    """What is wrong with a file, and what to do."""
+
+    what: str
+    advice: str
+
+
+def unusable(path: str, split: str, *, supervised: bool) -> Unusable | None:
+    """Why no run of this machine can open a file; None for one that is there.
+
+    Args:
+        path: as `data.train_files` or `data.val_files` has it.
+        split: `train` or `val`.
+        supervised: whether verl's SFT program reads it, with pandas, which knows `~`; `datasets` does not.
+    """
+    local = Path(path).expanduser() if supervised else Path(path)
+    if not local.exists():
+        advice = f"correct data.{split}_files"
+        if set(path) & set("*?[~"):
+            advice = f"give data.{split}_files whole paths, [a,b] for several: verl expands no patterns and no ~"
+        return Unusable(f"{path} does not exist", advice)
+    if local.is_dir():
+        return Unusable(f"{path} is a folder", f"name its files: data.{split}_files=[a,b]")
+    return None
+
+
+def file_refusals(config: DictConfig) -> list[Refusal]:
+    """Every file of a composed configuration that is not there; of files elsewhere (`hdfs://`) nothing is known."""
+    return [
+        Refusal(f"data.{split}_files", *found)
+        for split in ("train", "val")
+        for path in dict.fromkeys(_listed(config, split))
+        if (found := unusable(path, split, supervised=OmegaConf.select(config, "actor_rollout_ref") is None))
+    ]
+
+
+def _listed(config: DictConfig, split: str) -> Iterator[str]:
+    files = OmegaConf.select(config, f"data.{split}_files")
+    files = [files] if isinstance(files, str) else files or []
+    return (str(file) for file in files if file and not re.match(r"\w+://", str(file)))
