@@ -16,7 +16,7 @@ import torch
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, register_adv_est
 
 from cinema_verl.diversity import guarded_advantages, normalise
-from cinema_verl.training.estimators import CINEMA_DPS, GROUP, Scheme, schemes
+from cinema_verl.training.estimators import CINEMA_DPS, CINEMA_PASS_AT_4, GROUP, Scheme, schemes
 
 ZERO: Final = 1e-9
 """Rounding in the float64 means leaves about 1e-17 in groups without any difference: a true zero stays zero."""
@@ -110,7 +110,8 @@ class GroupEstimator:
         share = np.abs(changed - without).sum() / total if total else 0.0
         fed.metrics[f"{scheme.term}_advantage_share"] = float(share)
         fed.metrics["groups_without_advantage"] = _groups_without(changed, ids.tolist())
-        fed.metrics[f"{scheme.term}_penalty"] = float((rewards - credited).mean()) if len(rewards) else 0.0
+        if scheme.normalise:
+            fed.metrics[f"{scheme.term}_penalty"] = float((rewards - credited).mean()) if len(rewards) else 0.0
 
         column = torch.zeros(len(real), dtype=torch.float32)
         column[torch.as_tensor(real)] = torch.as_tensor(np.where(np.abs(changed) < ZERO, 0.0, changed)).float()
@@ -159,4 +160,5 @@ def group_estimator(name: str) -> GroupEstimator | None:
     return None
 
 
-group_estimator(CINEMA_DPS)
+for _name in (CINEMA_DPS, CINEMA_PASS_AT_4):
+    group_estimator(_name)

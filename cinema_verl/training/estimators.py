@@ -1,4 +1,4 @@
-"""Credit-assignment schemes: `cinema_dps`, the paper's diversity-preserving reward, and your own.
+"""Credit-assignment schemes: `cinema_dps`, the paper's diversity-preserving reward, `cinema_pass_at_4`, and your own.
 
 A scheme is one pure function of what is known about a batch, chosen by its name (`algorithm.adv_estimator=my_scheme`).
 It is offered by an installed package as an entry point of the group `cinema_verl.estimators`, or registered here by a
@@ -8,13 +8,17 @@ verl's estimators of them.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import comb
+from typing import Final
 
 import numpy as np
 
-from cinema_verl.diversity import diversity_penalty
+from cinema_verl.diversity import diversity_penalty, normalise
 from cinema_verl.utils.extensions import ExtensionError, load, named
 
 CINEMA_DPS = "cinema_dps"
+CINEMA_PASS_AT_4 = "cinema_pass_at_4"
+SUBSET: Final = 4  # our choice: half of the group of eight that it was measured with
 GROUP = "cinema_verl.estimators"
 """The entry-point group of other packages' schemes."""
 
@@ -32,8 +36,9 @@ class Scheme:
     Attributes:
         name: value of `algorithm.adv_estimator`.
         credit: the function.
-        term: what the scheme adds to the reward, for the metrics `cinema/<term>_penalty` (mean reward taken away) and
-            `cinema/<term>_advantage_share` (share of the advantage, in absolute value, that the scheme changed).
+        term: what the scheme adds to the reward, for the metrics `cinema/<term>_penalty` (mean reward taken away; none
+            where the scheme gives advantages) and `cinema/<term>_advantage_share` (share of the advantage, in absolute
+            value, that the scheme changed).
         normalise: whether the credited rewards are centred (and divided by the standard deviation, as
             `algorithm.norm_adv_by_std_in_grpo` says) within each group. False: they are the advantages.
     """
@@ -75,6 +80,32 @@ def diversity_preserving(
 ) -> np.ndarray:
     """The paper's reward: minus `coefficient * 0.5 * acc * (N - 1) / (G - 1)`, N of G in the group of one pattern."""
     return rewards - coefficient * diversity_penalty(acc.tolist(), patterns.tolist(), groups.tolist())
+
+
+@register_group_estimator(CINEMA_PASS_AT_4, term="pass_at_4", normalise=False)
+def pass_at_4(
+    rewards: np.ndarray, acc: np.ndarray, patterns: np.ndarray, groups: np.ndarray, coefficient: float
+) -> np.ndarray:
+    """Ours, not the paper's: advantages for pass@4, mixed with those for pass@1 by the coefficient (1: pass@4 alone).
+
+    As in Pass@k Training (arXiv 2508.10751), a trajectory is worth the mean reward of the subsets of four that it is
+    in, a subset being right if one of it is; its advantage is that less the mean over all subsets, over their
+    deviation. Where at most three are incorrect every subset is right, and nothing is left to gain. Format and length
+    are weighed as without it. Measured: docs/science.md.
+    """
+    groups_list = groups.tolist()
+    of_form = normalise(rewards - 0.5 * acc, groups_list, by_std=True)
+    _, group = np.unique(groups.astype(str), return_inverse=True)
+    size, correct = np.bincount(group), np.bincount(group, weights=acc)
+    value = np.zeros(len(rewards))
+    for place, g in enumerate(group):
+        n, c = int(size[g]), int(correct[g])
+        k = min(SUBSET, n)
+        every = 1 - comb(n - c, k) / comb(n, k)
+        own = 1.0 if acc[place] else 1 - comb(n - 1 - c, k - 1) / comb(n - 1, k - 1)
+        deviation = (every * (1 - every)) ** 0.5
+        value[place] = (own - every) / deviation if deviation else 0.0
+    return coefficient * (value + of_form) + (1 - coefficient) * normalise(rewards, groups_list, by_std=True)
 
 
 def schemes() -> dict[str, Scheme]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from cinema_verl.schedule import Stage, Stages
-from cinema_verl.training.estimators import diversity_preserving
+from cinema_verl.training.estimators import diversity_preserving, pass_at_4
 from studies.dps import schemes
 from studies.dps.loop import Settings
 
@@ -38,7 +38,7 @@ ARMS: Final[Mapping[str, Settings]] = {
     # Ours. What a strength means differs from scheme to scheme; each is one value, chosen before the runs.
     "novelty": Settings(_stages(1.0, ALWAYS), schemes.novelty),
     "over_batch": Settings(_stages(0.1, SECOND), schemes.over_batch),
-    "pass_at_4": Settings(_stages(1.0, ALWAYS), schemes.pass_at, normalise=False),
+    "pass_at_4": Settings(_stages(1.0, ALWAYS), pass_at_4, normalise=False),
     "own_scale": Settings(_stages(0.3, ALWAYS), diversity_preserving, guard="own_scale"),
     # Of the paper's other claims.
     "step": Settings(_stages(0.1, SECOND, "step"), diversity_preserving),
@@ -51,6 +51,7 @@ RECIPES: Final = {
     "dps": "cinema_dps",
     "dapo": "cinema_dapo",
     "filter_always": "cinema_filter_always",
+    "pass_at_4": "cinema_pass_at_4",
     **{arm: f"cinema_{arm}" for arm in REMOVED},
 }
 """Arms that are a recipe of the package."""

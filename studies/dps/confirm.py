@@ -24,7 +24,7 @@ from studies.dps.testbed import RESPONSE, sets, write_parquet
 
 
 def overrides(recipe: str) -> list[str]:
-    """What makes `cinema_cpu` the recipe of an arm: what that recipe sets in the `cinema` section."""
+    """What makes `cinema_cpu` the recipe of an arm: what that recipe sets of the method."""
     found: list[str] = []
 
     def walk(section: Mapping[str, Any], prefix: str) -> None:
@@ -35,7 +35,9 @@ def overrides(recipe: str) -> list[str]:
                 found.append(f"{prefix}{name}={'null' if value is None else value}")
 
     if recipe != "cinema_cpu":
-        walk(yaml.safe_load(Path(package_path(f"recipes/recipe/{recipe}.yaml")).read_text())["cinema"], "cinema.")
+        set_by = yaml.safe_load(Path(package_path(f"recipes/recipe/{recipe}.yaml")).read_text())
+        for section in ("algorithm", "cinema", "data"):
+            walk(set_by.get(section, {}), f"{section}.")
     return found
 
 

@@ -5,6 +5,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from cinema_verl.schedule import Stages
+from cinema_verl.training import estimators
 from studies.dps import loop
 from studies.dps.arms import ARMS, RECIPES
 from studies.dps.confirm import overrides
@@ -29,7 +30,8 @@ def test_an_arm_has_the_stages_of_its_recipe(arm):
     for step in range(1, stages.total_steps + 1):
         assert settings.stages.coefficient(step) == stages.coefficient(step)
         assert settings.stages.at(step).filter == stages.at(step).filter
-    assert config.algorithm.adv_estimator == "cinema_dps"
+    scheme = estimators.schemes()[config.algorithm.adv_estimator]
+    assert (scheme.credit, scheme.normalise) == (settings.credit, settings.normalise)
     assert settings.guard == config.cinema.term_guard
     assert settings.prompt_mode == config.data.cinema_prompt_mode
 
@@ -53,7 +55,8 @@ def test_the_loop_has_the_values_of_the_recipe():
     assert actor.loss_agg_mode == "token-mean"
 
 
-@pytest.mark.parametrize("arm", ["two_stages", "no_term", "dps", "dapo", "filter_always"])
+@pytest.mark.parametrize("arm", ["two_stages", "no_term", "dps", "dapo", "filter_always", "pass_at_4"])
 def test_an_arm_through_verl_has_its_stages(arm):
     config = composed("cinema_cpu", *overrides(RECIPES[arm]))
     assert Stages.of(OmegaConf.to_container(config.cinema.stages, resolve=True)).spans() == ARMS[arm].stages.spans()
+    assert estimators.schemes()[config.algorithm.adv_estimator].credit is ARMS[arm].credit

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinema_verl.diversity import normalise
 from studies.dps import schemes
 
 GROUP = ["g"] * 8
@@ -43,21 +42,3 @@ def test_over_batch_counts_in_the_whole_batch():
     rewards, acc, patterns, groups = arrays([1, 1, 0, 1], ["a", "b", "a", "a"], ["g", "g", "h", "h"])
     # a: 3 of 4, so 0.1 * 0.5 * 2/3 less; b: 1 of 4, nothing.
     assert schemes.over_batch(rewards, acc, patterns, groups, 0.1) == pytest.approx([1 - 1 / 30, 1, 0.5, 1 - 1 / 30])
-
-
-def test_pass_at_four_of_one_correct_in_eight():
-    # One correct in 8: half of the subsets of 4 hold it. It is in subsets that are all right: (1 - 1/2) / (1/2) = 1.
-    # Another is with it in 3 of 7 subsets: (3/7 - 1/2) / (1/2) = -1/7.
-    rewards, acc, patterns, groups = arrays([1] + [0] * 7)
-    assert schemes.pass_at(rewards, acc, patterns, groups, 1.0) == pytest.approx([1.0] + [-1 / 7] * 7)
-
-
-def test_pass_at_four_gains_nothing_where_every_subset_is_right():
-    rewards, acc, patterns, groups = arrays([1] * 5 + [0] * 3)
-    assert schemes.pass_at(rewards, acc, patterns, groups, 1.0) == pytest.approx(np.zeros(8), abs=1e-9)
-
-
-def test_pass_at_slides_to_the_plain_advantage():
-    rewards, acc, patterns, groups = arrays()
-    plain = normalise(rewards, groups.tolist(), by_std=True)
-    assert schemes.pass_at(rewards, acc, patterns, groups, 0.0) == pytest.approx(plain)
