@@ -149,9 +149,10 @@ def _found(plan: Plan, report: Report) -> tuple[list[Download], list[Download]]:
     there = [each for each in wanted if each not in report.missing]
     training, benchmarks = ([each for each in there if each in kind] for kind in (choices.training, choices.benchmarks))
     if not training:
-        raise SetsError(
-            f"{plan.downloads} holds none of the sources. Get at least one:\n{where_to_get(choices.training)}"
+        holds = (
+            "holds none of the sources" if plan.downloads.is_dir() else "is no folder, so none of the sources is there"
         )
+        raise SetsError(f"{plan.downloads} {holds}. Get at least one:\n{where_to_get(choices.training)}")
     if missing := [each for each in report.missing if each in choices.benchmarks]:
         raise SetsError(
             f"{len(missing)} benchmarks are missing, and what is not compared with them may hold their questions. Get "

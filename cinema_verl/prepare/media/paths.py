@@ -113,7 +113,8 @@ def resolve(root: str | Path, name: str, allowed: Sequence[str | Path] = ()) -> 
             )
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise Rejected("path_missing", f"no {name!r} below {root}") from error
+        where = "" if pure.is_absolute() else f" below {root}"
+        raise Rejected("path_missing", f"no {name!r}{where}") from error
     except (ValueError, RuntimeError) as error:  # NUL, half a surrogate pair; a loop of links
         raise Rejected("path_missing", f"{name!r} cannot be a file's name: {error}") from error
     except OSError as error:
