@@ -10,8 +10,8 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
-SECONDS: Final = 10.0
-"""For the hub to answer. Our choice: it does so in less than one; the whole wait stays under fifteen."""
+SECONDS: Final = 4.0
+"""For the hub to answer, which takes it less than one. Our choice: with a training's imports, less than fifteen."""
 
 
 class HubUnreachable(OSError):

@@ -2,7 +2,7 @@
 
 Supervised fine-tuning has its own in `training/sft/test_kills.py`. A moment is anywhere from the first import to the
 end: it is drawn over the time that an undisturbed run takes on this machine. `CINEMA_KILLS` says how many there are of
-each (2 by default), two to a run.
+each (4 by default), four to a run.
 """
 
 import json
@@ -25,8 +25,8 @@ from .conftest import finish, kill, log_of
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("CINEMA_KILLS", "2"))
-SEEDS = range(-(-KILLS // 2))
+IN_A_RUN = 4
+SEEDS = range(-(-int(os.environ.get("CINEMA_KILLS", IN_A_RUN)) // IN_A_RUN))
 STEPS = training.SCHEDULE.total_steps
 RL = (
     *("cinema.image_conditions=[]", "trainer.val_before_train=false", "trainer.test_freq=2"),
@@ -81,7 +81,7 @@ def test_an_evaluation(tmp_path, data, evaluated, seed):
     expected, seconds = evaluated
     journal, summary = (tmp_path / "evaluation" / name for name in (NAME, "0.evaluation.json"))
     chance, answered = random.Random(seed), 0
-    for _ in range(2):
+    for _ in range(IN_A_RUN):
         code = killed(lambda: started(tmp_path, data), chance.uniform(0, seconds))
         assert code in (0, None)
         assert code is None or summary.exists(), "exit 0 is for an evaluation that is written"
@@ -118,7 +118,7 @@ def seconds(tmp_path_factory, data):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_reinforcement_learning(tmp_path, data, seconds, seed):
     checkpoints, chance, saved = tmp_path / "checkpoints", random.Random(seed), 0
-    for _ in range(2):
+    for _ in range(IN_A_RUN):
         code = killed(lambda: training.start(tmp_path, data, *RL), chance.uniform(0, seconds))
         complete, steps = complete_steps(checkpoints), trained(tmp_path)
         print(f"killed: {code is None}, logged {steps}, saved {complete}")
