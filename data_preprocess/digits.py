@@ -59,13 +59,14 @@ def _pixels_for(model: str) -> int:
     """Pixels of one token, after saying what a picture takes."""
     from cinema_verl.data.tokens import Patching, vision_tokens
     from cinema_verl.utils.hub import only_local
+    from cinema_verl.utils.pretrained import read_files
     from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
     ensure_torchvision_importable()  # before transformers, whose processors import torchvision
     from transformers import AutoProcessor
 
     try:
-        images = AutoProcessor.from_pretrained(model, local_files_only=only_local(model)).image_processor
+        images = read_files(AutoProcessor, model, local_files_only=only_local(model)).image_processor
         area, patching = token_area(images), Patching.of(images)
     except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
         raise SystemExit(f"--processor {model}: {next(iter(str(error).splitlines()), type(error).__name__)}") from error

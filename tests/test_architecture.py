@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cold_start": {"data", "endpoint", "meta_action", "prompts", "verify", "utils"},
     "report": {"runs", "meta_action", "diversity", "schedule", "utils"},
     "export": {"meta_action", "prompts", "data", "evaluate", "prepare", "runs", "training", "utils"},
-    "ask": {"meta_action", "prompts", "verify", "endpoint", "rollout", "runs", "export", "utils"},
+    "ask": {"meta_action", "prompts", "verify", "endpoint", "rollout", "runs", "export", "training", "utils"},
     "checks": {*PAPER, "data", "evaluate", "registration", "training", "utils"},
     "demo": {*PAPER, "data", "prepare", "cold_start", "rollout", "runs", "evaluate", "report", "utils"},
     "cli": {"utils"},

@@ -23,6 +23,7 @@ from cinema_verl.meta_action import parse
 from cinema_verl.prompts import modes, system_prompt
 from cinema_verl.rollout import openai_server
 from cinema_verl.runs.locate import NothingFound
+from cinema_verl.training.model_folder import model_refusals
 from cinema_verl.utils.arguments import Parser, positive
 from cinema_verl.utils.resolvers import package_path
 from cinema_verl.verify import answer_types
@@ -139,6 +140,7 @@ def _model(name: str) -> tuple[Path, Manner]:
     else:
         folder = Path(name)
     if (folder / "config.json").is_file():
+        _refuse_what_is_not_whole(folder, name)
         manner = read(folder)
         if manner is None:
             print(
@@ -152,8 +154,15 @@ def _model(name: str) -> tuple[Path, Manner]:
     if not any(policy.glob("*.safetensors")):
         command = shlex.join(["cinema-verl", "export", name, "--output", "policy"])
         raise NoSample(f"step {found.step} of {name} has its weights in shards: {command}, and ask policy")
+    _refuse_what_is_not_whole(policy, name)
     print(f"cinema-verl ask: step {found.step} of {name}", file=sys.stderr)
     return policy, manner_of(found)[0]
+
+
+def _refuse_what_is_not_whole(folder: Path, name: str) -> None:
+    """A model of another family, or one whose weights or processor are another's, would answer nonsense."""
+    if name != DEMO and (refusals := model_refusals(folder, name, rl=None)):
+        raise NoSample("\n".join(map(str, refusals)))
 
 
 def _manner_at_endpoint(options: argparse.Namespace) -> Manner:

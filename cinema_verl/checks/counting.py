@@ -12,6 +12,7 @@ from cinema_verl.data.check import check_tokenizer
 from cinema_verl.data.families import names
 from cinema_verl.data.tokens import QWEN2_5_VL, Patching, PromptCounter
 from cinema_verl.registration.command_line import RL_TRAINER
+from cinema_verl.utils.pretrained import read_files
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 
@@ -30,7 +31,7 @@ def load_counting(plan: Plan) -> Counting:
 
     local = Path(plan.model)
     try:
-        processor = AutoProcessor.from_pretrained(plan.model, local_files_only=True)
+        processor = read_files(AutoProcessor, plan.model, local_files_only=True)
         counter = PromptCounter(processor, plan.template_kwargs, plan.processor_kwargs)
         if plan.program == RL_TRAINER:
             check_tokenizer(processor.tokenizer)

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from cinema_verl.reward import compute_score
-from cinema_verl.utils.pretrained import load_model
+from cinema_verl.utils.pretrained import load_model, read_files
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 ensure_torchvision_importable()
@@ -36,7 +36,7 @@ class PlainPolicy:
     """A model directory, ready to answer rows of the RL parquet."""
 
     def __init__(self, directory: str | Path) -> None:
-        self.processor = AutoProcessor.from_pretrained(directory)
+        self.processor = read_files(AutoProcessor, directory)
         self.processor.tokenizer.padding_side = "left"
         # fp32 whatever the file's type: reinforcement learning on the CPU computes in fp32 too.
         self.model = load_model(AutoModelForImageTextToText, directory, dtype=torch.float32).eval()

@@ -17,8 +17,9 @@ from cinema_verl.export.card import card
 from cinema_verl.export.find import Found, manner_of
 from cinema_verl.export.manner import FILE, STOP, to_json
 from cinema_verl.export.shards import ExportError, Weight, read_safetensors, read_shards
-from cinema_verl.training.model_folder import model_refusals
+from cinema_verl.training.model_folder import family_refusal, model_refusals
 from cinema_verl.utils.files import only_one
+from cinema_verl.utils.pretrained import read_files
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 _KEPT: Final = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -127,11 +128,13 @@ def read(found: Found, dtype: str | None = None) -> tuple[dict[str, Weight], tor
     from transformers import AutoConfig
 
     hf, adapters = found.shards / "huggingface", False
+    if (refusal := family_refusal(hf, str(hf))) is not None:
+        raise ExportError(str(refusal))
     if any(found.shards.glob("model_world_size_*.pt")):
         tensors = read_shards(found.shards)
         if adapters := lora.has_adapters(tensors):
             tensors = lora.merged(tensors, found.shards)
-        config = AutoConfig.from_pretrained(hf, local_files_only=True)
+        config = read_files(AutoConfig, hf, local_files_only=True)
         tensors = weights.named_as_saved(tensors, config, str(found.shards))
     elif any(hf.glob("*.safetensors")):
         tensors = read_safetensors(hf)
@@ -183,7 +186,7 @@ def _with_dtype(value: Any, dtype: str) -> Any:
 def _generation(hf: Path) -> dict[str, Any]:
     from transformers import AutoConfig, GenerationConfig
 
-    config = AutoConfig.from_pretrained(hf, local_files_only=True)
+    config = read_files(AutoConfig, hf, local_files_only=True)
     settings: dict[str, Any] = GenerationConfig.from_model_config(config).to_diff_dict()
     return settings
 

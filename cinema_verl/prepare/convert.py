@@ -248,12 +248,13 @@ def load_counter(model: str) -> PromptCounter:
         OSError: there is no such model, or the hub does not answer (`HubUnreachable`).
         TypeError: it is not one of the Qwen-VL family.
     """
+    from cinema_verl.utils.pretrained import read_files
     from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
     ensure_torchvision_importable()  # before transformers, whose processors import torchvision
     from transformers import AutoProcessor
 
-    return PromptCounter(AutoProcessor.from_pretrained(model, local_files_only=only_local(model)))
+    return PromptCounter(read_files(AutoProcessor, model, local_files_only=only_local(model)))
 
 
 def enlarging(patching: Patching, max_pixels: int) -> str | None:

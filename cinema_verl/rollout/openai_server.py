@@ -30,7 +30,7 @@ from PIL import Image
 
 from cinema_verl.rollout.batching import Batcher
 from cinema_verl.rollout.generation import Completion, Policy, Request, generate
-from cinema_verl.utils.pretrained import load_model
+from cinema_verl.utils.pretrained import load_model, read_files
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 _SUPPORTED: Final = {
@@ -65,7 +65,7 @@ class Model:
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        self.processor = AutoProcessor.from_pretrained(directory)
+        self.processor = read_files(AutoProcessor, directory)
         model = load_model(AutoModelForImageTextToText, directory, dtype=dtype).eval().to(device)
         tokenizer, config = self.processor.tokenizer, model.generation_config
         eos = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from cinema_verl.data.families import FAMILIES, refused
 from cinema_verl.training.verdict import Refusal
 from cinema_verl.utils.hub import HubUnreachable, only_local
+from cinema_verl.utils.pretrained import read_files
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 _TRAINABLE: Final = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -75,7 +76,7 @@ def folder_refusals(config: DictConfig) -> list[Refusal]:
 
 
 def model_refusals(
-    folder: Path, key: str, template_kwargs: Mapping[str, Any] | None = None, *, rl: bool = True
+    folder: Path, key: str, template_kwargs: Mapping[str, Any] | None = None, *, rl: bool | None = True
 ) -> list[Refusal]:
     """Every reason not to train from this folder.
 
@@ -83,24 +84,34 @@ def model_refusals(
         key: The configuration's key of the model's path.
         template_kwargs: ``data.apply_chat_template_kwargs``.
         rl: For reinforcement learning, whose responses follow the generation prompt; supervised fine-tuning has
-            trajectories that the template renders.
+            trajectories that the template renders; None looks at the template for neither.
     """
+    if (found := family_refusal(folder, key)) is not None:
+        return [found]
     ensure_torchvision_importable()  # before transformers, whose processors import torchvision
     from transformers import AutoConfig, AutoProcessor
 
     with _quiet():
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            if (reason := refused(config.model_type)) is not None:
-                return [Refusal(key, *reason)]
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            config = read_files(AutoConfig, folder, local_files_only=True)
+            processor = read_files(AutoProcessor, folder, local_files_only=True)
         except (OSError, ValueError, TypeError, ImportError) as error:
             cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
             return [Refusal(key, f"{folder}: {cause}", "name a folder with config, tokenizer and processor")]
-        found = [*_weights(folder, key, config), *_processor(folder, key, config, processor)]
-        if getattr(processor, "tokenizer", None) is not None:
-            found += _prompt_end(key, processor, dict(template_kwargs or {})) if rl else _rendering(key, processor)
-    return found
+        refusals = [*_weights(folder, key, config), *_processor(folder, key, config, processor)]
+        if rl is not None and getattr(processor, "tokenizer", None) is not None:
+            refusals += _prompt_end(key, processor, dict(template_kwargs or {})) if rl else _rendering(key, processor)
+    return refusals
+
+
+def family_refusal(folder: Path, key: str) -> Refusal | None:
+    """The reason not to use a model of another kind, from its config.json alone: transformers may not know it."""
+    try:
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # said by transformers, which wants the same
+    reason = refused(model_type)
+    return None if reason is None else Refusal(key, *reason)
 
 
 # --- Weights --------------------------------------------------------------------------------------------------

@@ -1,7 +1,24 @@
-"""`from_pretrained` that loads every weight of a folder or none: transformers starts a missing one at random."""
+"""`from_pretrained` that loads every weight of a folder or none, and never runs code that a folder brings.
+
+transformers starts a missing weight at random. Asked for a folder with code of its own and told nothing else, it offers
+on the terminal to run it, and waits for the reply.
+"""
 
 from pathlib import Path
 from typing import Any
+
+
+def read_files(auto_class: Any, directory: str | Path, **options: Any) -> Any:
+    """A config, tokenizer or processor of transformers' own classes.
+
+    Args:
+        auto_class: of transformers, with `from_pretrained`.
+        options: of `from_pretrained`.
+
+    Raises:
+        OSError, ValueError: as transformers raises them; a folder that needs code of its own is a ValueError.
+    """
+    return auto_class.from_pretrained(directory, trust_remote_code=False, **options)
 
 
 def load_model(auto_class: Any, directory: str | Path, **options: Any) -> Any:
@@ -15,6 +32,7 @@ def load_model(auto_class: Any, directory: str | Path, **options: Any) -> Any:
         ValueError: weights of the model are missing from the folder, or weights in the folder are not the model's.
         RuntimeError: a weight has another shape, as transformers says it.
     """
+    options = {"trust_remote_code": False, **options}
     model, info = auto_class.from_pretrained(directory, output_loading_info=True, **options)
     missing, foreign = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     if not missing and not foreign:

@@ -2,12 +2,14 @@
 
 import json
 import random
+import shutil
 import socket
 import threading
 
 import pytest
 import uvicorn
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from cinema_verl.ask import command
 from cinema_verl.ask.pictures import BadPicture, data_url
@@ -119,6 +121,42 @@ def test_what_cannot_be_asked_is_an_error_in_one_line(arguments, says, pictures,
 
 
 @pytest.mark.parametrize("arguments", [["demo"], ["demo", "What?"], ["demo", "--image", "a.png"], ["demo", "-n", "0"]])
+def spoil_json(folder, name, **values):
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | values))
+
+
+def without_a_weight(folder):
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    weights.pop(sorted(weights)[0])
+    save_file(weights, path)
+
+
+CANNOT_BE_ASKED = {
+    "another family": (lambda folder: spoil_json(folder, "config.json", model_type="smolvlm"), "Qwen2.5-VL"),
+    "missing weights": (without_a_weight, "weights are missing and would be random"),
+    "another's processor": (
+        lambda folder: spoil_json(folder, "processor_config.json", processor_class="Qwen2VLProcessor"),
+        "goes with Qwen2_5_VLProcessor",
+    ),
+}
+
+
+@pytest.mark.parametrize("serve", [[], ["--serve"]], ids=["ask", "serve"])
+@pytest.mark.parametrize("fault", CANNOT_BE_ASKED)
+def test_a_folder_that_would_answer_nonsense_is_refused_before_it_is_loaded(
+    fault, serve, pictures, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(Model, "__init__", lambda *_: pytest.fail("loaded"))
+    folder = tmp_path / "model"
+    shutil.copytree(digits_cold_start(), folder)
+    spoil, says = CANNOT_BE_ASKED[fault]
+    spoil(folder)
+    assert main(["ask", str(folder), *(serve or [*pictures, QUESTION])]) == 1
+    assert says in capsys.readouterr().err
+
+
 def test_what_is_not_understood(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["ask", *arguments])

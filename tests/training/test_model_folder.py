@@ -140,7 +140,10 @@ def test_a_processor_of_another_family(folder):
     assert any("goes with Qwen2_5_VLProcessor" in text for text in said(folder))
 
 
-@pytest.mark.parametrize("model_type", ["ernie4_5_vl_moe", "smolvlm", "gemma3"])
+OTHERS = ["smolvlm", "idefics3", "internvl", "gemma3", "llava_onevision", "phi4_multimodal", "ernie4_5_vl_moe", "qwen2"]
+
+
+@pytest.mark.parametrize("model_type", OTHERS)
 def test_another_architecture_is_refused_whatever_its_attributes(folder, model_type):
     """The processor, its attributes and the weights' names are Qwen's."""
     change_json(folder, "config.json", lambda values: values.update(model_type=model_type))
@@ -149,6 +152,31 @@ def test_another_architecture_is_refused_whatever_its_attributes(folder, model_t
         == said(folder, rl=False)
         == [f"verl 0.9.1 cannot train {model_type} on images use a model of {names()}"]
     )
+
+
+@pytest.mark.parametrize("model_type", ["minicpmv", "phi3_v", "kimi_vl", "internvl_chat"])
+def test_a_family_that_comes_with_code_of_its_own_is_refused_and_nothing_is_offered(folder, model_type, monkeypatch):
+    """transformers asks on the terminal whether to run it, and waits."""
+
+    def asked(*_):
+        raise AssertionError("a question on the terminal")
+
+    monkeypatch.setattr("builtins.input", asked)
+    change_json(
+        folder,
+        "config.json",
+        lambda values: values.update(model_type=model_type, auto_map={"AutoConfig": f"code_{model_type}.Config"}),
+    )
+    expected = [f"verl 0.9.1 cannot train {model_type} on images use a model of {names()}"]
+    assert said(folder) == said(folder, rl=False) == said(folder, rl=None) == expected
+    change_json(folder, "config.json", lambda values: values.pop("model_type"))
+    assert "name a folder with config, tokenizer and processor" in said(folder)[0]
+
+
+def test_a_policy_that_is_only_asked_may_think_first(folder):
+    (folder / "chat_template.jinja").write_text(MESSAGES + OPENS)
+    assert len(said(folder)) == 1
+    assert said(folder, rl=None) == []
 
 
 # --- The end of the prompt ------------------------------------------------------------------------------------

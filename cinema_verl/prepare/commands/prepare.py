@@ -12,8 +12,8 @@ from typing import Any, Final
 from cinema_verl.data import sources
 from cinema_verl.data.canonical import SourceError
 from cinema_verl.data.tokens import MIN_SIDE
-from cinema_verl.prepare.commands import add_overwrite, command
-from cinema_verl.prepare.convert import ConvertSettings, enlarging, load_counter
+from cinema_verl.prepare.commands import add_overwrite, command, load_processor
+from cinema_verl.prepare.convert import ConvertSettings
 from cinema_verl.prepare.draft import Adapter
 from cinema_verl.prepare.pipeline import Stopped, prepare, processors, summary
 from cinema_verl.prepare.sources import adapter as adapter_of
@@ -89,12 +89,7 @@ def _check(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
     if not parsed.min_pixels <= parsed.max_pixels:
         parser.error(f"--min-pixels {parsed.min_pixels} is over --max-pixels {parsed.max_pixels}")
     if parsed.processor:
-        try:
-            counter = load_counter(parsed.processor)  # so that a wrong name is reported now, and not by every worker
-        except (OSError, TypeError) as error:
-            parser.error(f"--processor {parsed.processor}: {error}")
-        if (warning := enlarging(counter.patching, parsed.max_pixels)) is not None:
-            print(f"warning: {warning}", file=sys.stderr)
+        load_processor(parser, parsed.processor, parsed.max_pixels)
 
 
 def _settings(parsed: argparse.Namespace) -> ConvertSettings:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cinema_verl.prepare.choices import COLD_START, RL, SHIPPED, Choices
-from cinema_verl.prepare.commands import command
-from cinema_verl.prepare.convert import load_counter
+from cinema_verl.prepare.commands import command, load_processor
+from cinema_verl.prepare.convert import MAX_PIXELS
 from cinema_verl.prepare.pipeline import Stopped, processors
 from cinema_verl.prepare.sets import Plan, make_sets
 from cinema_verl.prepare.sets_page import write_page
@@ -45,10 +45,7 @@ def main(arguments: list[str]) -> int:
     if parsed.max_prompt_tokens is not None and not parsed.processor:
         parser.error("--max-prompt-tokens counts with a model's tokenizer: give --processor MODEL, too")
     if parsed.processor:
-        try:
-            load_counter(parsed.processor)
-        except (OSError, TypeError) as error:
-            parser.error(f"--processor {parsed.processor}: {error}")
+        load_processor(parser, parsed.processor, MAX_PIXELS)
     if parsed.val_fraction is not None and not 0 <= parsed.val_fraction < 1:
         parser.error("--val-fraction must be at least 0 and under 1")
     try:

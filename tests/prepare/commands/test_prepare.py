@@ -1,6 +1,7 @@
 """`cinema-verl prepare`: one set of options and one help for every source."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from cinema_verl.data import sources
 from cinema_verl.data.directory import read_questions
 from cinema_verl.data.tokens import Patching, PromptCounter
 from cinema_verl.prepare.commands import prepare as prepare_module
+from cinema_verl.prepare.commands import sets as sets_module
 from cinema_verl.prepare.commands.prepare import main
+from cinema_verl.prepare.convert import enlarging, load_counter
 from cinema_verl.prepare.sources import adapter
 from cinema_verl.prompts import messages
 
@@ -88,7 +91,7 @@ def test_prompts_are_counted_with_the_model_that_is_named(make_source, tmp_path,
     (source / "rows.jsonl").write_text(rows.replace("Which is larger in 2?", "Which of the two is larger?"))
     assert own(source, tmp_path / "all", "--processor", str(tiny_model)) == 0
     questions = list(read_questions(tmp_path / "all"))
-    counter: PromptCounter = prepare_module.load_counter(str(tiny_model))
+    counter: PromptCounter = load_counter(str(tiny_model))
     for question in questions:
         assert question.text_tokens == counter.text_tokens([counter.render(messages(question.prompt, "cinema"))])[0]
     longest = max(question.text_tokens + question.vision_tokens for question in questions)
@@ -101,10 +104,42 @@ def test_prompts_are_counted_with_the_model_that_is_named(make_source, tmp_path,
 def test_a_limit_below_what_the_processor_enlarges_to_is_warned_of():
     """Qwen3-VL's minimum is 65,536 px: 64 tokens of 32 px a side, for any picture."""
     patching = Patching(patch_size=16, merge_size=2, min_pixels=65_536, max_pixels=16_777_216)
-    warning = prepare_module.enlarging(patching, 50_000)
+    warning = enlarging(patching, 50_000)
     assert "65,536" in warning
     assert "64 tokens" in warning
-    assert prepare_module.enlarging(patching, 65_536) is None
+    assert enlarging(patching, 65_536) is None
+
+
+@pytest.mark.parametrize("minimum", [3_136, 700_000])
+def test_both_commands_warn_of_pictures_that_the_model_enlarges(minimum, tmp_path, tiny_model, capsys):
+    """`sets` stores as large as 602,112 px."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    path = folder / "processor_config.json"
+    values = json.loads(path.read_text())
+    values["image_processor"]["size"] = {"shortest_edge": minimum, "longest_edge": 1_000_000}
+    path.write_text(json.dumps(values))
+    there = ["--output", str(tmp_path / "out"), "--processor", str(folder)]
+    assert sets_module.main(["--downloads", str(tmp_path / "none"), *there]) == 1
+    (tmp_path / "rows").mkdir()
+    assert main(["own", "--input", str(tmp_path / "rows"), *there]) == 1
+    warned = capsys.readouterr().err.count("warning: --max-pixels 602,112 is below the 700,000 pixels")
+    assert warned == (2 if minimum == 700_000 else 0)
+
+
+def test_a_model_of_another_family_is_no_processor_for_either_command(tmp_path, tiny_model, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    path = folder / "processor_config.json"
+    values = json.loads(path.read_text())
+    values["image_processor"]["image_processor_type"] = "SmolVLMImageProcessor"
+    path.write_text(json.dumps(values | {"processor_class": "SmolVLMProcessor"}))
+    there = ["--output", str(tmp_path / "out"), "--processor", str(folder)]
+    for run, arguments in ((sets_module.main, ["--downloads", "d"]), (main, ["own", "--input", "d"])):
+        with pytest.raises(SystemExit) as ended:
+            run([*arguments, *there])
+        assert ended.value.code == 2
+        assert "Qwen2.5-VL" in capsys.readouterr().err
 
 
 def test_the_model_is_read_where_nothing_else_was_imported(tiny_model):
