@@ -30,7 +30,7 @@ REASONS: Final[dict[str, str]] = {
     "several_golds": "the row gives several golds, and they are not one answer in several words",
     "not_an_option": "the gold is none of the options, or the text of two of them",
     "options": "options that cannot be read: only one, more than there are letters, or an empty one",
-    "answer_type": "the row states an answer type that is not known here, or none where its gold may be an order or a set",
+    "answer_type": "the row states an unknown answer type, or none where its gold may be an order or a set",
     "gold_unreadable": CODES["gold_unreadable"],
     "too_many_images": CODES["too_many_images"],
     "several_videos": "several videos, or a video behind images: one video comes first, and images may follow",

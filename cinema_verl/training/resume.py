@@ -1,7 +1,7 @@
 """Whether a run can go on from the checkpoint that it will load: one that is whole, of as many ranks as there are."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -40,7 +40,7 @@ def resume_refusals(config: DictConfig) -> list[Refusal]:
     return list(_of_the_ranks(config, named, contents))
 
 
-def _of_the_path(config: DictConfig, named: str | None, contents: list[str]) -> Iterator[Refusal]:
+def _of_the_path(config: DictConfig, named: str | None, contents: Sequence[str]) -> Iterator[Refusal]:
     """Whether the checkpoint that somebody names is one."""
     mode, path = config.trainer.resume_mode, config.trainer.resume_from_path
     if mode == "resume_path" and not path:
@@ -63,7 +63,7 @@ def _of_the_path(config: DictConfig, named: str | None, contents: list[str]) -> 
         yield Refusal(_PATH, what, f"copy it again, or name another one of {folder.parent}")
 
 
-def _of_the_ranks(config: DictConfig, named: str | None, contents: list[str]) -> Iterator[Refusal]:
+def _of_the_ranks(config: DictConfig, named: str | None, contents: Sequence[str]) -> Iterator[Refusal]:
     trainer = config.trainer
     checkpoint = Path(named) if named else None
     if trainer.resume_mode == "auto":
