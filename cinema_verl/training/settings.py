@@ -112,6 +112,8 @@ class CinemaSettings:
                 f"actor_rollout_ref.rollout.n={n}: algorithm.adv_estimator={config.algorithm.adv_estimator} compares "
                 f"the trajectories of a group, so it must have at least 2"
             )
+        if idle := _why_idle(settings.term_guard, config.algorithm):
+            raise ValueError(f"cinema.term_guard={settings.term_guard} would change nothing: {idle}; set it to none")
         filter_groups = config.algorithm.filter_groups
         if filter_groups.enable and filter_groups.metric != "acc":
             raise ValueError(
@@ -119,6 +121,18 @@ class CinemaSettings:
                 f"reward is penalised for diversity and shaped for length, so it would keep groups that teach nothing"
             )
         return settings
+
+
+def _why_idle(guard: str, algorithm: Any) -> str | None:
+    """Why a guard has nothing to act on (`cinema_verl.diversity.guarded_advantages`); None where it acts."""
+    scheme = schemes().get(algorithm.adv_estimator)
+    if guard == "none":
+        return None
+    if scheme is None or not scheme.normalise:
+        return f"algorithm.adv_estimator={algorithm.adv_estimator} adds no term that is normalised within groups"
+    if guard != "leave_out" and not algorithm.norm_adv_by_std_in_grpo:
+        return "algorithm.norm_adv_by_std_in_grpo=false divides by no deviation"
+    return None
 
 
 def _stages(section: Any, filter_groups: Any) -> Stages:

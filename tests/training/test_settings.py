@@ -36,7 +36,11 @@ CONFIG = OmegaConf.create(
             "image_sample": 64,
             "other_sources": [],
         },
-        "algorithm": {"adv_estimator": "cinema_dps", "filter_groups": {"enable": True, "metric": "acc"}},
+        "algorithm": {
+            "adv_estimator": "cinema_dps",
+            "norm_adv_by_std_in_grpo": True,
+            "filter_groups": {"enable": True, "metric": "acc"},
+        },
         "actor_rollout_ref": {"rollout": {"n": 8}},
     }
 )
@@ -160,3 +164,21 @@ def test_an_installed_annealing_shape_can_be_chosen(install):
 def test_whoever_checks_a_config_needs_neither_torch_nor_verl(run):
     done = run("-c", "import sys, cinema_verl.training.settings; print(*sys.modules)")
     assert not {"torch", "verl", "ray", "transformers", "hydra"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"algorithm__adv_estimator": "grpo"}, "adv_estimator=grpo adds no term"),
+        ({"algorithm__adv_estimator": "cinema_pass_at_4"}, "adv_estimator=cinema_pass_at_4 adds no term"),
+        ({"algorithm__norm_adv_by_std_in_grpo": False}, "divides by no deviation"),
+    ],
+)
+def test_a_guard_that_would_do_nothing_is_refused(changes, why):
+    with pytest.raises(ValueError, match=f"term_guard=floor would change nothing: .*{why}"):
+        read(cinema__term_guard="floor", **changes)
+    assert read(**changes).term_guard == "none"
+
+
+def test_leaving_groups_out_needs_no_deviation():
+    assert read(cinema__term_guard="leave_out", algorithm__norm_adv_by_std_in_grpo=False).term_guard == "leave_out"
