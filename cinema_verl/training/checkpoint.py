@@ -175,6 +175,21 @@ def run_that_resumes(checkpoint: Path | None, *, from_path: bool) -> str:
     return before or secrets.token_hex(8)
 
 
+def branch(named: Path, folder: Path, contents: Sequence[str] = RESUMABLE) -> tuple[Path, str]:
+    """Where a run goes on that was told to start from a checkpoint, and its name.
+
+    The same command again goes on with what the branch has saved.
+
+    Args:
+        named: `trainer.resume_from_path`.
+        folder: `trainer.default_local_dir`.
+        contents: see `complete_steps`.
+    """
+    run = run_that_resumes(named, from_path=True)
+    saved = [step_folder(folder, step) for step in complete_steps(folder, contents)]
+    return next((checkpoint for checkpoint in reversed(saved) if run_of(checkpoint) == run), named), run
+
+
 # ---- where a run resumes --------------------------------------------------------------------------------------------
 
 
@@ -219,6 +234,12 @@ def step_to_resume(folder: Path, contents: Sequence[str] = RESUMABLE) -> int | N
     run = run_of(step_folder(folder, int(named)))
     same = [step for step in steps if run is not None and run_of(step_folder(folder, step)) == run]
     return max([int(named), *same])
+
+
+def named_and_gone(folder: Path, contents: Sequence[str] = RESUMABLE) -> str | None:
+    """The step that the tracker names where no checkpoint is whole any more: verl writes it when one was."""
+    named = _named(folder)
+    return named if named not in (None, "", "0") and not complete_steps(folder, contents) else None
 
 
 def _named(folder: Path) -> str | None:

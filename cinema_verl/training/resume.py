@@ -8,8 +8,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from cinema_verl.training.checkpoint import (
     RESUMABLE,
+    TRACKER,
     complete_steps,
     is_complete,
+    named_and_gone,
     step_folder,
     step_to_resume,
     world_sizes,
@@ -34,7 +36,7 @@ def resume_refusals(config: DictConfig) -> list[Refusal]:
         return []
     contents = OmegaConf.select(actor, "checkpoint.load_contents") or RESUMABLE
     named = branches_from(config)
-    found = list(_of_the_path(config, named, contents))
+    found = [*_of_the_path(config, named, contents), *_of_the_tracker(config, contents)]
     if found or supervised:  # the SFT trainer looks at the ranks itself, as torchrun knows the number of processes
         return found
     return list(_of_the_ranks(config, named, contents))
@@ -61,6 +63,20 @@ def _of_the_path(config: DictConfig, named: str | None, contents: Sequence[str])
     elif not is_complete(folder, contents):
         what = f"{folder} is not whole: it was not written, or copied, to the end"
         yield Refusal(_PATH, what, f"copy it again, or name another one of {folder.parent}")
+
+
+def _of_the_tracker(config: DictConfig, contents: Sequence[str]) -> Iterator[Refusal]:
+    """Whether a run would begin anew, over the history of one that had come far."""
+    folder = Path(config.trainer.default_local_dir)
+    if config.trainer.resume_mode != "auto" or config.trainer.resume_from_path:
+        return
+    if step := named_and_gone(folder, contents):
+        yield Refusal(
+            "trainer.default_local_dir",
+            f"{folder / TRACKER} names step {step}, and no checkpoint in {folder} is whole: the run would begin anew, "
+            "and write over its history",
+            f"copy global_step_{step} back; to begin anew, name another folder, or remove {TRACKER}",
+        )
 
 
 def _of_the_ranks(config: DictConfig, named: str | None, contents: Sequence[str]) -> Iterator[Refusal]:

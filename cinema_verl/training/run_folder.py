@@ -91,7 +91,7 @@ def use_absolute_paths(config: DictConfig) -> None:
     """
     for key in _PATHS:
         if path := OmegaConf.select(config, f"trainer.{key}"):
-            config.trainer[key] = os.path.abspath(path)
+            config.trainer[key] = os.path.abspath(os.path.expanduser(path))  # else a folder "~" would be made
     if OmegaConf.select(config, "ray_kwargs") is None:
         return
     variables = {

@@ -28,6 +28,7 @@ from cinema_verl.training import advantage, dynamic_sampling, log_probs
 from cinema_verl.training.async_sampling import BoundedReplayBufferAsync, clear_what_was_trained
 from cinema_verl.training.checkpoint import (
     QUEUE,
+    branch,
     mend_tracker,
     progress_of,
     rotation,
@@ -104,9 +105,13 @@ class CinemaTrainer(_Trainer):
     # ---- starting and resuming ----------------------------------------------------------------------------------
 
     def init(self) -> None:
-        if self.config.trainer.resume_mode == "auto":
-            contents = self.config.actor_rollout_ref.actor.checkpoint.load_contents
-            mend_tracker(Path(self.config.trainer.default_local_dir).absolute(), contents)
+        trainer, contents = self.config.trainer, self.config.actor_rollout_ref.actor.checkpoint.load_contents
+        folder = Path(trainer.default_local_dir).absolute()
+        if trainer.resume_mode == "auto":
+            mend_tracker(folder, contents)
+        elif trainer.resume_mode == "resume_path":
+            checkpoint, self._run = branch(Path(trainer.resume_from_path).absolute(), folder, contents)
+            trainer.resume_from_path = str(checkpoint)
         super().init()
 
     def _init_dataloader(self) -> None:
@@ -134,7 +139,7 @@ class CinemaTrainer(_Trainer):
         from_path = trainer.resume_mode == "resume_path"
         folder = Path(trainer.default_local_dir).absolute()
         resumed = Path(trainer.resume_from_path) if from_path else step_folder(folder, self.global_steps)
-        self._run = run_that_resumes(resumed if self.global_steps else None, from_path=from_path)
+        self._run = self._run or run_that_resumes(resumed if self.global_steps else None, from_path=False)
         self._resumed_from = resumed
         if self._goes_on and not self.validations.evaluating:
             due = is_due(trainer.test_freq, self.global_steps, self.total_training_steps)

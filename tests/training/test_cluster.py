@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_module
 from cinema_verl.registration.command_line import PROGRAMS, program_of
 from cinema_verl.training import same_version
 from cinema_verl.training.before_start import RefuseBeforeStart
-from cinema_verl.training.checkpoint import shard_path
+from cinema_verl.training.checkpoint import TRACKER, shard_path
 from cinema_verl.training.cluster import prepare
 from cinema_verl.training.resume import resume_refusals
 from cinema_verl.training.same_version import VARIABLE, VersionsDiffer, installed, refuse_different
@@ -119,6 +119,19 @@ def test_the_checkpoint_is_the_one_that_will_be_loaded(tmp_path):
     assert resuming(tmp_path, *from_path) == []
     (refusal,) = resuming(tmp_path, *from_path, "trainer.nnodes=3")
     assert "global_step_5" in refusal.what
+
+
+@pytest.mark.parametrize("recipe", ["cinema_cpu", "cinema_cold_start_cpu"])
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(tmp_path, recipe):
+    def said(*overrides):
+        config = composed(f"trainer.default_local_dir={tmp_path}", *overrides, recipe=recipe)
+        return [refusal.key for refusal in resume_refusals(config)]
+
+    saved(tmp_path, 5, ranks=1).joinpath("data.pt").unlink()  # begun, never ended: nothing was lost
+    assert said() == []
+    (tmp_path / TRACKER).write_text("4")
+    assert said() == ["trainer.default_local_dir"]
+    assert said("trainer.resume_mode=disable") == []
 
 
 @pytest.mark.parametrize("recipe", ["cinema_cpu", "cinema_cold_start_cpu"])

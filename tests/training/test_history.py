@@ -11,6 +11,7 @@ from cinema_verl.training.checkpoint import progress_of, write_progress
 from cinema_verl.training.history import Logged, is_due, logged, numbers
 
 from . import test_trainer
+from .test_checkpoint import save
 
 TRAINED = {"cinema/stage": 1.0, "cinema/acc": 0.5}
 VALIDATED = {"val-core/digits/acc/mean@4": 0.25}
@@ -44,10 +45,9 @@ def test_a_validation_is_due_as_verl_counts(frequency, due):
 # ---- the trainer ------------------------------------------------------------------------------------------------
 
 
-def resumed(folder, monkeypatch, history, *overrides, run="this", step=4):
+def resumed(folder, monkeypatch, history, *overrides, step=4):
     """A trainer that has loaded step 4 of 6, and what it logs besides the file."""
-    checkpoint = folder / f"global_step_{step}"
-    write_progress(checkpoint, run, step, metrics=TRAINED)
+    write_progress(folder / f"global_step_{step}", "this", step, metrics=TRAINED)
     (folder / "metrics.jsonl").write_text(text(history))
     trainer = test_trainer.make(
         f"trainer.default_local_dir={folder}",
@@ -56,8 +56,12 @@ def resumed(folder, monkeypatch, history, *overrides, run="this", step=4):
         "trainer.test_freq=2",
         *overrides,
     )
-    monkeypatch.setattr(PPOTrainerSync, "on_init_end", lambda self: None)
-    trainer.global_steps, trainer.total_training_steps, said = step, 6, []
+    for verls in ("init", "on_init_end"):
+        monkeypatch.setattr(PPOTrainerSync, verls, lambda self: None)
+    trainer.total_training_steps, said = 6, []
+    trainer.init()
+    named = trainer.config.trainer.resume_from_path
+    trainer.global_steps = int(named.split("_")[-1]) if named else step
     trainer.on_init_end()
     trainer.logger = SimpleNamespace(logger={}, log=lambda data, step: said.append((step, data)))
     trainer._open_file_logger()
@@ -93,6 +97,19 @@ def test_a_branch_begins_with_its_own_history(tmp_path, monkeypatch):
     trainer, said = resumed(tmp_path, monkeypatch, [], *overrides)
     assert said == []
     assert trainer.config.trainer.val_before_train is True, "the number to beat"
+
+
+def test_a_branch_that_was_killed_goes_on_with_what_it_saved(tmp_path, monkeypatch):
+    """The same command again; without it, the branch would begin at its root for ever."""
+    source = save(tmp_path / "source", 4, "this")
+    save(tmp_path / "branch", 5, "this+4")
+    save(tmp_path / "branch", 6, "another")
+    (tmp_path / "branch" / "metrics.jsonl").write_text(text([(5, TRAINED)]))
+    overrides = (f"trainer.resume_from_path={source}", "trainer.resume_mode=resume_path")
+    trainer, said = resumed(tmp_path / "branch", monkeypatch, [(5, TRAINED)], *overrides, step=3)
+    assert (trainer._resumed_step, trainer._run) == (5, "this+4")
+    assert trainer.config.trainer.resume_from_path == str(tmp_path / "branch" / "global_step_5")
+    assert said == []
 
 
 def test_a_checkpoint_has_the_metrics_of_its_step(tmp_path, monkeypatch):

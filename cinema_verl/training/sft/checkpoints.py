@@ -16,6 +16,7 @@ from verl.utils.checkpoint import CheckpointHandler
 from verl.utils.checkpoint.checkpoint_handler import extract_step
 
 from cinema_verl.training.checkpoint import (
+    branch,
     complete_steps,
     keeps,
     mend_tracker,
@@ -87,12 +88,9 @@ class SFTCheckpoints(CheckpointHandler):
         if resumed is None:
             return None
         path = Path(resumed).absolute()
-        from_path = self.resume_from_path is not None
-        run = run_that_resumes(path, from_path=from_path)
-        if from_path:  # the same command again goes on with what this branch has saved
-            saved = [step_folder(self.folder, step) for step in complete_steps(self.folder, self.load_contents)]
-            path = next((checkpoint for checkpoint in reversed(saved) if run_of(checkpoint) == run), path)
-        return path, run
+        if self.resume_from_path is not None:
+            return branch(path, self.folder, self.load_contents)
+        return path, run_that_resumes(path, from_path=False)
 
     def _find_latest_checkpoint(self) -> str | None:
         step = mend_tracker(self.folder, self.load_contents)
