@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from cinema_verl.checks.finding import Finding
 from cinema_verl.checks.host_memory import Projection, size
+from cinema_verl.training.checkpoint import keeps, saves_nothing
 from cinema_verl.training.model_folder import read_headers
 
 WHERE: Final = "machine"
@@ -79,8 +80,11 @@ def checkpoint_bytes(parameters: int, contents: Sequence[str], *, float32: bool 
 
 def _disk(config: Any, folder: Path | None, *, rl: bool) -> Iterator[Finding]:
     """Room for the checkpoints that are kept, and one more while it is written."""
-    frequency = OmegaConf.select(config, "trainer.save_freq")
-    if not frequency or frequency == -1 or OmegaConf.select(config, "trainer.val_only"):
+    if OmegaConf.select(config, "trainer.val_only"):
+        return
+    if saves_nothing(config):
+        detail = f"trainer.save_freq={config.trainer.save_freq}: no checkpoint is written: the run cannot be resumed"
+        yield Finding(WHERE, "disk", None, detail, "set trainer.save_freq; the last step is saved with it, too")
         return
     if folder is None:
         return  # said where tokens are counted
@@ -94,7 +98,7 @@ def _disk(config: Any, folder: Path | None, *, rl: bool) -> Iterator[Finding]:
     float32 = OmegaConf.select(config, f"{precision}.mixed_precision.param_dtype") == "fp32"
     one = checkpoint_bytes(parameters, contents, float32=float32)
     key = "trainer.max_actor_ckpt_to_keep" if rl else "trainer.max_ckpt_to_keep"
-    keep = OmegaConf.select(config, key)
+    keep = keeps(OmegaConf.select(config, key))
     target = Path(str(OmegaConf.select(config, "trainer.default_local_dir"))).absolute()
     existing = next(path for path in (target, *target.parents) if path.exists())
     free = shutil.disk_usage(existing).free

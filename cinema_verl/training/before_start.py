@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cinema_verl.runs.locate import CONFIG
 from cinema_verl.training import cluster
+from cinema_verl.training.checkpoint import saves_nothing
 from cinema_verl.training.data_files import file_refusals
 from cinema_verl.training.model_folder import folder_refusals, hub_refusals
 from cinema_verl.training.next_steps import next_steps
@@ -70,6 +71,12 @@ class RefuseBeforeStart(Callback):
                 self._stop.clear()
                 if OmegaConf.select(config, "trainer.v1.trainer_mode") in TRAINERS:
                     _once_ray_runs(self._listen)
+                    if saves_nothing(config):
+                        print(
+                            f"cinema-verl: trainer.save_freq={config.trainer.save_freq}: no checkpoint is written: "
+                            "the run cannot be resumed, nor its policy used",
+                            file=sys.stderr,
+                        )
                     self._held.enter_context(configuration_to_file(Path(config.trainer.default_local_dir) / CONFIG))
 
     def on_job_end(self, config: DictConfig, *, job_return: JobReturn, **_: Any) -> None:

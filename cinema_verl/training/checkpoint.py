@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from cinema_verl.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -259,6 +261,14 @@ def write_tracker(folder: Path, step: int) -> None:
 def keeps(max_to_keep: int | None) -> int | None:
     """`max_ckpt_to_keep` as verl reads it: None, 0 and negative numbers keep all."""
     return max_to_keep if max_to_keep and max_to_keep > 0 else None
+
+
+def saves_nothing(config: DictConfig) -> bool:
+    """Whether a training would end without a checkpoint; verl's SFT program saves its last step whatever it is told."""
+    if OmegaConf.select(config, "actor_rollout_ref") is None or OmegaConf.select(config, "trainer.val_only"):
+        return False
+    frequency = OmegaConf.select(config, "trainer.save_freq")
+    return not isinstance(frequency, int) or frequency <= 0
 
 
 def retire(

@@ -47,10 +47,25 @@ def test_disk_for_the_checkpoints_that_are_kept_and_one_more(config, tiny_model,
     for free, ok in ((need + 1, True), (need, False)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: Usage(0, 0, free))
         assert found(config, tiny_model)["disk"].ok is ok
-    config.trainer.max_actor_ckpt_to_keep = None
-    assert found(config, tiny_model)["disk"].ok is None
-    config.trainer.save_freq = -1
-    assert found(config, tiny_model) == {}
+    for everything in (None, 0, -1):
+        config.trainer.max_actor_ckpt_to_keep = everything
+        assert found(config, tiny_model)["disk"].ok is None
+        assert "all are kept" in found(config, tiny_model)["disk"].detail
+
+
+def test_a_training_that_saves_nothing_is_said(config):
+    for never in (-1, 0):
+        config.trainer.save_freq = never
+        assert found(config)["disk"].ok is None
+        assert "no checkpoint is written" in found(config)["disk"].detail
+    config.trainer.val_only = True
+    assert found(config) == {}
+
+
+def test_fine_tuning_saves_its_last_step_whatever_it_is_told(tiny_model, tmp_path):
+    trainer = {"save_freq": -1, "max_ckpt_to_keep": 1, "nnodes": 1, "default_local_dir": str(tmp_path)}
+    config = OmegaConf.create({"trainer": trainer, "checkpoint": {"save_contents": ["model"]}})
+    assert "1 + 1 checkpoints" in found(config, tiny_model, rl=False)["disk"].detail
 
 
 def test_host_memory_of_a_node(config, monkeypatch):
