@@ -42,7 +42,6 @@ $(VLLM_STAMP): pyproject.toml tests/vllm/constraints.txt
 	touch $@
 
 docs: $(STAMP)  ## the pages of docs/ as a site in outputs/site; every link is checked
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/python -m mkdocs build --strict --site-dir outputs/site
 
 lint: $(STAMP)  ## ruff check and ruff format --check

@@ -10,7 +10,7 @@ import cinema_verl.training.trainer  # noqa: F401  first: other modules of `trai
 from cinema_verl.registration.command_line import shipped_recipes
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("studies/*/*.md")])
 LINK = re.compile(r"\]\((?!https?:)([^)\s#]*)(?:#([^)\s]+))?\)")
 MODULE = re.compile(r"cinema_verl(?:\.\w+)+")
 PATH = re.compile(r"`((?:cinema_verl|recipes|data_preprocess|tools|tests|benchmarks|docs)/[\w./-]+)`")
