@@ -117,7 +117,9 @@ def _selection(config: DictConfig, _: Facts) -> Iterator[Refusal]:
         )
     strategy = _value(config, "actor_rollout_ref.actor.strategy")
     key = "actor_rollout_ref.model.lora.merge"
-    lora = _value(config, "actor_rollout_ref.model.lora_rank") or _value(config, "actor_rollout_ref.model.lora.rank")
+    lora = any(
+        _value(config, f"actor_rollout_ref.model.{name}") for name in ("lora_rank", "lora.rank", "lora_adapter_path")
+    )
     if lora and _value(config, "actor_rollout_ref.rollout.name") == "transformers" and not _value(config, key):
         yield Refusal(key, "the transformers engine takes LoRA weights merged only", f"set {key}=true")
     factors = OmegaConf.select(config, "cinema.stages") or {}

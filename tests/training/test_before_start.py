@@ -1,12 +1,15 @@
 """A bad configuration ends in the driver, before Ray or a process group: the real programs are started."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
+from safetensors.torch import load_file, save_file
 
 from cinema_verl.registration.command_line import PROGRAMS, RL_TRAINER, SFT_TRAINER, program_of
 from cinema_verl.training import estimators
@@ -49,15 +52,51 @@ def test_what_can_be_trained_goes_on(files_of_digits):
     RefuseBeforeStart().on_job_start(composed("cinema_cpu"))
 
 
-def test_a_folder_of_lora_weights_is_refused(tmp_path, tiny_model):
-    from safetensors.torch import load_file, save_file
+def with_weights(change):
+    def spoil(folder):
+        path = folder / "model.safetensors"
+        save_file(change(load_file(path)), path)
 
-    for path in Path(tiny_model).iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    weights = load_file(tmp_path / "model.safetensors")
-    save_file({f"base_model.model.{name}": value for name, value in weights.items()}, tmp_path / "model.safetensors")
-    with pytest.raises(SystemExit, match="LoRA weights: merge them"):
-        RefuseBeforeStart().on_job_start(composed("cinema_cpu", f"actor_rollout_ref.model.path={tmp_path}"))
+    return spoil
+
+
+def with_json(name, **values):
+    def spoil(folder):
+        (folder / name).write_text(json.dumps(json.loads((folder / name).read_bytes()) | values))
+
+    return spoil
+
+
+SPOILT = {
+    "LoRA": (
+        with_weights(lambda old: {f"base_model.model.{n}": w for n, w in old.items()}),
+        "LoRA weights: merge them",
+    ),
+    "missing": (with_weights(lambda old: {n: w for n, w in old.items() if "merger" not in n}), "would be random"),
+    "foreign": (with_weights(lambda old: old | {"value_head": torch.zeros(1)}), "1 are not the model's"),
+    "processor": (
+        with_json("processor_config.json", processor_class="Glm4vProcessor"),
+        "goes with Qwen2_5_VLProcessor",
+    ),
+    "family": (
+        with_json("config.json", model_type="kimi_vl", auto_map={"AutoConfig": "code.C"}),
+        "use a model of Qwen2",
+    ),
+}
+TRAINS = {"cinema_cpu": "actor_rollout_ref.model.path", "cinema_colocate_async_cpu": "actor_rollout_ref.model.path"}
+TRAINS |= {"cinema_cold_start_cpu": "model.path", "cinema_evaluate_cpu": "actor_rollout_ref.model.path"}
+
+
+@pytest.mark.parametrize("recipe", TRAINS)
+@pytest.mark.parametrize("fault", SPOILT)
+def test_a_folder_that_is_not_whole_is_refused_by_every_program(recipe, fault, tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on the terminal"))
+    shutil.copytree(tiny_model, tmp_path / "model")
+    spoil, says = SPOILT[fault]
+    spoil(tmp_path / "model")
+    needed = ["data.val_files=rows.parquet"] if recipe == "cinema_evaluate_cpu" else []
+    with pytest.raises(SystemExit, match=says):
+        RefuseBeforeStart().on_job_start(composed(recipe, f"{TRAINS[recipe]}={tmp_path}/model", *needed))
 
 
 @pytest.mark.slow

@@ -288,11 +288,12 @@ def test_a_context_that_holds_no_whole_trajectory_is_refused(tmp_path):
     assert "10000" in judged(f"actor_rollout_ref.model.path={tmp_path}")[key].what
 
 
-def test_adapters_need_an_engine_that_can_take_them():
-    assert judged("actor_rollout_ref.model.lora_rank=8", recipe="cinema_cpu") == {}  # it merges
-    found = judged(
-        "actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.lora.merge=false", recipe="cinema_cpu"
-    )
+@pytest.mark.parametrize("recipe", ["cinema_cpu", "cinema_colocate_async_cpu", "cinema_evaluate_cpu"])
+@pytest.mark.parametrize("adapters", ["lora_rank=8", "lora.rank=8", "lora_adapter_path=/adapter"])
+def test_adapters_need_an_engine_that_can_take_them(adapters, recipe):
+    key = "actor_rollout_ref.model.lora.merge"
+    assert key not in judged(f"actor_rollout_ref.model.{adapters}", recipe=recipe), "it merges"
+    found = judged(f"actor_rollout_ref.model.{adapters}", f"{key}=false", recipe=recipe)
     assert found["actor_rollout_ref.model.lora.merge"].advice == "set actor_rollout_ref.model.lora.merge=true"
 
 
