@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ REASONS: Final[dict[str, str]] = {
     "several_golds": "the row gives several golds, and they are not one answer in several words",
     "not_an_option": "the gold is none of the options, or the text of two of them",
     "options": "options that cannot be read: only one, more than there are letters, or an empty one",
-    "answer_type": "the row states an unknown answer type, or none where its gold may be an order or a set",
+    "answer_type": "an answer type that is not known here, or none where the gold may be an order or a set",
     "gold_unreadable": CODES["gold_unreadable"],
     "too_many_images": CODES["too_many_images"],
     "several_videos": "several videos, or a video behind images: one video comes first, and images may follow",
@@ -175,10 +175,13 @@ class Question:
 
     def to_json(self, root: Path | None = None) -> dict[str, Any]:
         """As JSON values. Image paths inside `root` become relative to it."""
-        record = asdict(self)
-        for image in record["images"]:
-            if root is not None and Path(image["path"]).is_relative_to(root):
-                image["path"] = str(Path(image["path"]).relative_to(root))
+        record = _by_field(self)
+        record["images"] = images = tuple(map(_by_field, self.images))
+        inside = None if root is None else f"{str(root).rstrip('/')}/"
+        for image in images:
+            if inside and image["path"].startswith(inside):
+                image["path"] = image["path"][len(inside) :]
+        record["video"] = self.video and _by_field(self.video)
         return record
 
     @classmethod
@@ -231,6 +234,11 @@ class Question:
             aliases=self.answer_aliases,
             tolerance=self.tolerance,
         )
+
+
+def _by_field(record: ImageRef | VideoRef | Question) -> dict[str, Any]:
+    """The fields by name, not copied: `dataclasses.asdict` copies all that is in them."""
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 _LABEL = re.compile(r"(?<![A-Za-z])([A-Z])\s*[.):,]\s*")

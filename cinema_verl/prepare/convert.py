@@ -159,37 +159,35 @@ class Converter:
     def _bytes(self, medium: Media) -> bytes:
         if medium.data is not None:
             return medium.data
-        return _read(self._path(self.located(medium)))
+        return _read(self.located(medium)[1] or self._path(medium))
 
     def _path(self, medium: Media) -> Path:
         if is_url(medium.path):
             return self._downloads.fetch(medium.path)
         return resolve(self._settings.media_root, medium.path, self._settings.allow_root)
 
-    def located(self, medium: Media) -> Media:
-        """The medium at the first of its places where there is something.
+    def located(self, medium: Media) -> tuple[Media, Path | None]:
+        """The medium at the first of its places where there is something, and its path; None where it is no file here.
 
         Raises:
             Rejected: What `resolve` says of its own place, if there is nothing at any.
         """
         if medium.data is not None or is_url(medium.path):
-            return medium
+            return medium, None
         try:
-            self._path(medium)
-            return medium
+            return medium, self._path(medium)
         except Rejected as rejected:
             if rejected.reason != "path_missing":
                 raise
             for place in medium.places:
                 try:
-                    self._path(place)
-                    return place
+                    return place, self._path(place)
                 except Rejected:
                     continue
             raise
 
     def _frames(self, medium: Media) -> tuple[list[ImageRef], VideoRef]:
-        settings, medium = self._settings, self.located(medium)
+        settings, (medium, _) = self._settings, self.located(medium)
         wanted: dict[str, Any] = {
             "count": settings.frames,
             "fps": settings.fps,

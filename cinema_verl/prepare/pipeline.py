@@ -280,7 +280,7 @@ def _check_media(job: Job, span: Span) -> None:
             continue
         for medium in media:
             try:
-                if is_url(medium.path) or is_inline(medium.path) or converter.located(medium):
+                if is_url(medium.path) or is_inline(medium.path) or converter.located(medium)[0]:
                     return
             except Rejected as rejected:
                 if rejected.reason not in ("path_missing", "path_outside"):

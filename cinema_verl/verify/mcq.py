@@ -120,6 +120,9 @@ class Options:
         self._plain: Final = [_plain(text) for text in texts]
         self._letter_of: Final = _unique(self._texts)
         self._contents: Final = [_content(text) for text in self._plain]
+        self._stems: Final = [
+            [stem for stem in content if not stem.isdigit()] for content in self._contents if len(content) > 1
+        ]
         # Pictures by their numbers: "Image 3" is the third image.
         numbers = [ordering.item(text) if len(text) <= _MAX_NUMBERED else "" for text in texts]
         numbers = [
@@ -217,7 +220,7 @@ class Options:
         if not any(self._values):
             return False
         said = _VALUE_IN_PROSE.findall(prose)[:_MAX_MENTIONS]
-        mentioned = {value.value for value in map(number.read, said) if value}
+        mentioned = {value for value in map(_figure, said) if value is not None}
         mine = self._values[own]
         others = {value.value for value in self._values if value} - ({mine.value} if mine else set())
         if mine and mine.value in mentioned:
@@ -226,11 +229,12 @@ class Options:
 
     def _contents_named(self, own: int, prose: str) -> bool:
         """Whether prose has all words of another option's text, in any order, and not all of its own."""
-        others = [content for content in self._contents if len(content) > 1]
-        said = _content(prose) if others else set()
-        if self._contents[own] <= said:
-            return False
-        return any(content <= said and not content <= self._contents[own] for content in others)
+        if not any(all(map(prose.__contains__, stems)) for stems in self._stems):
+            return False  # as nearly always, and quick to see
+        said, mine = _content(prose), self._contents[own]
+        return not mine <= said and any(
+            len(content) > 1 and content <= said and not content <= mine for content in self._contents
+        )
 
     def _named_in(self, prose: str) -> list[int]:
         """The options whose texts stand in ``prose``, and there within no longer option's text."""
@@ -279,6 +283,14 @@ class Options:
                 return True
         said = number.read(text) if len(text) <= _MAX_VALUE else None
         return said is not None or is_maths(text) or len(_content(plain)) <= _MAX_CLAIM
+
+
+def _figure(text: str) -> Fraction | int | None:
+    """The value of figures in prose; most are integers, which need not be read as quantities."""
+    if text.isascii() and text.isdigit():
+        return int(text)
+    value = number.read(text)
+    return value.value if value else None
 
 
 def _is_remark(text: str) -> bool:
@@ -397,7 +409,8 @@ def _labelled(text: str, options: Options) -> str | None:
     said = options.by_text(rest, as_written)
     if not said and rest[-2:-1] == " " and rest[-1] in (options.letters if options.has_texts else "ABCDE"):
         return None  # "B. 2 C" names two
-    said = said or options.by_value(rest, as_written)
+    if not said and not _REASON.match(rest):
+        said = options.by_value(rest, as_written)
     if said == letter:
         return letter
     if said and (firm or not _WORD_OR_MORE.match(rest)):
@@ -409,6 +422,7 @@ def _labelled(text: str, options: Options) -> str | None:
     return letter if _is_value(rest) else None
 
 
+_REASON = re.compile(r"(?:as|because|since)\s", re.IGNORECASE)
 _WORD_OR_MORE = re.compile(r"[a-z]{2}")
 _LABEL_IN_LATEX = re.compile(r"\W{0,8}(?:\\[A-Za-z]{1,12}\s?\{)?\W{0,8}[A-Za-z]\W")
 
