@@ -19,12 +19,15 @@ class Family(NamedTuple):
         processor: Class of its processor.
         image_processor: Stem of the class of its image processor, which has a twin that ends in "Pil".
         clip: The image processor's limits are of a clip (frames x area), and an image is one of equal frames.
+        fsdp2: It trains with verl's FSDP2, which gives every embedding a unit of its own. GLM-4V's vision tower reads
+            the weight of its position embedding without calling it, and finds it sharded.
     """
 
     name: str
     processor: str
     image_processor: str
     clip: bool = False
+    fsdp2: bool = True
 
 
 _QWEN2: Final = "Qwen2VLImageProcessor"
@@ -35,8 +38,8 @@ FAMILIES: Final = {
     "qwen3_vl_moe": Family("Qwen3-VL (mixture of experts)", "Qwen3VLProcessor", _QWEN2),
     "qwen3_5": Family("Qwen3.5", "Qwen3VLProcessor", _QWEN2),
     "qwen3_5_moe": Family("Qwen3.5 (mixture of experts)", "Qwen3VLProcessor", _QWEN2),
-    "glm4v": Family("GLM-4.1V", "Glm4vProcessor", "Glm4vImageProcessor", clip=True),
-    "glm46v": Family("GLM-4.6V", "Glm46VProcessor", "Glm46VImageProcessor", clip=True),
+    "glm4v": Family("GLM-4.1V", "Glm4vProcessor", "Glm4vImageProcessor", clip=True, fsdp2=False),
+    "glm46v": Family("GLM-4.6V", "Glm46VProcessor", "Glm46VImageProcessor", clip=True, fsdp2=False),
 }
 """By `model_type` of a model's config.json."""
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cinema_verl.data.check import option_faults
-from cinema_verl.data.families import refused
+from cinema_verl.data.families import FAMILIES, refused
 from cinema_verl.schedule import Stages
 from cinema_verl.training.estimators import schemes
 from cinema_verl.training.settings import SHORTHANDS, CinemaSettings
@@ -480,10 +480,11 @@ def _model(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     elif path.startswith(("/", "./", "../")) and not Path(path).is_dir():
         yield Refusal(key, f"{path} does not exist", "correct the path")
     elif Path(path).is_dir():
-        yield from _family(key, Path(path))
+        strategy = "engine.strategy" if key == "model.path" else "actor_rollout_ref.actor.strategy"
+        yield from _family(key, Path(path), strategy, _value(config, strategy))
 
 
-def _family(key: str, folder: Path) -> Iterator[Refusal]:
+def _family(key: str, folder: Path, strategy: str, chosen: Any) -> Iterator[Refusal]:
     if not (folder / "config.json").is_file():
         adapter = (folder / "adapter_config.json").is_file()
         what = "a LoRA adapter without the model it is for" if adapter else "no config.json: not a Hugging Face model"
@@ -497,6 +498,9 @@ def _family(key: str, folder: Path) -> Iterator[Refusal]:
         return
     if (reason := refused(found)) is not None:
         yield Refusal(key, *reason)
+    elif chosen == "fsdp2" and not (family := FAMILIES[found]).fsdp2:
+        what = f"verl 0.9.1's FSDP2 shards the position embedding of {family.name}'s vision tower, which cannot read it"
+        yield Refusal(strategy, what, f"set {strategy}=fsdp, which needs a GPU and was not tried here")
 
 
 def _gpus(config: DictConfig) -> int:

@@ -22,6 +22,7 @@ from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token
 
 from cinema_verl.checks import preflight
 from cinema_verl.checks.compose import compose
+from cinema_verl.data.families import FAMILIES
 from cinema_verl.data.tokens import PromptCounter, vision_tokens
 from cinema_verl.demo.digits import Sizes, token_area, write_dataset
 from cinema_verl.export.command import main as export
@@ -124,7 +125,8 @@ def test_a_stored_picture_is_seen_as_it_is(family, processor):
 
 
 def test_data_and_preflight(family, folder, data):
-    config, _ = compose("cinema_cpu", given(folder, data))
+    strategy = "fsdp2" if FAMILIES[family].fsdp2 else "fsdp"
+    config, _ = compose("cinema_cpu", [*given(folder, data), f"actor_rollout_ref.actor.strategy={strategy}"])
     report = preflight.examine(config, RL_TRAINER, here=False)
     assert report["ok"], report["findings"]
     (counted,) = [finding for finding in report["findings"] if finding["what"] == "counted"]

@@ -255,6 +255,17 @@ def test_a_folder_of_a_family_that_is_known(tmp_path):
     assert judged(f"actor_rollout_ref.model.path={tmp_path}") == {}
 
 
+@pytest.mark.parametrize("model_type", ["glm4v", "glm46v"])
+@pytest.mark.parametrize("recipe", ["cinema", "cinema_cpu", "cinema_cold_start"])
+def test_a_family_whose_forward_pass_reads_what_is_sharded(tmp_path, model_type, recipe):
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{model_type}"}}')
+    path, key = "actor_rollout_ref.model.path", "actor_rollout_ref.actor.strategy"
+    if recipe == "cinema_cold_start":
+        path, key = "model.path", "engine.strategy"
+    assert "FSDP2" in judged(f"{path}={tmp_path}", recipe=recipe)[key].what
+    assert key not in judged(f"{path}={tmp_path}", f"{key}=fsdp", recipe=recipe)
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     assert "does not exist" in judged(f"actor_rollout_ref.model.path={tmp_path}/x")["actor_rollout_ref.model.path"].what
 
