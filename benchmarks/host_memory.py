@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from cinema_verl.checks.host_memory import trajectory_bytes
+from cinema_verl.checks.host_memory import row_bytes
 from cinema_verl.data.schema import RL_SCHEMA, image_cell, rl_row, write_parquet
 from cinema_verl.data.tokens import Patching, vision_tokens
 from cinema_verl.utils.resolvers import package_path
@@ -143,7 +143,7 @@ def main() -> None:
     (small, small_all), (large, large_all) = measured
     tokens = [arguments.images * vision_tokens(side, side, PATCHING) for side in (28, arguments.side)]
     sequences = arguments.batch * arguments.group
-    stored = [sequences * trajectory_bytes(vision, vision + 150, PATCHING) for vision in tokens]
+    stored = [arguments.batch * row_bytes(vision, vision + 150, PATCHING).group(arguments.group) for vision in tokens]
     projected = stored[1] - stored[0]
     print(f"{sequences} trajectories, {tokens[0]} and {tokens[1]} vision tokens each; MiB at the peak")
     print(f"{'process':<28}{'small':>9}{'large':>9}{'growth':>9}{'of a stored batch':>20}")

@@ -1,16 +1,15 @@
 """How much host memory a run takes for its images, from token counts alone.
 
-Between rollout and update verl holds every trajectory with the pixel values of its images, as floats and once for each
-trajectory of a group (`cinema_verl.training.shared_vision` shares the work of making them, not what is stored). They
-outweigh all else that grows with the batch: 18.4 KiB for each image token of Qwen2.5-VL. In a run of recipe cinema_cpu
-with 64 trajectories of 256 image tokens (benchmarks/host_memory.py) TransferQueue grew by 1.06 times what is projected
-here, the training worker by 1.56 times, its computing included.
+Between rollout and update verl holds every trajectory, and the pixel values of its images as floats: 18.4 KiB for each
+image token of Qwen2.5-VL, which outweighs all else that grows with the batch. verl has them once for each trajectory of
+a group; here a group is stored with them once, and each training worker that has any of it has them once
+(`cinema_verl.training.shared_vision`). benchmarks/host_memory.py measures both.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from cinema_verl.data.tokens import Patching
 
@@ -32,37 +31,65 @@ class Projection:
     formula: str
 
 
-def trajectory_bytes(vision: float, total: float, patching: Patching) -> float:
-    """What one trajectory takes: `vision` image tokens among `total` tokens."""
+class Row(NamedTuple):
+    """Bytes of one row of the data, as a trajectory or as a row of fine-tuning.
+
+    Attributes:
+        pixels: Of its images.
+        sequence: Of its tokens.
+    """
+
+    pixels: float
+    sequence: float
+
+    def group(self, size: int, copies: int = 1) -> float:
+        """Of `size` trajectories over the same images, whose pixel values are there `copies` times."""
+        return copies * self.pixels + size * self.sequence
+
+
+def row_bytes(vision: float, total: float, patching: Patching) -> Row:
+    """What a row takes: `vision` image tokens among `total` tokens."""
     patches = patching.merge_size**2
     pixels = patches * patching.patch_size**2 * _CHANNELS * _FRAMES * _FLOAT
-    return vision * pixels + total * _SEQUENCE_BYTES
+    return Row(vision * pixels, total * _SEQUENCE_BYTES)
 
 
 def project_rl(
-    train: float | None, val: float | None, *, batch: int, group: int, rounds: int, val_batch: int, val_group: int
+    train: Row | None,
+    val: Row | None,
+    *,
+    batch: int,
+    group: int,
+    ranks: int,
+    rounds: int,
+    val_batch: int,
+    val_group: int,
 ) -> list[Projection]:
     """Over all nodes, of reinforcement learning with verl's V1 trainer.
 
     Args:
-        train, val: Mean bytes of a trajectory of each split; None for one that is not there, or not trained on.
+        train, val: Mean of each split; None for one that is not there, or not trained on.
         batch, group: ``data.train_batch_size`` and ``rollout.n``.
+        ranks: Training workers, over which verl's balancing spreads a group.
         rounds: Batches of groups that dynamic sampling may hold at once; 1 without it.
         val_batch, val_group: Questions validated at once, and ``rollout.val_kwargs.n``.
     """
     result = []
     if train is not None:
-        stored = batch * group * train
+        one = train.group(group)
+        stored, copied = batch * one, batch * train.group(group, min(ranks, group))
+        formula = f"{batch:,} questions x {size(one)}, {size(train.pixels)} of it images"
         result += [
-            Projection("a batch in verl's TransferQueue", stored, f"{batch:,} questions x {group} x {size(train)}"),
-            Projection("the same, with the training workers' copy", 2 * stored, "each rank fetches its share"),
+            Projection("a batch in verl's TransferQueue", stored, formula),
+            Projection("the same, with the training workers' copy", stored + copied, "each rank fetches its share"),
         ]
         if rounds > 1:
             formula = f"up to {rounds} batches of groups at once"
             result.append(Projection("dynamic sampling, no group mixed", rounds * stored, formula))
     if val is not None:
-        formula = f"{val_batch:,} questions x {val_group} x {size(val)}; data.val_batch_size bounds it"
-        result.append(Projection("a validation batch", val_batch * val_group * val, formula))
+        one = val.group(val_group)
+        formula = f"{val_batch:,} questions x {size(one)}; data.val_batch_size bounds it"
+        result.append(Projection("a validation batch", val_batch * one, formula))
     return result
 
 

@@ -55,11 +55,11 @@ def _name_findings(plan: Plan, config: Any, found: Survey) -> Iterator[Finding]:
 
 def project(plan: Plan, config: Any, found: Survey, patching: Patching) -> list[host_memory.Projection]:
     """Host memory for the files' mean row."""
-    train, val = (_mean_bytes(plan, config, found.of(split), patching) for split in ("train", "val"))
+    train, val = (_mean_row(plan, config, found.of(split), patching) for split in ("train", "val"))
     if plan.program == SFT_TRAINER:
         if train is None:
             return []
-        return host_memory.project_sft(train, batch=config.data.train_batch_size, workers=config.data.num_workers)
+        return host_memory.project_sft(sum(train), batch=config.data.train_batch_size, workers=config.data.num_workers)
     groups, rollout = config.algorithm.filter_groups, config.actor_rollout_ref.rollout
     questions = sum(file.rows for file in found.of("val"))
     return host_memory.project_rl(
@@ -67,6 +67,7 @@ def project(plan: Plan, config: Any, found: Survey, patching: Patching) -> list[
         val,
         batch=config.data.train_batch_size,
         group=rollout.n,
+        ranks=config.trainer.nnodes * config.trainer.n_gpus_per_node,
         # A round asks for two prompts for every group that is missing (`dynamic_sampling`).
         rounds=min(2, groups.get("max_inflight_gen_batches") or 1) if _filters(config) else 1,
         val_batch=min(config.data.val_batch_size or questions, questions),
@@ -82,11 +83,11 @@ def _filters(config: Any) -> bool:
         return True
 
 
-def _mean_bytes(plan: Plan, config: Any, files: Sequence[FileSurvey], patching: Patching) -> float | None:
+def _mean_row(plan: Plan, config: Any, files: Sequence[FileSurvey], patching: Patching) -> host_memory.Row | None:
     rows = sum(file.seen for file in files)
     if not rows:
         return None
     vision = sum(sum(file.vision) for file in files) / rows
     text = sum(sum(file.text) for file in files) / rows
     response = config.data.max_response_length if plan.program == RL_TRAINER else 0
-    return host_memory.trajectory_bytes(vision, vision + text + response, patching)
+    return host_memory.row_bytes(vision, vision + text + response, patching)

@@ -4,7 +4,7 @@ They also add to each score what verl's validation dumps do not have: where the 
 is, and how it ended.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import ray
 import torch
@@ -17,6 +17,9 @@ from cinema_verl.runs.stop_reason import StopReason
 from cinema_verl.training.routing import refuse_to_go_on_without_replicas
 from cinema_verl.training.same_version import refuse_another_version
 from cinema_verl.training.shared_vision import SharedImages
+
+STORED_AS: Final = "stored_as"
+"""Beside a trajectory's media, which verl does not store: the key that it will have in the transfer queue."""
 
 
 class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ignore[misc, name-defined]
@@ -34,6 +37,10 @@ class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ig
         refuse_to_go_on_without_replicas()
         await super().generate_sequences(batch)
 
+    def _trains_with_pixels_put_back(self) -> bool:
+        """Whether the run's workers are `cinema_verl.training.worker`'s, which the trainers of this package choose."""
+        return str(self.config.trainer.v1.trainer_mode).startswith("cinema")
+
     def _compute_multi_modal_inputs(self, output: Any, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         media = output.multi_modal_data or {}
         images = media.get("images")
@@ -42,7 +49,8 @@ class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ig
         if images.features is None:
             images.features = super()._compute_multi_modal_inputs(output, input_ids)
         # verl takes `mm_token_type_ids` out of the dictionary, and makes it anew from the sequence at hand.
-        return dict(images.features)
+        key = media.get(STORED_AS)
+        return dict(images.features) if key is None else images.store_once(key)
 
     async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
         # verl stores these keyword arguments as columns next: what an evaluation knew beforehand
@@ -50,6 +58,9 @@ class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ig
         kwargs.pop("answers", None)
         await super()._compute_score(outputs, kwargs=kwargs)
         last = outputs[-1]
+        if len(outputs) == 1 and last.multi_modal_data and self._trains_with_pixels_put_back():
+            # Next verl computes what it stores, under this key.
+            last.multi_modal_data[STORED_AS] = f"{kwargs['uid']}_{kwargs['session_id']}_0"
         info = last.extra_fields.get("reward_extra_info")
         if info is not None:  # a colocated reward model scores later
             info["data_source"] = str(kwargs.get("data_source") or "unknown")

@@ -18,6 +18,7 @@ import ray
 from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
 
+from cinema_verl.training.shared_vision import SharedImages
 from cinema_verl.utils.stable_random import stable_hash
 
 REPEATABLE = "det-"
@@ -59,6 +60,9 @@ class GroupClient:
         Raises:
             ReplicaDied: the server that was asked is gone.
         """
+        images = request.get("image_data")
+        if isinstance(images, SharedImages):
+            request["image_data"] = images.to_send()
         beginning = REPEATABLE if request_id.startswith(REPEATABLE) else ""
         try:
             return await self.client.generate(request_id=f"{beginning}{self.group}-{self.session}", **request)

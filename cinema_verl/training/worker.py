@@ -7,8 +7,8 @@
 * gloo: on the CPU, verl asks torch.distributed for "cpu:gloo,cpu:gloo", which is refused. The worker opens the
   process group itself; verl then finds it open.
 
-Beside them, LoRA weights are saved merged, and upper clip and learning rate follow the stage of the step, where verl's
-workers read both once, at their start.
+Beside them, pixel values that a group shares are put back, LoRA weights are saved merged, and upper clip and learning
+rate follow the stage of the step, where verl's workers read both once, at their start.
 
 These are subclasses, chosen through verl's own `actor_worker_cls` / `ref_worker_cls`; nothing of verl is patched.
 """
@@ -30,6 +30,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from cinema_verl.training.lora import export_merged, is_lora
 from cinema_verl.training.same_version import refuse_another_version
+from cinema_verl.training.shared_vision import with_pixels
 
 
 def repair_position_ids(data: TensorDict) -> TensorDict:
@@ -67,7 +68,7 @@ class CinemaTrainingWorker(TrainingWorker):
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
         with self._in_stage(tu.pop(data, key="clip_ratio_high"), tu.pop(data, key="lr_factor", default=1.0)):
-            return super().train_mini_batch(repair_position_ids(data))
+            return super().train_mini_batch(with_pixels(repair_position_ids(data)))
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def save_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> None:
@@ -107,7 +108,7 @@ class CinemaTrainingWorker(TrainingWorker):
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
     def infer_batch(self, data: TensorDict) -> TensorDict:
-        return super().infer_batch(repair_position_ids(data))
+        return super().infer_batch(with_pixels(repair_position_ids(data)))
 
 
 class CinemaActorRolloutRefWorker(ActorRolloutRefWorker):

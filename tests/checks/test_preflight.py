@@ -550,23 +550,28 @@ def test_a_command_line_that_no_run_could_have(arguments, says, capsys):
 # --- Host memory ----------------------------------------------------------------------------------------------
 
 
-def test_bytes_of_a_trajectory():
+def test_bytes_of_a_row():
     # Qwen2.5-VL: a token is 2x2 patches of 14x14 pixels, 3 channels, 2 frames, 4 bytes; 84 bytes beside it.
-    assert host_memory.trajectory_bytes(1, 1, QWEN2_5_VL) == 4 * 14 * 14 * 3 * 2 * 4 + 84 == 18_816 + 84
+    assert host_memory.row_bytes(1, 1, QWEN2_5_VL) == (4 * 14 * 14 * 3 * 2 * 4, 84) == (18_816, 84)
     qwen3 = Patching(patch_size=16, merge_size=2, min_pixels=1, max_pixels=10**9)
-    assert host_memory.trajectory_bytes(10, 25, qwen3) == 10 * 24_576 + 25 * 84
+    assert host_memory.row_bytes(10, 25, qwen3) == (10 * 24_576, 25 * 84)
 
 
-def test_a_step_of_reinforcement_learning():
-    found = host_memory.project_rl(100.0, 7.0, batch=4, group=8, rounds=2, val_batch=50, val_group=3)
-    assert [item.bytes for item in found] == [3_200, 6_400, 6_400, 1_050]
-    found = host_memory.project_rl(100.0, None, batch=4, group=8, rounds=1, val_batch=0, val_group=1)
-    assert [item.bytes for item in found] == [3_200, 6_400]
+def test_a_group_has_its_images_once_and_each_rank_that_has_some_of_it_has_them_once():
+    row, val = host_memory.Row(90.0, 10.0), host_memory.Row(4.0, 3.0)
+    sizes = {"batch": 4, "group": 8, "val_batch": 50, "val_group": 3}
+    found = host_memory.project_rl(row, val, **sizes, ranks=1, rounds=2)
+    stored = 4 * (90 + 8 * 10)
+    assert [item.bytes for item in found] == [stored, 2 * stored, 2 * stored, 50 * (4 + 3 * 3)]
+    for ranks, held in ((2, 2), (8, 8), (64, 8)):
+        found = host_memory.project_rl(row, None, **sizes, ranks=ranks, rounds=1)
+        assert [item.bytes for item in found] == [stored, stored + 4 * (held * 90 + 8 * 10)]
 
 
 def test_an_evaluation_trains_on_nothing():
-    found = host_memory.project_rl(None, 7.0, batch=4, group=8, rounds=2, val_batch=50, val_group=3)
-    assert [item.bytes for item in found] == [1_050]
+    val = host_memory.Row(4.0, 3.0)
+    found = host_memory.project_rl(None, val, batch=4, group=8, ranks=1, rounds=2, val_batch=50, val_group=3)
+    assert [item.bytes for item in found] == [50 * (4 + 3 * 3)]
 
 
 def test_what_loaders_prefetch_for_fine_tuning():
@@ -579,10 +584,10 @@ def test_the_projection_follows_the_configuration(write, call):
     _, report, _ = call(*arguments, "actor_rollout_ref.rollout.n=5", "data.val_batch_size=4")
     text = {file["split"]: file["text_tokens"]["max"] for file in report["files"]}
     patching = Patching(patch_size=14, merge_size=2, min_pixels=784, max_pixels=12_544)
-    train = host_memory.trajectory_bytes(8, 8 + text["train"] + 64, patching)  # 64: data.max_response_length
-    val = host_memory.trajectory_bytes(4, 4 + text["val"] + 64, patching)
+    train = host_memory.row_bytes(8, 8 + text["train"] + 64, patching).group(5)  # 64: data.max_response_length
+    val = host_memory.row_bytes(4, 4 + text["val"] + 64, patching).group(4)
     assert [item["bytes"] for item in report["host_memory"]] == pytest.approx(
-        [30 * train, 60 * train, 60 * train, 16 * val]
+        [6 * train, 12 * train, 12 * train, 4 * val]
     )
 
 

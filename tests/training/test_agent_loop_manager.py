@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import ray
+from omegaconf import OmegaConf
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 
 from cinema_verl.training.agent_loop_manager import SharingAgentLoopManager, SharingAgentLoopWorker
@@ -29,11 +30,12 @@ def worker(monkeypatch):
     monkeypatch.setattr(verls, "_compute_multi_modal_inputs", compute_multi_modal_inputs)
     worker = object.__new__(SharingAgentLoopWorker)
     worker.calls = calls
+    worker.config = OmegaConf.create({"trainer": {"v1": {"trainer_mode": "cinema"}}})
     return worker
 
 
 def test_a_score_says_where_it_is_from_how_long_and_how_it_ended(worker):
-    output = SimpleNamespace(extra_fields={"stop_reason": "answer"}, response_mask=[1, 1, 0])
+    output = SimpleNamespace(extra_fields={"stop_reason": "answer"}, response_mask=[1, 1, 0], multi_modal_data=None)
     row = {"data_source": "digits/sum", "answers": {0: "known"}}
     asyncio.run(worker._compute_score([output], kwargs=row))
     assert output.extra_fields["reward_extra_info"] == {
@@ -55,6 +57,23 @@ def test_shared_images_are_processed_once(worker):
     for media in ({"images": ["plain"]}, {"images": images, "videos": ["v"]}, None):
         worker._compute_multi_modal_inputs(SimpleNamespace(multi_modal_data=media), None)
     assert len(worker.calls) == 1 + 3
+
+
+@pytest.mark.parametrize(("mode", "holders"), [("cinema", [True, False, False]), ("sync", [True, True, True])])
+def test_pixels_are_stored_once_where_the_training_workers_put_them_back(worker, mode, holders):
+    """The three calls that verl makes for each of three sessions, all of them scored before the first is stored."""
+    worker.config.trainer.v1.trainer_mode = mode
+    images = SharedImages(["a"])
+    outputs = [
+        SimpleNamespace(extra_fields={}, response_mask=[1], multi_modal_data={"images": images}) for _ in range(3)
+    ]
+    for session, output in enumerate(outputs):
+        assert "pixel_values" in worker._compute_multi_modal_inputs(output, None), "for the score"
+        asyncio.run(worker._compute_score([output], kwargs={"uid": "q", "session_id": session}))
+    stored = [worker._compute_multi_modal_inputs(output, None) for output in outputs]
+    assert ["pixel_values" in row for row in stored] == holders
+    if mode == "cinema":
+        assert {row["pixel_values_of"] for row in stored} == {"q_0_0"}
 
 
 def test_the_manager_starts_these_workers(monkeypatch):

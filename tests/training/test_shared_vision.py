@@ -4,7 +4,14 @@ import asyncio
 import gc
 import pickle
 
-from cinema_verl.training.shared_vision import SharedImages, SharedPrompt
+import pytest
+import torch
+from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
+from verl.utils.model import extract_multi_modal_inputs
+
+from cinema_verl.training import shared_vision
+from cinema_verl.training.shared_vision import SharedImages, SharedPrompt, with_pixels
 
 
 def test_sessions_of_one_question_meet_and_others_do_not():
@@ -72,3 +79,87 @@ def test_eight_sessions_decode_and_render_once(monkeypatch):
     assert isinstance(media[0]["images"], SharedImages)
     prompts[0].append(99)
     assert prompts[1] == [10], "a session may change its own prompt only"
+
+
+def features(seed):
+    """Of a question's images: four patches of three values, one image of 1 x 2 x 2 patches."""
+    pixels = torch.arange(12.0).view(4, 3) + seed
+    return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, 2, 2]])}
+
+
+def stored(question, sessions):
+    """What is stored for the sessions of a question, by key, in the order in which they end."""
+    images = SharedImages(["picture"])
+    images.features = features(100 * question)
+    return {f"q{question}_{session}_0": images.store_once(f"q{question}_{session}_0") for session in sessions}
+
+
+def batch_of(rows):
+    data = TensorDict({"input_ids": torch.zeros(len(rows), 2)}, batch_size=len(rows))
+    tu.assign_non_tensor_stack(data, "multi_modal_inputs", rows)
+    return data
+
+
+def plain_rows(data):
+    return [getattr(row, "data", row) for row in data["multi_modal_inputs"]]
+
+
+def test_pixels_are_stored_with_the_first_trajectory_only():
+    rows = stored(1, [2, 0, 1])
+    assert [key for key, row in rows.items() if "pixel_values" in row] == ["q1_2_0"]
+    assert all("image_grid_thw" in row for row in rows.values()), "positions are computed from it"
+    again = SharedImages(["picture"])
+    again.features = {"image_grid_thw": torch.tensor([[1, 2, 2]])}
+    assert again.store_once("key").keys() == {"image_grid_thw"}, "another kind of features is stored whole"
+
+
+@pytest.mark.parametrize("part", [range(6), [0], [5, 1, 3], [2]], ids=str)
+def test_the_model_sees_what_was_stored_whole(part, monkeypatch):
+    """A rank's part of a batch of two groups, with and without the holders in it, against verl's own rows."""
+    queue = stored(1, [1, 0, 2]) | stored(2, [0, 1, 2])
+    keys = sorted(queue)
+    asked = []
+
+    def read_columns(wanted, partition, *names):
+        asked.append(wanted)
+        assert (partition, names) == ("train", ("multi_modal_inputs",))
+        return [[queue[key] for key in wanted]]
+
+    monkeypatch.setattr(shared_vision, "read_columns", read_columns)
+    here = [keys[i] for i in part]
+    data = with_pixels(batch_of([queue[key] for key in here]))
+    seen = extract_multi_modal_inputs(data["multi_modal_inputs"])
+    whole = extract_multi_modal_inputs([features(100 * int(key[1])) for key in here])
+    assert seen.keys() == whole.keys()
+    for name, value in whole.items():
+        assert torch.equal(seen[name], value)
+    assert not {key for wanted in asked for key in wanted} & set(here), "what is here is not fetched"
+
+
+def test_rows_of_verls_own_and_of_text_alone_stay_as_they_are():
+    for rows in ([features(0), features(1)], [{}, {}]):
+        data = batch_of(rows)
+        assert with_pixels(data) is data
+        assert [row.keys() for row in plain_rows(data)] == [row.keys() for row in rows]
+    plain = TensorDict({"input_ids": torch.zeros(2, 2)}, batch_size=2)
+    assert with_pixels(plain).keys() == {"input_ids"}
+
+
+def test_a_holder_that_is_gone_is_an_error(monkeypatch):
+    def read_columns(*_):
+        raise KeyError("the transfer queue lacks rows")
+
+    monkeypatch.setattr(shared_vision, "read_columns", read_columns)
+    first, second = stored(1, [0, 1]).values()
+    with pytest.raises(KeyError):
+        with_pixels(batch_of([second]))
+    assert plain_rows(with_pixels(batch_of([first])))[0].keys() == features(0).keys()
+
+
+def test_images_are_sent_as_one_object(monkeypatch):
+    put = []
+    monkeypatch.setattr(shared_vision.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(shared_vision.ray, "put", lambda value: put.append(value) or "reference")
+    images = SharedImages(["a", "b"])
+    assert [images.to_send() for _ in range(8)] == ["reference"] * 8
+    assert put == [["a", "b"]]
