@@ -29,8 +29,10 @@ from cinema_verl.training.async_sampling import BoundedReplayBufferAsync, clear_
 from cinema_verl.training.checkpoint import (
     QUEUE,
     branch,
+    keeps,
     mend_tracker,
     progress_of,
+    retire,
     rotation,
     run_of,
     run_that_resumes,
@@ -141,6 +143,9 @@ class CinemaTrainer(_Trainer):
         resumed = Path(trainer.resume_from_path) if from_path else step_folder(folder, self.global_steps)
         self._run = self._run or run_that_resumes(resumed if self.global_steps else None, from_path=False)
         self._resumed_from = resumed
+        if self.global_steps and not self.validations.evaluating:  # a kill may have left more than are kept
+            contents = self.config.actor_rollout_ref.actor.checkpoint.load_contents
+            retire(folder, self._run, self.global_steps, keeps(trainer.max_actor_ckpt_to_keep), contents)
         if self._goes_on and not self.validations.evaluating:
             due = is_due(trainer.test_freq, self.global_steps, self.total_training_steps)
             path = metrics_path(trainer.default_local_dir)

@@ -80,6 +80,8 @@ class SFTCheckpoints(CheckpointHandler):
         self._refuse_what_does_not_fit(path)
         self.engine.load_checkpoint(str(path))
         self.progress = progress_of(path)
+        if self.rank == 0:  # a kill may have left more than are kept
+            retire(self.folder, self.run, step, keeps(self.max_ckpt_to_keep), self.load_contents)
         return step
 
     def _where_to_go_on(self) -> tuple[Path, str] | None:
