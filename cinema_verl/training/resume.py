@@ -60,7 +60,7 @@ def _of_the_path(config: DictConfig, named: str | None, contents: Sequence[str])
     elif not re.fullmatch(r"global_step_\d+", folder.name):
         advice = f"name one: {folder}/global_step_{steps[-1]}" if steps else "name a folder global_step_N"
         yield Refusal(_PATH, f"{folder} is no checkpoint: its name must be global_step_N", advice)
-    elif not is_complete(folder, contents):
+    elif not (world_sizes(folder, contents) if config.trainer.get("val_only") else is_complete(folder, contents)):
         what = f"{folder} is not whole: it was not written, or copied, to the end"
         yield Refusal(_PATH, what, f"copy it again, or name another one of {folder.parent}")
 

@@ -157,6 +157,10 @@ def test_a_checkpoint_that_is_named_must_be_one(tmp_path, recipe):
         ((key, found),) = said(path)
         assert key == "trainer.resume_from_path"
         assert what in found
+    if recipe == "cinema_cpu":  # an evaluation needs the shards alone
+        (whole / "data.pt").unlink()
+        assert said(whole, "trainer.val_only=true") == []
+        assert len(said(whole)) == 1
     unread = composed(f"trainer.resume_from_path={whole}", "trainer.resume_mode=disable", recipe=recipe)
     assert "would not be looked at" in resume_refusals(unread)[0].what
 
