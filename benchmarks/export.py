@@ -1,22 +1,26 @@
 """Exporting a sharded checkpoint against a bare copy of its bytes: seconds and peak memory.
 
-python benchmarks/export.py [--gigabytes 2] [--ranks 8] [--folder DIR]
+python benchmarks/export.py [--shape 7b] [--layers N] [--ranks 8] [--pairs 2] [--folder DIR]
 
-The checkpoint is made up: a Qwen2.5-VL of random weights, wide enough for the size, in fp32, as DTensors of that many
-ranks. The bare copy reads every shard and writes as many bytes, in blocks of 16 MiB, with one fsync at the end. Each is
-timed in turns, the copy first and last, and the faster copy counts; the page cache is as the step before left it. The
-peak is of anonymous memory (RssAnon) and of all resident memory (VmHWM) of the exporting process, above what it held
-after its imports, beside the largest tensor. `--dtype` is not given: as many bytes are written as are read.
+The checkpoint is made up: a Qwen2.5-VL of the shape of 3B or 7B (`--layers` cuts its language model), random weights in
+bf16, as DTensors of that many ranks, written rank by rank. The bare copy reads every shard and writes as many bytes, in
+blocks of 16 MiB, with one fsync at the end, as the export has one for each file. They take turns, the copy first and
+last; each export is set against the mean of the copies before and behind it, and every pair is printed. The page cache
+is as the step before left it. The peak is of anonymous memory (RssAnon) and of all resident memory (VmHWM), which
+counts the mapped pages of the shards, of the exporting process above what it held after its imports, beside the largest
+tensor and one rank's file. `--dtype` of the export is not given: as many bytes are written as are read.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
@@ -40,53 +44,72 @@ def look():
         peak[0] = max(peak[0], memory("RssAnon"))
         time.sleep(0.01)
 
-started = time.perf_counter()
 found = find(Path(sys.argv[1]))
 before, resident = memory("RssAnon"), memory("VmHWM")
 threading.Thread(target=look, daemon=True).start()
-if sys.argv[3] == "weights":
-    tensors, dtype = module.read(found)
-    read = time.perf_counter()
-    Path(sys.argv[2]).mkdir()
-    module.weights.write(tensors, Path(sys.argv[2]), dtype)
-    print(time.perf_counter() - read, end=" ")
-else:
-    module.export(found, Path(sys.argv[2]))
-    print(time.perf_counter() - started, end=" ")
-print(peak[0] - before, memory("VmHWM") - resident)
+started = time.perf_counter()
+module.export(found, Path(sys.argv[2]))
+print(time.perf_counter() - started, peak[0] - before, memory("VmHWM") - resident)
 """
 
 
-def make(folder: Path, gigabytes: float, ranks: int) -> tuple[int, int]:
+SHAPES = {  # of the language model and of what the vision encoder hands to it, as the two models' config.json have them
+    "3b": {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16,
+           "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
+    "7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+           "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False},
+}  # fmt: skip
+VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
+
+
+def config_of(shape: str, layers: int | None, tokenizer: Any) -> Any:
+    """The tiny model's configuration at the sizes of a real one."""
+    from cinema_verl.demo.tiny_model import build_config
+
+    config = build_config(tokenizer)
+    text, sizes = config.text_config, dict(SHAPES[shape])
+    sizes["num_hidden_layers"] = layers or sizes["num_hidden_layers"]
+    for name, value in sizes.items():
+        setattr(text, name, value)
+    text.rope_parameters["mrope_section"] = [16, 24, 24]
+    text.layer_types = ["full_attention"] * sizes["num_hidden_layers"]
+    for name, value in VISION.items():
+        setattr(config.vision_config, name, value)
+    config.vision_config.out_hidden_size = sizes["hidden_size"]
+    config.tie_word_embeddings = sizes["tie_word_embeddings"]
+    return config
+
+
+def make(folder: Path, shape: str, layers: int | None, ranks: int) -> tuple[int, int]:
     """Write the checkpoint; returns the bytes of its weights and of the largest one."""
     import torch
-    from made_up_shards import write_checkpoint
+    from made_up_shards import write_rank
 
-    from cinema_verl.demo.tiny_model import (
-        Qwen2_5_VLForConditionalGeneration,
-        build_config,
-        build_processor,
-        build_tokenizer,
-    )
+    from cinema_verl.demo.tiny_model import Qwen2_5_VLForConditionalGeneration, build_processor, build_tokenizer
 
     tokenizer = build_tokenizer()
-    config = build_config(tokenizer)
-    text = config.text_config
-    text.hidden_size, text.intermediate_size, text.num_attention_heads, text.num_key_value_heads = 2048, 8192, 16, 2
-    text.rope_parameters["mrope_section"] = [16, 24, 24]
-    config.vision_config.out_hidden_size = 2048
-    text.num_hidden_layers = max(1, round(gigabytes * 1e9 / 4 / (3 * 2048 * 8192 + 2.25 * 2048 * 2048)))
-    text.layer_types = ["full_attention"] * text.num_hidden_layers
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    hf = folder / "hf"
-    config.save_pretrained(hf)
-    build_processor(tokenizer).save_pretrained(hf)
-    state = model.state_dict()
-    write_checkpoint(folder / "run" / "global_step_1", hf, state, ranks)
-    sizes = [tensor.numel() * tensor.element_size() for tensor in state.values()]
-    del model, state
-    torch.set_num_threads(1)
+    config = config_of(shape, layers, tokenizer)
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    model.tie_weights()
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}  # what is tied, once
+    actor = folder / "run" / "global_step_1" / "actor"
+    config.save_pretrained(actor / "huggingface")
+    build_processor(tokenizer).save_pretrained(actor / "huggingface")
+    for rank in range(ranks):
+        parts = {name: part_of(torch, shape, rank, ranks) for name, shape in shapes.items()}
+        write_rank(actor, parts, shapes, rank, ranks)
+        del parts
+    (actor / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 2, "world_size": ranks}))
+    sizes = [shape.numel() * 2 for shape in shapes.values()]
     return sum(sizes), max(sizes)
+
+
+def part_of(torch: Any, shape: Any, rank: int, ranks: int) -> Any:
+    """Random weights of one rank's part, as FSDP cuts: equal parts as far as they go, then a shorter one, then none."""
+    rows = -(-shape[0] // ranks)
+    mine = max(0, min(rows, shape[0] - rank * rows))
+    return torch.empty((mine, *shape[1:]), dtype=torch.bfloat16).uniform_(-0.1, 0.1)
 
 
 def bare(shards: list[Path], target: Path) -> float:
@@ -103,39 +126,46 @@ def bare(shards: list[Path], target: Path) -> float:
     return seconds
 
 
+def export(folder: Path, target: Path) -> tuple[float, int, int]:
+    """Seconds, anonymous bytes and resident bytes of an export in a process of its own."""
+    command = [sys.executable, "-c", EXPORT, str(folder / "run"), str(target)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    seconds, anonymous, resident = done.stdout.splitlines()[-1].split()
+    shutil.rmtree(target)
+    return float(seconds), int(anonymous), int(resident)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=2.0, help="of the weights (default: %(default)s)")
+    parser.add_argument("--shape", choices=SHAPES, default="7b", help="of the model (default: %(default)s)")
+    parser.add_argument("--layers", type=int, help="of its language model (default: as many as it has)")
     parser.add_argument("--ranks", type=int, default=8, help="(default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=2, help="exports between copies (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="where the files go for as long as it lasts (default: a new one)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        total, largest = make(folder, options.gigabytes, options.ranks)
+        total, largest = make(folder, options.shape, options.layers, options.ranks)
         shards = sorted((folder / "run" / "global_step_1" / "actor").glob("model_*.pt"))
-        copies = [bare(shards, folder / "copy")]
-
-        def export(what: str) -> tuple[float, int, int]:
-            command = [sys.executable, "-c", EXPORT, str(folder / "run"), str(folder / what), what]
-            seconds, anonymous, resident = subprocess.run(
-                command, check=True, capture_output=True, text=True
-            ).stdout.splitlines()[-1].split()  # fmt: skip
-            return float(seconds), int(anonymous), int(resident)
-
-        weights = export("weights")
-        copies.append(bare(shards, folder / "copy"))
-        whole = export("whole")
-        copies.append(bare(shards, folder / "copy"))
-    copy = min(copies)
-    print(f"{total / 1e9:.2f} GB of weights, {options.ranks} ranks, largest tensor {largest / 1e6:.0f} MB")
-    print(f"bare copy {', '.join(f'{each:.1f}' for each in copies)} s")
-    for what, (seconds, anonymous, resident) in (("weights alone", weights), ("whole export", whole)):
+        file = max(path.stat().st_size for path in shards)
         print(
-            f"{what}: {seconds:.1f} s, {seconds / copy:.2f} of the fastest copy; anonymous memory "
-            f"+{anonymous / 1e6:.0f} MB ({anonymous / largest:.2f} of the largest tensor), resident peak "
-            f"+{resident / 1e6:.0f} MB ({resident / largest:.2f})"
+            f"{options.shape}: {total / 1e9:.2f} GB of weights, {options.ranks} ranks of {file / 1e9:.2f} GB, largest "
+            f"tensor {largest / 1e9:.2f} GB",
+            flush=True,
         )
-    print(json.dumps({"copy": copies, "weights": weights, "whole": whole, "bytes": total, "largest": largest}))
+        before = bare(shards, folder / "copy")
+        for _ in range(options.pairs):
+            seconds, anonymous, resident = export(folder, folder / "exported")
+            after = bare(shards, folder / "copy")
+            print(
+                f"copy {before:.1f} s, export {seconds:.1f} s, copy {after:.1f} s: "
+                f"{2 * seconds / (before + after):.2f} of a copy; "
+                f"anonymous memory +{anonymous / 1e9:.2f} GB ({anonymous / largest:.2f} of the largest tensor), "
+                f"resident +{resident / 1e9:.2f} GB "
+                f"({resident / (largest + file):.2f} of a rank's file and the largest tensor)",
+                flush=True,
+            )
+            before = after
 
 
 if __name__ == "__main__":

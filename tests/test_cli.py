@@ -167,3 +167,13 @@ def test_an_extension_that_cannot_be_used_is_named_in_a_line(install, capsys):
     said = capsys.readouterr().err
     assert said.startswith("cinema-verl cold-start: the entry point brief = 'mine:BRIEF' of distribution mine 1.0")
     assert said.count("\n") == 1
+
+
+def test_alone_it_shows_what_there_is(capsys):
+    assert main([]) == 2
+    shown = capsys.readouterr().err
+    assert all(name in shown for name in COMMANDS)
+
+
+def test_an_option_that_is_not_quite_one_gets_a_hint(capsys):
+    assert "Did you mean --version?" in refused(["--verion"], capsys)

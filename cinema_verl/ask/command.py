@@ -22,7 +22,6 @@ from cinema_verl.export.shards import ExportError
 from cinema_verl.meta_action import parse
 from cinema_verl.prompts import modes, system_prompt
 from cinema_verl.rollout import openai_server
-from cinema_verl.runs.locate import NothingFound
 from cinema_verl.training.model_folder import model_refusals
 from cinema_verl.utils.arguments import Parser, positive
 from cinema_verl.utils.resolvers import package_path
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Ask, show, and return the exit code."""
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)
-    if not options.serve and (options.question is None or not options.image):
+    if not options.serve and (not (options.question or "").strip() or not options.image):
         parser.error("a question and at least one --image are needed (or --serve)")
     if options.served_name and not options.endpoint:
         parser.error("--served-name is the model's name at an --endpoint")
@@ -78,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.serve:
             return _serve(folder, manner, options)
         return _ask(folder, manner, options)
-    except (BadPicture, NoSample, NoManner, NothingFound, ExportError, StopRun, ValueError) as error:
+    except (BadPicture, NoSample, NoManner, ExportError, StopRun, ValueError) as error:
         print(f"cinema-verl ask: {escaped(str(error))}", file=sys.stderr)
         return 1
 
@@ -135,7 +134,6 @@ def _parser() -> argparse.ArgumentParser:
 def _model(name: str) -> tuple[Path, Manner]:
     """The folder of a model, and how it was asked in training."""
     if name == DEMO:
-        print(ABOUT_DEMO, file=sys.stderr)
         folder = Path(package_path("demo/digits_cold_start"))
     else:
         folder = Path(name)
@@ -182,6 +180,8 @@ def _serve(folder: Path | None, manner: Manner, options: argparse.Namespace) -> 
         )
         return harness.serve(harness.application(endpoint, manner, model, options.max_tokens), options.port)
     name = DEMO if options.model == DEMO else folder.resolve().name
+    if name == DEMO:
+        print(ABOUT_DEMO, file=sys.stderr)
     print(
         f"Serving {name} with transformers; the base URL follows. On a GPU, vLLM is the better choice:\n"
         f"  {shlex.join(['vllm', 'serve', str(folder), '--served-model-name', name])}\n"
@@ -197,6 +197,8 @@ def _serve(folder: Path | None, manner: Manner, options: argparse.Namespace) -> 
 
 def _ask(folder: Path | None, manner: Manner, options: argparse.Namespace) -> int:
     chat = chat_of(manner, options.question, [data_url(path, manner) for path in options.image])
+    if folder is not None and options.model == DEMO:
+        print(ABOUT_DEMO, file=sys.stderr)
     temperature = options.temperature
     if temperature is None:
         temperature = 0.0 if options.n == 1 else 1.0

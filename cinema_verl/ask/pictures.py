@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cinema_verl.export.manner import Manner
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
@@ -30,6 +30,13 @@ def data_url(path: Path | BinaryIO, manner: Manner) -> str:
             picture = _on_white(ImageOps.exif_transpose(opened))
             if manner.min_pixels and manner.max_pixels:
                 picture = _resized(picture, manner)
+    except FileNotFoundError as error:
+        raise BadPicture(f"{path}: there is no such picture") from error
+    except IsADirectoryError as error:
+        raise BadPicture(f"{path} is a folder: give each picture by an --image of its own") from error
+    except UnidentifiedImageError as error:
+        name = path if isinstance(path, Path) else "a picture"
+        raise BadPicture(f"{name} is no picture that can be read: PNG, JPEG, WebP and their like are") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         name = path if isinstance(path, Path) else "a picture"
         raise BadPicture(f"{name} cannot be used: {error}") from error

@@ -10,7 +10,6 @@ from tqdm import tqdm
 from cinema_verl.export.find import find
 from cinema_verl.export.folder import Options, export
 from cinema_verl.export.shards import ExportError
-from cinema_verl.runs.locate import NothingFound
 from cinema_verl.utils.arguments import Parser
 from cinema_verl.utils.files import Locked
 
@@ -66,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 bar.update(done - bar.n)
 
             done = export(found, output, Options(options.dtype, not options.no_stop_strings), progress)
-    except (ExportError, NothingFound, Locked, OSError) as error:
+    except (ExportError, Locked, OSError) as error:
         print(f"cinema-verl export: {error}", file=sys.stderr)
         return 1
     there = "was there already: " if done.before else ""

@@ -42,23 +42,29 @@ def find(directory: Path, step: int | None = None) -> Found:
         step: global step; None for the newest.
 
     Raises:
-        NothingFound: there is no run.
-        ExportError: it has no checkpoint, or not this one; those that there are, are named.
+        ExportError: there is no such folder, it has no checkpoint, or not this one; those that there are, are named.
     """
     if directory.name.startswith("global_step_") and directory.name[12:].isdecimal():
         named = int(directory.name[12:])
         if step not in (None, named):
             raise ExportError(f"{directory} is step {named}, and --step {step} was asked for: leave one of them out")
         step = named
+    if not directory.is_dir():
+        what = "is a file" if directory.exists() else "does not exist"
+        raise ExportError(f"{directory} {what}: give the folder of a run, or of one of its steps (global_step_N)")
     try:
         run: RunFiles | None = locate(directory)
-        problem: NothingFound | None = None
-    except NothingFound as error:
-        run, problem = None, error
+    except NothingFound:  # checkpoints alone, or the folder of several runs
+        run = None
     folder = next((each for each in _places(directory, run) if steps_on_disk(each)), None)
     if folder is None:
-        if problem:
-            raise problem
+        steps_below = [*directory.glob("*/global_step_*"), *directory.glob("*/*/global_step_*")]
+        if below := sorted({str(path.parent) for path in steps_below}):
+            raise ExportError(f"{directory} holds no checkpoint itself; give one of {', '.join(below)}")
+        if run is None:
+            raise ExportError(
+                f"{directory} holds neither a model (config.json) nor a run's checkpoints (global_step_N)"
+            )
         raise ExportError(
             f"{directory} has no checkpoint (global_step_N) yet: trainer.save_freq says when one is written"
         )

@@ -38,10 +38,13 @@ class Parser(argparse.ArgumentParser):
             argcomplete.autocomplete(self)
         return super().parse_known_args(*arguments, **more)
 
+    def options(self) -> list[str]:
+        """The long options."""
+        return [option for option in self._option_string_actions if option.startswith("--")]
+
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments:"):
-            options = [option for option in self._option_string_actions if option.startswith("--")]
-            hints = [did_you_mean(found, options) for found in _UNKNOWN.findall(message)]
+            hints = [did_you_mean(found, self.options()) for found in _UNKNOWN.findall(message)]
         else:
             found = _CHOICE.search(message)
             known = [name.strip().strip("'") for name in found["known"].split(",")] if found else []

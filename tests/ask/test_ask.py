@@ -106,7 +106,8 @@ def test_an_endpoint_is_asked_the_same_and_says_the_same(pictures, served, capsy
         (["tiny", "--endpoint", "http://127.0.0.1:9/v1"], "nobody answers"),
         (["tiny", "--endpoint", "not a url"], "base URL"),
         (["/nowhere"], "does not exist"),
-        (["demo", "--image", "/nowhere.png"], "nowhere.png"),
+        (["demo", "--image", "/nowhere.png"], "nowhere.png: there is no such picture"),
+        (["demo", "--image", "/"], "/ is a folder"),
     ],
 )
 def test_what_cannot_be_asked_is_an_error_in_one_line(arguments, says, pictures, served, capsys, monkeypatch):
@@ -118,9 +119,9 @@ def test_what_cannot_be_asked_is_an_error_in_one_line(arguments, says, pictures,
     err = capsys.readouterr().err
     assert says in err
     assert "Traceback" not in err
+    assert command.ABOUT_DEMO not in err  # which would hide it
 
 
-@pytest.mark.parametrize("arguments", [["demo"], ["demo", "What?"], ["demo", "--image", "a.png"], ["demo", "-n", "0"]])
 def spoil_json(folder, name, **values):
     path = folder / name
     path.write_text(json.dumps(json.loads(path.read_bytes()) | values))
@@ -157,6 +158,21 @@ def test_a_folder_that_would_answer_nonsense_is_refused_before_it_is_loaded(
     assert says in capsys.readouterr().err
 
 
+def test_a_folder_that_is_neither_a_model_nor_a_run_says_so(pictures, tmp_path, capsys):
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "runs" / "first" / "global_step_3").mkdir(parents=True)
+    assert main(["ask", str(tmp_path / "photographs"), *pictures, QUESTION]) == 1
+    err = capsys.readouterr().err
+    assert "neither a model (config.json) nor a run's checkpoints" in err
+    assert "--rollouts" not in err  # another command's option
+    assert main(["export", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 1
+    assert f"give one of {tmp_path}/runs/first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["demo"], ["demo", "What?"], ["demo", "--image", "a.png"], ["demo", "-n", "0"], ["demo", "--image", "a.png", " "]],
+)
 def test_what_is_not_understood(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["ask", *arguments])
