@@ -1,6 +1,6 @@
 """From JPEG files to a dataset, in rows a second: ours, a plain `datasets.map` + PIL, and what the machine can do.
 
-python benchmarks/preparation.py [--rows 400] [--processes 2]
+python benchmarks/preparation.py [--rows 600] [--processes 2]
 
 Multi-image rows over made JPEG files of 800x600 to 1600x1200 pixels, the same for all, one after the other in one run,
 twice; the best of each counts:
