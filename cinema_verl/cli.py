@@ -82,10 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of the commands below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's own arguments")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given:  # somebody who looks around
+    if not given and "_ARGCOMPLETE" not in os.environ:  # somebody who looks around
         parser.print_help(sys.stderr)
         return 2
-    if given[0].startswith("--") and given[0] not in parser.options():
+    if given and given[0].startswith("--") and given[0] not in parser.options():
         parser.error(f"unrecognized arguments: {given[0]}")
     parsed = parser.parse_args(given)
     module, _ = COMMANDS[parsed.command]

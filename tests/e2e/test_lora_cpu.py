@@ -26,6 +26,7 @@ def test_adapters_are_rolled_out_trained_resumed_and_saved_merged(tmp_path):
     command = [
         *(sys.executable, "-m", "verl.trainer.main_ppo", "+recipe=cinema_cpu"),
         "actor_rollout_ref.model.lora_rank=4",
+        "algorithm.rollout_correction.bypass_mode=false",  # compare the probabilities in every step
         "actor_rollout_ref.actor.optim.lr=1e-2",  # so that the adapters show
         f"data.train_files={tmp_path}/data/train.parquet",
         f"data.val_files={tmp_path}/data/test.parquet",

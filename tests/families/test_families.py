@@ -186,6 +186,7 @@ def test_steps_of_reinforcement_learning_and_export(family, folder, data, tmp_pa
     command = [
         *(sys.executable, "-m", "verl.trainer.main_ppo", "+recipe=cinema_cpu", *given(folder, data)),
         *("trainer.save_freq=2", "trainer.test_freq=-1", "trainer.val_before_train=false"),
+        "algorithm.rollout_correction.bypass_mode=false",  # compare the probabilities in every step
         f"trainer.default_local_dir={tmp_path}/run",
         f"hydra.run.dir={tmp_path}/hydra",
     ]

@@ -30,6 +30,7 @@ ENGINE = (
     "actor_rollout_ref.rollout.free_cache_engine=false",  # its sleep needs a GPU
     "+actor_rollout_ref.rollout.enable_sleep_mode=false",
     "actor_rollout_ref.rollout.enforce_eager=true",  # compiling takes longer than the run
+    "algorithm.rollout_correction.bypass_mode=false",  # compare the probabilities in every step
 )
 ENVIRONMENT = {
     "VERL_PLATFORM": "cpu",
