@@ -1,20 +1,11 @@
 """The study's own schemes: answers worked out by hand."""
 
-import numpy as np
 import pytest
+from group_of_eight import arrays
 from hypothesis import given
 from hypothesis import strategies as st
 
 from studies.dps import schemes
-
-GROUP = ["g"] * 8
-ACC = [1, 1, 1, 1, 0, 0, 0, 0]
-PATTERNS = ["a", "a", "a", "b", "a", "a", "b", "b"]
-
-
-def arrays(acc=ACC, patterns=PATTERNS, groups=GROUP):
-    acc = np.array(acc, dtype=float)
-    return 0.5 * acc + 0.5, acc, np.array(patterns, dtype=object), np.array(groups, dtype=object)
 
 
 def test_novelty_takes_from_the_common_pattern_what_it_gives_to_the_rare_one():

@@ -2,18 +2,10 @@
 
 import numpy as np
 import pytest
+from group_of_eight import arrays
 
 from cinema_verl.diversity import normalise
 from cinema_verl.training.estimators import pass_at_4, schemes
-
-GROUP = ["g"] * 8
-ACC = [1, 1, 1, 1, 0, 0, 0, 0]
-PATTERNS = ["a", "a", "a", "b", "a", "a", "b", "b"]
-
-
-def arrays(acc=ACC, patterns=PATTERNS, groups=GROUP):
-    acc = np.array(acc, dtype=float)
-    return 0.5 * acc + 0.5, acc, np.array(patterns, dtype=object), np.array(groups, dtype=object)
 
 
 def test_pass_at_four_of_one_correct_in_eight():
