@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from cinema_verl.checks.finding import Finding
 from cinema_verl.data.check import RL, Form
 from cinema_verl.data.faults import SFT_COLUMNS
 from cinema_verl.registration.command_line import SFT_TRAINER
-from cinema_verl.training.data_files import unusable
+from cinema_verl.training.data_files import local_path, unusable
 
 _ROWS_AT_ONCE: Final = 1_000  # read from Arrow in one piece; our choice
 
@@ -32,12 +31,12 @@ class Source(NamedTuple):
 def open_rows(split: str, path: str, program: str) -> Source | Finding:
     """A file that the run can read, or why it cannot."""
     where, advice = "files", f"correct data.{split}_files"
-    if re.match(r"\w+://", path):
+    local = local_path(path, supervised=program == SFT_TRAINER)
+    if local is None:
         detail = f"{path} is not a file of this machine; preflight reads local files"
         return Finding(where, split, False, detail, "copy it here, and name the copy")
-    if (found := unusable(path, split, supervised=program == SFT_TRAINER)) is not None:
+    if (found := unusable(path, local, split)) is not None:
         return Finding(where, split, False, *found)
-    local = Path(path).expanduser() if program == SFT_TRAINER else Path(path)
     try:
         if path.endswith(".parquet") or program == SFT_TRAINER:  # which reads any file as parquet
             source = _parquet(local)

@@ -17,6 +17,7 @@ from cinema_verl.runs.stop_reason import StopReason
 from cinema_verl.training.routing import refuse_to_go_on_without_replicas
 from cinema_verl.training.same_version import refuse_another_version
 from cinema_verl.training.shared_vision import SharedImages
+from cinema_verl.training.verdict import TRAINERS
 
 STORED_AS: Final = "stored_as"
 """Beside a trajectory's media, which verl does not store: the key that it will have in the transfer queue."""
@@ -39,7 +40,7 @@ class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ig
 
     def _trains_with_pixels_put_back(self) -> bool:
         """Whether the run's workers are `cinema_verl.training.worker`'s, which the trainers of this package choose."""
-        return str(self.config.trainer.v1.trainer_mode).startswith("cinema")
+        return self.config.trainer.v1.trainer_mode in TRAINERS
 
     def _compute_multi_modal_inputs(self, output: Any, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         media = output.multi_modal_data or {}

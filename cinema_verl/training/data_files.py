@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,15 +18,25 @@ class Unusable(NamedTuple):
     advice: str
 
 
-def unusable(path: str, split: str, *, supervised: bool) -> Unusable | None:
-    """Why no run of this machine can open a file; None for one that is there.
+def local_path(path: str, *, supervised: bool) -> Path | None:
+    """Where verl looks for a file on this machine; None for one that is elsewhere (`hdfs://`).
 
     Args:
         path: as `data.train_files` or `data.val_files` has it.
-        split: `train` or `val`.
         supervised: whether verl's SFT program reads it, with pandas, which knows `~`; `datasets` does not.
     """
-    local = Path(path).expanduser() if supervised else Path(path)
+    if re.match(r"\w+://", path):
+        return None
+    return Path(path).expanduser() if supervised else Path(path)
+
+
+def unusable(path: str, local: Path, split: str) -> Unusable | None:
+    """Why no run of this machine can open a file; None for one that is there.
+
+    Args:
+        path, local: see `local_path`.
+        split: `train` or `val`.
+    """
     if not local.exists():
         advice = f"correct data.{split}_files"
         if set(path) & set("*?[~"):
@@ -40,15 +49,15 @@ def unusable(path: str, split: str, *, supervised: bool) -> Unusable | None:
 
 def file_refusals(config: DictConfig) -> list[Refusal]:
     """Every file of a composed configuration that is not there; of files elsewhere (`hdfs://`) nothing is known."""
+    supervised = OmegaConf.select(config, "actor_rollout_ref") is None
     return [
         Refusal(f"data.{split}_files", *found)
         for split in ("train", "val")
         for path in dict.fromkeys(_listed(config, split))
-        if (found := unusable(path, split, supervised=OmegaConf.select(config, "actor_rollout_ref") is None))
+        if (local := local_path(path, supervised=supervised)) and (found := unusable(path, local, split))
     ]
 
 
-def _listed(config: DictConfig, split: str) -> Iterator[str]:
+def _listed(config: DictConfig, split: str) -> list[str]:
     files = OmegaConf.select(config, f"data.{split}_files")
-    files = [files] if isinstance(files, str) else files or []
-    return (str(file) for file in files if file and not re.match(r"\w+://", str(file)))
+    return [str(file) for file in ([files] if isinstance(files, str) else files or []) if file]

@@ -8,12 +8,12 @@ verl's estimators of them.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import comb
 from typing import Final
 
 import numpy as np
 
-from cinema_verl.diversity import diversity_penalty, normalise
+from cinema_verl.diversity import diversity_penalty, normalise, pattern_counts
+from cinema_verl.evaluate.statistics import pass_at_k
 from cinema_verl.utils.extensions import ExtensionError, load, named
 
 CINEMA_DPS = "cinema_dps"
@@ -95,16 +95,15 @@ def pass_at_4(
     """
     groups_list = groups.tolist()
     of_form = normalise(rewards - 0.5 * acc, groups_list, by_std=True)
-    _, group = np.unique(groups.astype(str), return_inverse=True)
-    size, correct = np.bincount(group), np.bincount(group, weights=acc)
+    alike, size = pattern_counts(acc.tolist(), groups_list)  # of the group, as correct as this one
+    correct = np.where(acc > 0, alike, size - alike)
     value = np.zeros(len(rewards))
-    for place, g in enumerate(group):
-        n, c = int(size[g]), int(correct[g])
+    for place, (n, c) in enumerate(zip(size.tolist(), correct.tolist(), strict=True)):
         k = min(SUBSET, n)
-        every = 1 - comb(n - c, k) / comb(n, k)
-        own = 1.0 if acc[place] else 1 - comb(n - 1 - c, k - 1) / comb(n - 1, k - 1)
-        deviation = (every * (1 - every)) ** 0.5
-        value[place] = (own - every) / deviation if deviation else 0.0
+        every = pass_at_k(c, n, k)
+        if deviation := (every * (1 - every)) ** 0.5:
+            own = 1.0 if acc[place] else pass_at_k(c, n - 1, k - 1)
+            value[place] = (own - every) / deviation
     return coefficient * (value + of_form) + (1 - coefficient) * normalise(rewards, groups_list, by_std=True)
 
 

@@ -13,11 +13,6 @@ import numpy as np
 from cinema_verl.diversity import diversity_penalty
 
 
-def plain(rewards: np.ndarray, acc: np.ndarray, patterns: np.ndarray, groups: np.ndarray, _: float) -> np.ndarray:
-    """Accuracy and format alone."""
-    return rewards
-
-
 def novelty(
     rewards: np.ndarray, acc: np.ndarray, patterns: np.ndarray, groups: np.ndarray, coefficient: float
 ) -> np.ndarray:
