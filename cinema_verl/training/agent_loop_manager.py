@@ -1,9 +1,10 @@
 """verl's agent-loop manager whose workers process a question's images once (`cinema_verl.training.shared_vision`).
 
 They also add to each score what verl's validation dumps do not have: where the question is from, how long the response
-is, and how it ended.
+is, and how it ended. With `reward.num_workers=0` they score themselves, by verl's reward worker in their own process.
 """
 
+from types import SimpleNamespace
 from typing import Any, Final
 
 import ray
@@ -11,6 +12,7 @@ import torch
 import transfer_queue as tq
 from tensordict import TensorDict
 from verl.experimental.agent_loop import AgentLoopWorker
+from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
 from cinema_verl.runs.stop_reason import StopReason
@@ -21,6 +23,12 @@ from cinema_verl.training.verdict import TRAINERS
 
 STORED_AS: Final = "stored_as"
 """Beside a trajectory's media, which verl does not store: the key that it will have in the transfer queue."""
+
+
+def scorer_here(config: Any) -> Any:
+    """Answers in this process as the handle of a `RewardLoopWorker` does from another one."""
+    worker = RewardLoopWorker(config)
+    return SimpleNamespace(compute_score=SimpleNamespace(remote=worker.compute_score))
 
 
 class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ignore[misc, name-defined]
@@ -57,6 +65,8 @@ class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ig
         # verl stores these keyword arguments as columns next: what an evaluation knew beforehand
         # (`CinemaDataset.answers`) has been used by the agent loop, and belongs neither there nor with the reward.
         kwargs.pop("answers", None)
+        if self.reward_loop_worker_handles == []:  # reward.num_workers=0
+            self.reward_loop_worker_handles = [scorer_here(self.config)]
         await super()._compute_score(outputs, kwargs=kwargs)
         last = outputs[-1]
         if len(outputs) == 1 and last.multi_modal_data and self._trains_with_pixels_put_back():

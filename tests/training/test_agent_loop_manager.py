@@ -5,9 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import ray
+from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from transformers import AutoTokenizer
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 
+from cinema_verl.demo.train_policy import digits_cold_start
 from cinema_verl.training.agent_loop_manager import SharingAgentLoopManager, SharingAgentLoopWorker
 from cinema_verl.training.shared_vision import SharedImages
 
@@ -31,6 +35,7 @@ def worker(monkeypatch):
     worker = object.__new__(SharingAgentLoopWorker)
     worker.calls = calls
     worker.config = OmegaConf.create({"trainer": {"v1": {"trainer_mode": "cinema"}}})
+    worker.reward_loop_worker_handles = ["a handle"]
     return worker
 
 
@@ -74,6 +79,43 @@ def test_pixels_are_stored_once_where_the_training_workers_put_them_back(worker,
     assert ["pixel_values" in row for row in stored] == holders
     if mode == "cinema":
         assert {row["pixel_values_of"] for row in stored} == {"q_0_0"}
+
+
+def test_without_reward_workers_trajectories_are_scored_where_they_are():
+    """The recipe's own reward, by verl's reward manager, in this process alone."""
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides=["+recipe=cinema_cpu", "reward.num_workers=0"])
+    worker = object.__new__(SharingAgentLoopWorker)
+    worker.config, worker.processor, worker.mm_processor_kwargs, worker.reward_loop_worker_handles = (
+        config,
+        None,
+        {},
+        [],
+    )
+    tokenizer = AutoTokenizer.from_pretrained(digits_cold_start())
+
+    async def scored(answer: str) -> AgentLoopOutput:
+        ids = tokenizer.encode(f"<think>it is so</think><answer>{answer}</answer>", add_special_tokens=False)
+        output = AgentLoopOutput(
+            prompt_ids=[1, 2], response_ids=ids, response_mask=[1] * len(ids), num_turns=2, metrics={}
+        )
+        row = {
+            "data_source": "digits/sum",
+            "reward_model": {"ground_truth": "7"},
+            "extra_info": {"answer_type": "number", "num_images": 2},
+            "uid": "q",
+            "session_id": 0,
+        }
+        await worker._compute_score([output], kwargs=row)
+        return output
+
+    async def both() -> list[AgentLoopOutput]:
+        return [await scored("7"), await scored("4")]
+
+    right, wrong = asyncio.run(both())
+    assert [right.reward_score, wrong.reward_score] == [1.0, 0.5], "half for the answer, half for the format"
+    assert [one.extra_fields["reward_extra_info"]["acc"] for one in (right, wrong)] == [1.0, 0.0]
+    assert len(worker.reward_loop_worker_handles) == 1, "made once"
 
 
 def test_the_manager_starts_these_workers(monkeypatch):
