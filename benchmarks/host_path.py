@@ -66,6 +66,7 @@ def configuration(side: str, folder: Path, options: argparse.Namespace) -> Any:
         f"actor_rollout_ref.rollout.n={options.group}",
         *("data.max_prompt_length=16384", "data.max_response_length=2048"),
         "actor_rollout_ref.rollout.calculate_log_probs=false",  # there is no actor to compare them with
+        "algorithm.rollout_correction.bypass_mode=false",  # which would want them
         *("cinema.exploration_steps=1000", "cinema.annealing_steps=0", "cinema.image_conditions=[]"),
         *(f"actor_rollout_ref.{key}_micro_batch_size_per_gpu={options.questions * options.group}" for key in MICRO),
         f"trainer.default_local_dir={folder}/{side}",
