@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from cinema_verl.meta_action import PATTERN_MODES, parse, pattern_of
 from cinema_verl.prompts import removed_action
+from cinema_verl.utils.native_reasoning import NATIVE_REASONING, leading_end, unopened_end
 from cinema_verl.verify import decide
 from cinema_verl.verify.verdict import TIMED_OUT
 
@@ -37,6 +38,7 @@ def compute_score(
     *,
     pattern_mode: str = "exact",
     prompt_mode: str | None = None,
+    native_reasoning: str = "none",
     **kwargs: Any,
 ) -> Score:
     """Score one trajectory against its gold.
@@ -53,6 +55,10 @@ def compute_score(
         prompt_mode: one of ``prompts.MODES``, or None for the prompt as the data has it. Under
             ``cinema_without_ACTION`` that action breaks the format rule; no other mode changes the rule, and none
             changes how the answer is read.
+        native_reasoning: what is declared of the policy's own reasoning, one of ``utils.native_reasoning``. Under
+            ``strip`` the trajectory begins behind the first ``</think>`` that nothing in the response opened, else
+            behind a leading ``<think>`` block. Under ``refuse`` such a ``</think>`` is the violation
+            ``native_reasoning``.
         **kwargs: what verl's reward managers pass besides (``reward_router_address``, ...); not used.
 
     Returns:
@@ -62,16 +68,19 @@ def compute_score(
         judge could not be asked, and then ``acc`` is 0; ``timed_out`` in {0, 1}, 1 where the verifier reached
         its limits on an answer, and then ``acc`` is 0; ``violations``, codes joined by ","; ``verdict``, why
         acc is what it is; ``answer_type``; ``num_images``; ``question_uid``, the row's ``uid``, by which the same
-        question is found again in verl's dumps.
+        question is found again in verl's dumps; ``native_reasoning`` in {0, 1}, 1 where reasoning of the policy's own
+        was taken off or refused; ``stripped``, what was taken off.
 
     Raises:
         ValueError: the row lacks something, or something in it is not what it should be.
     """
     if pattern_mode not in PATTERN_MODES:
         raise ValueError(f"unknown pattern_mode {pattern_mode!r}; known: {', '.join(PATTERN_MODES)}")
+    if native_reasoning not in NATIVE_REASONING:
+        raise ValueError(f"unknown native_reasoning {native_reasoning!r}; known: {', '.join(NATIVE_REASONING)}")
     removed = removed_action(prompt_mode)
     try:
-        return _score(solution_str, ground_truth, extra_info, pattern_mode, removed)
+        return _score(solution_str, ground_truth, extra_info, pattern_mode, removed, native_reasoning)
     except _BadRow as error:
         raise ValueError(f"cannot score {_name(data_source, extra_info)}: {error}") from error.__cause__
 
@@ -91,7 +100,12 @@ async def compute_score_async(*args: Any, **kwargs: Any) -> Score:
 
 
 def _score(
-    solution: str, gold: str, extra_info: Mapping[str, Any] | None, pattern_mode: str, removed: str | None
+    solution: str,
+    gold: str,
+    extra_info: Mapping[str, Any] | None,
+    pattern_mode: str,
+    removed: str | None,
+    native_reasoning: str,
 ) -> Score:
     for name, value in (("solution_str", solution), ("ground_truth", gold)):
         if not isinstance(value, str):
@@ -101,8 +115,12 @@ def _score(
     num_images = _num_images(extra_info)
     answer_type = _need(extra_info, "answer_type")
 
-    trajectory = parse(solution)
+    begins = (unopened_end(solution) or leading_end(solution)) if native_reasoning == "strip" else 0
+    trajectory = parse(solution[begins:])
     violations = trajectory.violations_for(num_images, removed)
+    refused = native_reasoning == "refuse" and unopened_end(solution) > 0
+    if refused:
+        violations = (*violations, "native_reasoning")
     try:
         verdict = decide(
             trajectory.answer,
@@ -131,6 +149,8 @@ def _score(
         "answer_type": answer_type,
         "num_images": float(num_images),
         "question_uid": _text(extra_info, "uid"),
+        "native_reasoning": float(begins > 0 or refused),
+        "stripped": solution[:begins],
     }
 
 

@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "prompts": {"meta_action", "utils"},
     "endpoint": {"utils"},
     "verify": {"meta_action", "endpoint", "utils"},
-    "reward": {"meta_action", "prompts", "verify"},
+    "reward": {"meta_action", "prompts", "verify", "utils"},
     "registration": {"rollout", "utils"},
     "rollout": {"utils"},
     "data": {"meta_action", "prompts", "verify", "reward", "utils"},

@@ -57,6 +57,8 @@ def test_one_score_in_full() -> None:
         "answer_type": "mcq",
         "num_images": 2.0,
         "question_uid": "muir-7",
+        "native_reasoning": 0.0,
+        "stripped": "",
     }
 
 
@@ -78,6 +80,52 @@ def test_one_score_in_full() -> None:
 def test_accuracy_and_format(solution: str, acc: float, format_: float, total: float) -> None:
     result = score(solution)
     assert (result["acc"], result["format"], result["score"]) == (acc, format_, total)
+
+
+OPENED = "It is blue, not red.\n</think>\n\n"
+OWN = "<think>" + OPENED
+
+
+@pytest.mark.parametrize(
+    ("solution", "declared", "stripped", "pattern", "format_"),
+    [
+        (CORRECT, "none", "", "focus>think>answer", 1.0),
+        (CORRECT, "strip", "", "focus>think>answer", 1.0),
+        (CORRECT, "refuse", "", "focus>think>answer", 1.0),
+        (OPENED + CORRECT, "none", "", "focus>think>answer", 0.0),
+        (OPENED + CORRECT, "strip", OPENED.rstrip(), "focus>think>answer", 1.0),
+        (OPENED + CORRECT, "refuse", "", "focus>think>answer", 0.0),
+        (OWN + CORRECT, "none", "", "think>focus>think>answer", 1.0),
+        (" " + OWN + CORRECT, "strip", " " + OWN.rstrip(), "focus>think>answer", 1.0),
+        (OWN + CORRECT, "refuse", "", "think>focus>think>answer", 1.0),
+        (OPENED + OWN + CORRECT, "strip", OPENED.rstrip(), "think>focus>think>answer", 1.0),
+        ("never closed " + CORRECT.replace("think>", "hint>"), "strip", "", "focus>hint>answer", 0.0),
+    ],
+)
+def test_reasoning_of_the_policys_own_is_no_action(solution, declared, stripped, pattern, format_) -> None:
+    result = compute_score("muir", solution, "B", row(), native_reasoning=declared)
+    assert (result["stripped"], result["pattern"], result["format"], result["acc"]) == (stripped, pattern, format_, 1.0)
+    refused = declared == "refuse" and solution.startswith(OPENED)
+    assert result["native_reasoning"] == float(bool(stripped) or refused)
+    assert ("native_reasoning" in result["violations"].split(",")) == refused
+
+
+@given(st.text(max_size=40), st.text(max_size=40).filter(lambda text: "<" not in text))
+def test_what_is_stripped_and_what_is_scored_make_up_the_response(solution: str, own: str) -> None:
+    whole = f"{own}</think>{solution}"
+    result = compute_score("muir", whole, "B", row(), native_reasoning="strip")
+    assert result["stripped"] == own + "</think>"
+    assert {**result, "stripped": "", "native_reasoning": 0.0} == score(solution)
+
+
+def test_an_answer_in_the_reasoning_is_none() -> None:
+    solution = "Perhaps <answer>B</answer>?</think><think>No.</think><answer>A</answer>"
+    assert compute_score("muir", solution, "B", row(), native_reasoning="strip")["acc"] == 0.0
+
+
+def test_an_unknown_declaration_of_reasoning() -> None:
+    with pytest.raises(ValueError, match="none, strip, refuse"):
+        compute_score("muir", CORRECT, "B", row(), native_reasoning="on")
 
 
 def test_global_on_a_single_image_is_a_violation() -> None:
