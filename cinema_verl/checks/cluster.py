@@ -10,7 +10,7 @@ from typing import Any, Final
 from cinema_verl.checks.finding import Finding
 from cinema_verl.checks.process import inspect_process
 from cinema_verl.checks.quiet import quiet
-from cinema_verl.training.verdict import cpus_wanted, slots_refusal
+from cinema_verl.training.arithmetic import cpus_wanted, slots_refusal
 
 WHERE: Final = "Ray"
 _SECONDS: Final = 300  # for a worker to start and import verl on a busy node; our choice

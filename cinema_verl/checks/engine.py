@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from cinema_verl.checks.finding import Finding
 from cinema_verl.data.tokens import Patching
-from cinema_verl.training.verdict import model_context
+from cinema_verl.training.arithmetic import model_context
 
 WHERE: Final = "engine"
 _FRAMES: Final = 14

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cinema_verl.training.verdict import Refusal
+from cinema_verl.training.refusal import Refusal
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a run needs of this machine: host memory, /dev/shm, disk for checkpoints.
 
-The number of CPUs is checked by `cinema_verl.training.verdict`, GPUs by the doctor.
+The number of CPUs is checked by `cinema_verl.training.arithmetic`, GPUs by the doctor.
 """
 
 from __future__ import annotations

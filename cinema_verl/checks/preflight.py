@@ -29,9 +29,10 @@ from cinema_verl.checks.survey import Survey, survey
 from cinema_verl.data.tokens import QWEN2_5_VL
 from cinema_verl.registration.command_line import RL_TRAINER, shipped_recipes
 from cinema_verl.training.model_folder import folder_of, folder_refusals
+from cinema_verl.training.refusal import Facts
 from cinema_verl.training.resume import resume_refusals
 from cinema_verl.training.run_folder import Taken, refuse_taken
-from cinema_verl.training.verdict import Facts, refusals
+from cinema_verl.training.verdict import refusals
 from cinema_verl.utils.arguments import Parser, positive
 from cinema_verl.utils.files import atomic_write
 

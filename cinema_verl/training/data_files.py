@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from cinema_verl.training.verdict import Refusal
+from cinema_verl.training.refusal import Refusal
 
 
 class Unusable(NamedTuple):

@@ -17,8 +17,9 @@ from typing import Any, Final, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from cinema_verl.data.families import FAMILIES, refused
-from cinema_verl.training.verdict import Refusal
+from cinema_verl.training.refusal import Refusal
 from cinema_verl.utils.hub import HubUnreachable, only_local
+from cinema_verl.utils.native_reasoning import KEY as REASONING
 from cinema_verl.utils.pretrained import read_files
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
@@ -71,12 +72,19 @@ def folder_refusals(config: DictConfig) -> list[Refusal]:
     key = _key(config)
     rl = key != "model.path"
     folder = folder_of(str(OmegaConf.select(config, key)))
+    if folder is None:
+        return []
     kwargs = OmegaConf.select(config, "data.apply_chat_template_kwargs") or {}
-    return [] if folder is None else model_refusals(folder, key, kwargs, rl=rl)
+    return model_refusals(folder, key, kwargs, rl=rl, strips=OmegaConf.select(config, REASONING) == "strip")
 
 
 def model_refusals(
-    folder: Path, key: str, template_kwargs: Mapping[str, Any] | None = None, *, rl: bool | None = True
+    folder: Path,
+    key: str,
+    template_kwargs: Mapping[str, Any] | None = None,
+    *,
+    rl: bool | None = True,
+    strips: bool = False,
 ) -> list[Refusal]:
     """Every reason not to train from this folder.
 
@@ -85,6 +93,7 @@ def model_refusals(
         template_kwargs: ``data.apply_chat_template_kwargs``.
         rl: For reinforcement learning, whose responses follow the generation prompt; supervised fine-tuning has
             trajectories that the template renders; None looks at the template for neither.
+        strips: Whether the reward takes the policy's own reasoning off (`REASONING`): then the template may open it.
     """
     if (found := family_refusal(folder, key)) is not None:
         return [found]
@@ -99,8 +108,11 @@ def model_refusals(
             cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
             return [Refusal(key, f"{folder}: {cause}", "name a folder with config, tokenizer and processor")]
         refusals = [*_weights(folder, key, config), *_processor(folder, key, config, processor)]
-        if rl is not None and getattr(processor, "tokenizer", None) is not None:
-            refusals += _prompt_end(key, processor, dict(template_kwargs or {})) if rl else _rendering(key, processor)
+        if getattr(processor, "tokenizer", None) is not None:
+            if rl and not strips:
+                refusals += _prompt_end(key, processor, dict(template_kwargs or {}))
+            elif rl is False:
+                refusals += _rendering(key, processor)
     return refusals
 
 
@@ -234,6 +246,7 @@ def _prompt_end(key: str, processor: Any, kwargs: dict[str, Any]) -> Iterator[Re
     if not _opens_think(processor, {**kwargs, "enable_thinking": False}):
         ways.append("set +data.apply_chat_template_kwargs.enable_thinking=false")
     ways.append("put a chat template without it into the model's folder (chat_template.jinja)")
+    ways.append(f"set {REASONING}=strip, which takes the model's own reasoning off before a response is scored")
     yield Refusal(
         key,
         "the chat template opens <think> for the policy, so every response would begin inside a tag that is not its "

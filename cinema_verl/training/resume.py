@@ -16,8 +16,8 @@ from cinema_verl.training.checkpoint import (
     step_to_resume,
     world_sizes,
 )
+from cinema_verl.training.refusal import Refusal
 from cinema_verl.training.run_folder import branches_from
-from cinema_verl.training.verdict import Refusal
 
 _PATH = "trainer.resume_from_path"
 
@@ -53,15 +53,16 @@ def _of_the_path(config: DictConfig, named: str | None, contents: Sequence[str])
     if not named or "://" in named:
         return
     folder = Path(named)
-    steps = complete_steps(folder, contents) or complete_steps(folder.parent, contents)
+    run = folder if complete_steps(folder, contents) else folder.parent
+    steps = complete_steps(run, contents)
     there = f", which has {', '.join(f'global_step_{step}' for step in steps)}" if steps else ""
     if not folder.is_dir():
         yield Refusal(_PATH, f"{folder} does not exist", f"name a checkpoint of {folder.parent}{there}")
     elif not re.fullmatch(r"global_step_\d+", folder.name):
-        advice = f"name one: {folder}/global_step_{steps[-1]}" if steps else "name a folder global_step_N"
+        advice = f"name one: {run}/global_step_{steps[-1]}" if steps else "name a folder global_step_N"
         yield Refusal(_PATH, f"{folder} is no checkpoint: its name must be global_step_N", advice)
     elif not (world_sizes(folder, contents) if config.trainer.get("val_only") else is_complete(folder, contents)):
-        what = f"{folder} is not whole: it was not written, or copied, to the end"
+        what = f"{folder} is not whole: it was not written, or copied, to the end, or was renamed"
         yield Refusal(_PATH, what, f"copy it again, or name another one of {folder.parent}")
 
 

@@ -7,6 +7,7 @@ verl that is overridden, and why.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -42,6 +43,7 @@ from cinema_verl.training.continuing import ContinuingClient
 from cinema_verl.training.file_logger import AppendingFileLogger
 from cinema_verl.training.history import is_due, logged, numbers
 from cinema_verl.training.metrics import StepMetrics
+from cinema_verl.training.refusal import Facts
 from cinema_verl.training.run_folder import metrics_path
 from cinema_verl.training.same_version import refuse_another_version
 from cinema_verl.training.settings import CinemaSettings
@@ -50,7 +52,7 @@ from cinema_verl.training.stop_signal import StopRequest
 from cinema_verl.training.trackers import log_groups
 from cinema_verl.training.transfer import read_columns
 from cinema_verl.training.validation import Validations
-from cinema_verl.training.verdict import Facts, refusals
+from cinema_verl.training.verdict import refusals
 from cinema_verl.training.worker import CinemaActorRolloutRefWorker
 
 if TYPE_CHECKING:
@@ -106,13 +108,18 @@ class CinemaTrainer(_Trainer):
 
     # ---- starting and resuming ----------------------------------------------------------------------------------
 
+    @property
+    def _checkpoints(self) -> tuple[Path, Sequence[str]]:
+        """The run's folder, and what a checkpoint in it must hold for a run to go on from it."""
+        contents = self.config.actor_rollout_ref.actor.checkpoint.load_contents
+        return Path(self.config.trainer.default_local_dir).absolute(), contents
+
     def init(self) -> None:
-        trainer, contents = self.config.trainer, self.config.actor_rollout_ref.actor.checkpoint.load_contents
-        folder = Path(trainer.default_local_dir).absolute()
+        trainer = self.config.trainer
         if trainer.resume_mode == "auto":
-            mend_tracker(folder, contents)
+            mend_tracker(*self._checkpoints)
         elif trainer.resume_mode == "resume_path":
-            checkpoint, self._run = branch(Path(trainer.resume_from_path).absolute(), folder, contents)
+            checkpoint, self._run = branch(Path(trainer.resume_from_path).absolute(), *self._checkpoints)
             trainer.resume_from_path = str(checkpoint)
         super().init()
 
@@ -139,12 +146,11 @@ class CinemaTrainer(_Trainer):
         trainer = self.config.trainer
         self._resumed_step = self.global_steps
         from_path = trainer.resume_mode == "resume_path"
-        folder = Path(trainer.default_local_dir).absolute()
+        folder, contents = self._checkpoints
         resumed = Path(trainer.resume_from_path) if from_path else step_folder(folder, self.global_steps)
         self._run = self._run or run_that_resumes(resumed if self.global_steps else None, from_path=False)
         self._resumed_from = resumed
         if self.global_steps and not self.validations.evaluating:  # a kill may have left more than are kept
-            contents = self.config.actor_rollout_ref.actor.checkpoint.load_contents
             retire(folder, self._run, self.global_steps, keeps(trainer.max_actor_ckpt_to_keep), contents)
         if self._goes_on and not self.validations.evaluating:
             due = is_due(trainer.test_freq, self.global_steps, self.total_training_steps)
@@ -157,10 +163,9 @@ class CinemaTrainer(_Trainer):
 
     def _save_checkpoint(self) -> None:
         trainer, keep = self.config.trainer, self.config.trainer.max_actor_ckpt_to_keep
-        contents = self.config.actor_rollout_ref.actor.checkpoint.load_contents
         trainer.max_actor_ckpt_to_keep = None  # verl counts in memory, and deletes before the new one is whole
         last = QUEUE if self.mode != "sync" else None
-        folder = Path(trainer.default_local_dir).absolute()
+        folder, contents = self._checkpoints
         metrics = numbers(self._metrics)
         with rotation(folder, self._run, self.global_steps, keep, contents, last=last, metrics=metrics):
             super()._save_checkpoint()

@@ -24,7 +24,8 @@ from cinema_verl.data.tokens import QWEN2_5_VL, Patching
 from cinema_verl.demo.tiny_model import build_tokenizer
 from cinema_verl.prompts import system_prompt
 from cinema_verl.registration.command_line import RL_TRAINER, SFT_TRAINER
-from cinema_verl.training.verdict import Facts, refusals
+from cinema_verl.training.refusal import Facts
+from cinema_verl.training.verdict import refusals
 
 TRAJECTORY = "<focus>A is dark.</focus><answer>B</answer>"
 ABSENT = "nobody/no-such-model"

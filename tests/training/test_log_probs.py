@@ -6,7 +6,8 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from cinema_verl.training import log_probs
-from cinema_verl.training.verdict import Facts, refusals
+from cinema_verl.training.refusal import Facts
+from cinema_verl.training.verdict import refusals
 
 BYPASS = "algorithm.rollout_correction.bypass_mode"
 

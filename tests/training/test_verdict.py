@@ -8,7 +8,9 @@ from omegaconf import OmegaConf
 
 from cinema_verl.data.schema import RL_SCHEMA
 from cinema_verl.registration.command_line import PROGRAMS, program_of, shipped_recipes
-from cinema_verl.training.verdict import Facts, cpus_wanted, refusals
+from cinema_verl.training.arithmetic import cpus_wanted
+from cinema_verl.training.refusal import Facts
+from cinema_verl.training.verdict import refusals
 
 GPUS = Facts(cpus=64, rows={"train": 58_000, "val": 2_000})
 """A machine for recipe cinema, and files of the paper's size."""
@@ -42,6 +44,14 @@ def test_verls_own_configuration_is_none_of_our_business():
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", overrides=["data.train_batch_size=7"])
     assert refusals(config, GPUS) == []
+
+
+@pytest.mark.parametrize("recipe", ["cinema", "cinema_cpu", "cinema_evaluate"])
+def test_an_unknown_declaration_of_the_policys_reasoning(recipe):
+    key = "reward.custom_reward_function.reward_kwargs.native_reasoning"
+    assert "none, strip, refuse" in judged(f"{key}=on", recipe=recipe)[key].what
+    for known in ("none", "strip", "refuse"):
+        assert judged(f"{key}={known}", recipe=recipe) == {}
 
 
 # --- The schedule ---------------------------------------------------------------------------------------------

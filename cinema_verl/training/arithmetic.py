@@ -1,0 +1,238 @@
+"""Do the numbers of a run fit together: batches, ranks, rows, tokens, and the CPUs that verl's processes hold?
+
+verl asserts some of it after the first rollout, minutes into a run; where the rest is wrong, it trains something else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from math import ceil, lcm
+from pathlib import Path
+from typing import Final
+
+from omegaconf import DictConfig
+
+from cinema_verl.training.refusal import Facts, Refusal, gpus_of, is_whole, value_of
+
+_COLOCATED: Final = 3  # CPUs that verl reserves beside each GPU (`ResourcePoolManager.max_colocate_count`)
+
+
+def ranks(config: DictConfig, _: Facts) -> Iterator[Refusal]:
+    """What divides the GPUs: replicas of the rollout engine, and sequence parallelism."""
+    gpus, rollout = gpus_of(config), "actor_rollout_ref.rollout"
+    parts = [value_of(config, f"{rollout}.{name}_parallel_size") or 1 for name in ("tensor_model", "data")]
+    parts.append(value_of(config, f"{rollout}.pipeline_model_parallel_size") or 1)
+    replica = parts[0] * parts[1] * parts[2]
+    key = f"{rollout}.tensor_model_parallel_size"
+    if value_of(config, f"{rollout}.name") == "transformers" and replica != 1:
+        yield Refusal(key, f"the transformers engine runs on one GPU a replica, not {replica}", f"set {key}=1")
+    elif gpus % replica:
+        yield Refusal(key, f"{gpus} GPUs cannot be cut into replicas of {replica}", f"set a divisor of {gpus}")
+    size = _sequence_parallel(config)
+    key = "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size"
+    if gpus % size:
+        yield Refusal(key, f"{gpus} GPUs cannot be cut into groups of {size}", f"set a divisor of {gpus}")
+    elif size > 1 and not value_of(config, "actor_rollout_ref.model.use_remove_padding"):
+        advice = "set actor_rollout_ref.model.use_remove_padding=true, which needs flash-attn, or 1"
+        yield Refusal(key, f"sequences can be split over {size} GPUs only when they are packed", advice)
+
+
+def context(config: DictConfig, _: Facts) -> Iterator[Refusal]:
+    """Whether vLLM's context holds a whole trajectory; verl shortens responses to what is left, without a word."""
+    key = "actor_rollout_ref.rollout.max_model_len"
+    length, prompt, response = (
+        value_of(config, name) for name in (key, "data.max_prompt_length", "data.max_response_length")
+    )
+    vllm = value_of(config, "actor_rollout_ref.rollout.name") == "vllm"
+    if not (vllm and is_whole(length) and is_whole(prompt) and is_whole(response)):
+        return
+    if length < prompt + response:
+        yield Refusal(
+            key,
+            f"{length} tokens are less than data.max_prompt_length + data.max_response_length = {prompt + response}: "
+            "long prompts would be answered in what is left",
+            f"set {key}={prompt + response}",
+        )
+    most = model_context(config)
+    if most is not None and length > most:
+        yield Refusal(key, f"{length} tokens are more than the model was made for: {most}", "lower the two limits")
+
+
+def model_context(config: DictConfig) -> int | None:
+    """Tokens that the model's `config.json` allows (`max_position_embeddings`); None where it is not here."""
+    try:
+        path = Path(str(value_of(config, "actor_rollout_ref.model.path")), "config.json")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        text = found.get("text_config") or found
+        return int(text["max_position_embeddings"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # the verdict says what is wrong with the folder
+
+
+def rl_batches(config: DictConfig, _: Facts) -> Iterator[Refusal]:
+    """What verl asserts of the batch after the first rollout (`engine_workers.train_mini_batch`, `engine.utils`)."""
+    actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+    batch, n = value_of(config, "data.train_batch_size"), value_of(config, f"{rollout}.n")
+    mini = value_of(config, f"{actor}.ppo_mini_batch_size")
+    for key, value in (("data.train_batch_size", batch), (f"{rollout}.n", n), (f"{actor}.ppo_mini_batch_size", mini)):
+        if not is_whole(value):
+            yield Refusal(key, f"{value!r} is not a number of at least 1", "set one")
+            return
+    gpus, size = gpus_of(config), _sequence_parallel(config)
+    if gpus % size or value_of(config, f"{actor}.strategy") not in ("fsdp", "fsdp2"):
+        return  # said by `ranks`; the arithmetic of other engines is not known here
+    ranks, trajectories = gpus // size, mini * n
+    dynamic = bool(value_of(config, f"{actor}.use_dynamic_bsz"))
+    if dynamic != bool(value_of(config, f"{rollout}.log_prob_use_dynamic_bsz")):
+        value = str(dynamic).lower()
+        advice = f"set {rollout}.log_prob_use_dynamic_bsz={value}"
+        yield Refusal(f"{rollout}.log_prob_use_dynamic_bsz", f"must equal {actor}.use_dynamic_bsz={value}", advice)
+    if trajectories % ranks:
+        yield Refusal(
+            f"{actor}.ppo_mini_batch_size",
+            f"{mini} questions x {n} rollouts = {trajectories} trajectories cannot be shared by {ranks} ranks",
+            f"make ppo_mini_batch_size x n a multiple of {ranks}",
+        )
+        return
+    if dynamic:
+        longest = sum(value_of(config, f"data.max_{part}_length", 0) for part in ("prompt", "response"))
+        for key in (f"{actor}.ppo_max_token_len_per_gpu", f"{rollout}.log_prob_max_token_len_per_gpu"):
+            yield from _room(config, key, longest, size, "data.max_prompt_length + data.max_response_length")
+        return
+    # verl pads the batch with rows that count for nothing until mini-batches and ranks divide it.
+    step = lcm(ranks, trajectories)
+    for key, rows in (
+        (f"{actor}.ppo_micro_batch_size_per_gpu", trajectories // ranks),
+        (f"{rollout}.log_prob_micro_batch_size_per_gpu", ceil(batch * n / step) * step // ranks),
+    ):
+        yield from _divides(config, key, rows)
+
+
+def sft_batches(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
+    """What verl's SFT program asserts of the batch, or makes smaller."""
+    batch = value_of(config, "data.train_batch_size")
+    size = value_of(config, "engine.ulysses_sequence_parallel_size") or 1
+    if not is_whole(batch):
+        yield Refusal("data.train_batch_size", f"{batch!r} is not a number of at least 1", "set one")
+        return
+    # torchrun says how many processes there are; before it has started, the recipe's own keys do.
+    processes = facts.processes or gpus_of(config)
+    if value_of(config, "engine.strategy") not in ("fsdp", "fsdp2"):
+        return  # the arithmetic of other engines is not known here
+    if processes % size:
+        key = "engine.ulysses_sequence_parallel_size"
+        yield Refusal(
+            key, f"{processes} processes cannot be cut into groups of {size}", f"set a divisor of {processes}"
+        )
+        return
+    ranks = processes // size
+    if batch % ranks:
+        yield Refusal(
+            "data.train_batch_size",
+            f"{batch} rows cannot be shared by {ranks} ranks: verl would train on {batch // ranks * ranks} a step "
+            "without a word",
+            f"set a multiple of {ranks}",
+        )
+    elif value_of(config, "data.use_dynamic_bsz"):
+        key = "data.max_token_len_per_gpu"
+        yield from _room(config, key, value_of(config, "data.max_length") or 0, size, "data.max_length")
+    else:
+        yield from _divides(config, "data.micro_batch_size_per_gpu", batch // ranks)
+    yield from enough_rows(config, facts)
+    if rows_of(config, "val", facts) == 0 and value_of(config, "data.val_files"):
+        advice = "name files with rows; for no validation set data.val_files=null trainer.test_freq=-1"
+        yield Refusal("data.val_files", "0 rows: there is nothing to validate on", advice)
+
+
+def _divides(config: DictConfig, key: str, rows: int) -> Iterator[Refusal]:
+    micro = value_of(config, key)
+    if micro is None:
+        return  # verl says so, before anything starts
+    if not is_whole(micro) or rows % micro:
+        smaller = next(size for size in range(min(rows, micro if is_whole(micro) else 1), 0, -1) if rows % size == 0)
+        yield Refusal(key, f"{micro} does not divide the {rows} rows of a rank", f"set {key}={smaller}")
+
+
+def _room(config: DictConfig, key: str, longest: int, size: int, limits: str) -> Iterator[Refusal]:
+    tokens = value_of(config, key)
+    if isinstance(tokens, int) and tokens * size < longest:
+        shared = f" x {size} (sequence parallelism)" if size > 1 else ""
+        yield Refusal(
+            key,
+            f"{tokens}{shared} tokens are less than one sequence may have: {longest} ({limits})",
+            f"set {key}={ceil(longest / size)} or more, or lower the limits",
+        )
+
+
+def _sequence_parallel(config: DictConfig) -> int:
+    """verl takes the older key where it is set (`FSDPActorConfig.__post_init__`)."""
+    older = value_of(config, "actor_rollout_ref.actor.ulysses_sequence_parallel_size") or 1
+    newer = value_of(config, "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size") or 1
+    return int(older if older > 1 else newer)
+
+
+def enough_rows(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
+    """Whether there are as many rows as one batch takes."""
+    rows, batch = rows_of(config, "train", facts), value_of(config, "data.train_batch_size")
+    if rows is not None and is_whole(batch) and rows < batch:
+        detail = f"{rows:,} training rows, fewer than data.train_batch_size={batch}: not one step"
+        yield Refusal("data.train_batch_size", detail, f"lower data.train_batch_size to {rows:,} or less")
+
+
+def rows_of(config: DictConfig, split: str, facts: Facts) -> int | None:
+    """Rows of a split that the run will use; None where that cannot be known."""
+    rows = _footers(config, split) if facts.rows is None else facts.rows.get(split)
+    most = value_of(config, f"data.{split}_max_samples", -1)
+    return min(rows, most) if rows is not None and is_whole(most) else rows
+
+
+def _footers(config: DictConfig, split: str) -> int | None:
+    """Rows in the parquet files of a split, from their footers."""
+    files = value_of(config, f"data.{split}_files")
+    files = [files] if isinstance(files, str) else list(files or ())
+    if not files or not all(str(file).endswith(".parquet") and Path(file).is_file() for file in files):
+        return None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return sum(int(pq.read_metadata(file).num_rows) for file in files)
+    except (OSError, pa.ArrowException):
+        return None  # the data set says what is wrong with the file
+
+
+def cpus_wanted(config: DictConfig) -> int:
+    """CPUs that verl's processes hold in Ray: with fewer, one of them waits for ever.
+
+    TransferQueue holds one for each storage unit and for its controller, verl's resource pool three beside each GPU.
+    Whatever starts after them (rollout servers, agent loops, reward workers) holds none.
+    """
+    units = 0
+    if value_of(config, "transfer_queue.backend.storage_backend", "SimpleStorage") == "SimpleStorage":
+        units = value_of(config, "transfer_queue.backend.SimpleStorage.num_data_storage_units") or 0
+    return int(units + 1 + _COLOCATED * gpus_of(config))
+
+
+def slots_refusal(config: DictConfig, have: float, where: str) -> Refusal | None:
+    """Whether Ray has CPUs enough for what verl starts; `where` says which Ray."""
+    wanted = cpus_wanted(config)
+    if have >= wanted:
+        return None
+    units = "transfer_queue.backend.SimpleStorage.num_data_storage_units"
+    return Refusal(
+        "ray_kwargs.ray_init.num_cpus",
+        f"{where} has {have:g} CPUs, and verl's processes hold {wanted}: {value_of(config, units)} storage units, "
+        f"their controller, and {_COLOCATED} for each of {gpus_of(config)} GPUs. The run would wait for ever",
+        f"lower {units}; ray_kwargs.ray_init.num_cpus={wanted} counts slots for processes, not cores, on one machine",
+    )
+
+
+def slots(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
+    """Of a Ray that the run itself starts; of a cluster, `cinema-verl doctor` knows."""
+    if facts.cpus is None or value_of(config, "ray_kwargs.ray_init.address"):
+        return
+    given = value_of(config, "ray_kwargs.ray_init.num_cpus")
+    found = slots_refusal(config, given or facts.cpus, "this Ray" if given else "this machine")
+    if found is not None:
+        yield found
