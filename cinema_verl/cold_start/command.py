@@ -17,12 +17,14 @@ from cinema_verl.cold_start.plan import SamplingPlan
 from cinema_verl.cold_start.requests import SamplingSettings, modes, path_line, policy_messages, teacher_messages
 from cinema_verl.cold_start.retrieval import DEFAULT_ENCODER, PACKAGED_ENCODER, SIMILARITIES
 from cinema_verl.cold_start.trees_page import SAMPLED, Gallery
-from cinema_verl.cold_start.unwrap import NATIVE_REASONING
+from cinema_verl.data.directory import check_unchanged, fingerprint, sole_writer
 from cinema_verl.endpoint.ledger import Ledger, LedgerError
 from cinema_verl.endpoint.outcomes import Outcome
 from cinema_verl.endpoint.settings import Endpoint, StopRun
 from cinema_verl.endpoint.token_costs import VISION
 from cinema_verl.utils.arguments import Parser, area
+from cinema_verl.utils.files import Locked
+from cinema_verl.utils.native_reasoning import NATIVE_REASONING
 from cinema_verl.utils.ray_map import ClusterFailed
 
 DESCRIPTION = """\
@@ -316,9 +318,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(_shown(plan)))
         return 0
     try:
-        stopped = work_all(plan)
-        done = finish(plan, singles=options.singles, browse=options.browse)
-    except (StopRun, WorkerFailed, ClusterFailed, LedgerError, OSError, ValueError) as error:
+        with sole_writer(plan.output):
+            read = fingerprint(plan.questions)
+            stopped = work_all(plan)
+            check_unchanged([read])
+            done = finish(plan, singles=options.singles, browse=options.browse)
+    except (StopRun, WorkerFailed, ClusterFailed, LedgerError, Locked, OSError, ValueError) as error:
         print(f"cinema-verl cold-start: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -14,11 +14,11 @@ from typing import Any, Final
 from cinema_verl import prompts
 from cinema_verl.cold_start.retrieval import SIMILARITIES
 from cinema_verl.cold_start.tree import Path, SampledTrajectory
-from cinema_verl.cold_start.unwrap import NATIVE_REASONING
 from cinema_verl.data.canonical import IMAGE, ImageRef, Question
 from cinema_verl.endpoint.ledger import Call
 from cinema_verl.meta_action import ANSWER, GLOBAL, TAGS
 from cinema_verl.prompts import messages, removed_action, render, system_prompt
+from cinema_verl.utils.native_reasoning import NATIVE_REASONING
 from cinema_verl.utils.stable_random import stable_hash
 
 NO_SYSTEM: Final = "none"
@@ -72,7 +72,7 @@ class SamplingSettings:
         seeds: Send a ``seed`` made of question and draw, with which the same server gives the same replies again. Not
             every endpoint knows the field, and vLLM samples a little slower with it.
         student_native_reasoning, teacher_native_reasoning: What is declared of each model's own reasoning: one of
-            `unwrap.NATIVE_REASONING`. Our choice: "none", for the paper's models do not reason on their own.
+            `utils.native_reasoning.NATIVE_REASONING`. Our choice: "none", for the paper's models do not reason so.
         student_extra_body, teacher_extra_body: A JSON object whose fields are added to each request: what an endpoint
             knows beside the common fields, such as ``{"reasoning_effort": "low"}``.
         min_pixels, max_pixels: Limits of each image's area in the rows for verl. Those of `prepare.convert`.

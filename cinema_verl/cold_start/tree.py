@@ -98,7 +98,7 @@ def read(
 
     Args:
         removed: The action that the prompt mode takes out: using it is a violation.
-        native_reasoning: What is declared of the model; one of `unwrap.NATIVE_REASONING`.
+        native_reasoning: What is declared of the model; one of `utils.native_reasoning.NATIVE_REASONING`.
         reasoning: The reasoning that the endpoint gave in a field of its own.
     """
     found = unwrap(text, native_reasoning, reasoning)

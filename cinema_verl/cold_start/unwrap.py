@@ -8,17 +8,9 @@ nothing opened, and a fence around the whole, are never part of a trajectory. Wh
 from dataclasses import dataclass
 from typing import Final
 
-from cinema_verl.meta_action import TAGS
+from cinema_verl.utils.native_reasoning import leading_end, unopened_end
 
-THINK: Final = TAGS["think"]
 FENCE: Final = "```"
-
-NATIVE_REASONING: Final = {
-    "none": "a leading <think> is the Think action",
-    "strip": "the model reasons in a leading <think> block of its own, which is taken off",
-    "refuse": "a reply that shows reasoning of the model's own is not used",
-}
-"""What can be declared of a model -> what follows from it."""
 
 CODE_FENCE: Final = "code_fence"
 BARE_CLOSING: Final = "bare_closing_think"
@@ -52,17 +44,15 @@ def unwrap(text: str, native_reasoning: str = "none", separate: str = "") -> Unw
     """Take off what is around a trajectory. Linear in the text.
 
     Args:
-        native_reasoning: One of `NATIVE_REASONING`, as declared of the model.
+        native_reasoning: What is declared of the model, one of `utils.native_reasoning.NATIVE_REASONING`.
         separate: The reasoning that the endpoint gave in a field of its own. Then a leading ``<think>`` in the text is
             an action whatever is declared: the model's own reasoning is elsewhere.
     """
     taken = {SEPARATE: separate} if separate else {}
     text = _without_fence(text.strip(), taken)
-    end = _bare_closing(text)
-    if end:
+    if end := unopened_end(text):
         taken[BARE_CLOSING], text = text[:end], text[end:].strip()
-    elif native_reasoning == "strip" and not separate and text.startswith(THINK.open) and THINK.close in text:
-        end = text.index(THINK.close) + len(THINK.close)
+    elif native_reasoning == "strip" and not separate and (end := leading_end(text)):
         taken[LEADING], text = text[:end], text[end:].strip()
     return Unwrapped(_without_fence(text, taken), tuple(taken.items()))
 
@@ -77,13 +67,3 @@ def _without_fence(text: str, taken: dict[str, str]) -> str:
         return text
     taken[CODE_FENCE] = f"{first}…{FENCE}"
     return body.strip()
-
-
-def _bare_closing(text: str) -> int:
-    """Where the first ``</think>`` that no ``<think>`` opened ends; 0 if there is none."""
-    at = 0
-    while (close := text.find(THINK.close, at)) >= 0:
-        if text.find(THINK.open, at, close) < 0:
-            return close + len(THINK.close)
-        at = close + len(THINK.close)
-    return 0

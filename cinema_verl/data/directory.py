@@ -218,6 +218,26 @@ def sole_writer(directory: str | Path) -> Iterator[Path]:
                     directory.rmdir()
 
 
+def contents_of(directory: Path) -> list[str]:
+    """Names of what is in a directory, sorted, without the lock of `sole_writer`; none where there is no directory."""
+    names = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    if {path.name for path in (directory / WORK).glob("*")} <= {_LOCK}:
+        names -= {WORK}
+    return sorted(names)
+
+
+def put_in_place(whole: Path, directory: Path) -> None:
+    """Make a folder that was written elsewhere the directory, whose `sole_writer` this process is.
+
+    What was there is gone afterwards.
+    """
+    old = directory.with_name(f".{directory.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    directory.rename(old)
+    whole.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def check_output(directory: str | Path, inputs: Sequence[str | Path], *, overwrite: bool = False) -> None:
     """Make sure that a data set may be written to a directory, before the work begins.
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,19 +11,18 @@ from typing import Any, Final
 
 import torch
 
+from cinema_verl.data.directory import contents_of, put_in_place, sole_writer
 from cinema_verl.export import lora, weights
 from cinema_verl.export.card import card
 from cinema_verl.export.find import Found, manner_of
 from cinema_verl.export.manner import FILE, STOP, to_json
 from cinema_verl.export.shards import ExportError, Weight, read_safetensors, read_shards
 from cinema_verl.training.model_folder import family_refusal, model_refusals
-from cinema_verl.utils.files import only_one
 from cinema_verl.utils.pretrained import read_files
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 _KEPT: Final = ("*.json", "*.jinja", "*.txt", "*.model")
 """Of verl's `huggingface/`: configuration, tokenizer, processor, chat template. Code is not among them."""
-_LOCK: Final = ".export.lock"
 _VERSIONS: Final = ("cinema-verl", "torch", "transformers")
 
 
@@ -65,10 +63,10 @@ def export(
 
     Raises:
         ExportError: the checkpoint is incomplete or no model's, or `output` holds something else.
-        Locked: another process is exporting to it.
+        Locked: another process is writing to it.
         OSError: as reading and writing raise it.
     """
-    hf = found.shards / "huggingface"
+    output, hf = output.resolve(), found.shards / "huggingface"
     if not (hf / "config.json").is_file():
         raise ExportError(f"{hf} has no config.json: copy all of the checkpoint, or export another step")
     record = {"source": _digest(found.shards), "step": found.step, "stop": STOP if options.stop_strings else None}
@@ -81,14 +79,15 @@ def export(
     if (free := shutil.disk_usage(output.parent).free) < size:
         raise ExportError(f"{output.parent} has {free / 1e9:.1f} GB free, and {size / 1e9:.1f} GB are to be written")
     partial = output.with_name(f".{output.name}.partial")
-    with only_one(partial / _LOCK):
-        for left in partial.iterdir():
-            if left.name != _LOCK:
-                left.unlink()
+    with sole_writer(output):
+        if before := _before(output, record):  # by another command, since the look above
+            return before
+        shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+        partial.mkdir()
         try:
             _fill(found, output.name, partial, tensors, dtype, options, record, lambda done: progress(done, size))
-            (partial / _LOCK).unlink()
-            os.rename(partial, output)
+            _before(output, record)
+            put_in_place(partial, output)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -201,7 +200,7 @@ def _before(output: Path, record: Mapping[str, Any]) -> Exported | None:
     Raises:
         ExportError: there is something else.
     """
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+    if not output.exists() or (output.is_dir() and not contents_of(output)):
         return None
     try:
         about = json.loads((output / FILE).read_bytes())

@@ -10,7 +10,6 @@ relative to the folder (`cinema_verl.data.movable`).
 from __future__ import annotations
 
 import math
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,15 +21,21 @@ from typing import Any, Final
 from tqdm import tqdm
 
 from cinema_verl.data.canonical import Question
-from cinema_verl.data.directory import Uids, check_unchanged, fingerprint, read_questions
+from cinema_verl.data.directory import (
+    Uids,
+    check_unchanged,
+    contents_of,
+    fingerprint,
+    put_in_place,
+    read_questions,
+    sole_writer,
+)
 from cinema_verl.data.movable import IMAGES, CopiedImages
 from cinema_verl.data.schema import RL_SCHEMA, parquet_writer
 from cinema_verl.prepare.convert import MAX_PIXELS, MIN_PIXELS
-from cinema_verl.utils.files import Locked, only_one
 from cinema_verl.utils.stable_random import rank
 
 ROWS_PER_FILE: Final = 100_000  # our choice: some 100 MB; the paper's 58k questions are one file
-_LOCK: Final = ".lock"
 _OURS: Final = re.compile(r"(?:train|val|test)-\d{5,}\.parquet")  # what may be in a folder that is overwritten
 
 
@@ -123,8 +128,8 @@ def to_parquet(
             manifest lists, or nothing or everything would be held out.
         RowError: verl could not train on a question.
     """
-    output = Path(output).absolute()
-    with _sole_writer(output) as partial:
+    output = Path(output).resolve()
+    with _beside(output) as partial:
         _check_free(output, overwrite=overwrite)
         read = [fingerprint(path) for path in inputs]
         written: dict[str, int] = {}
@@ -140,44 +145,27 @@ def to_parquet(
             raise ValueError(f"no questions in {', '.join(map(str, inputs))}: verl cannot train on an empty file")
         held.check()
         check_unchanged(read)
-        _replace(partial, output)
-        (output / _LOCK).unlink()
+        _check_free(output, overwrite=overwrite)  # by now a training may have begun there
+        put_in_place(partial, output)
     return {str(output / name): rows for name, rows in sorted(written.items())}
 
 
 def _check_free(output: Path, *, overwrite: bool) -> None:
-    found = sorted(path.name for path in output.iterdir()) if output.exists() else []
+    found = contents_of(output)
     if found and not overwrite:
         raise FileExistsError(f"{output} is not empty: give --overwrite to replace it, or another --output")
     if foreign := [name for name in found if not (_OURS.fullmatch(name) or name == IMAGES)]:
         raise FileExistsError(f"{output} holds {foreign[0]}, which is not of such a folder: give another --output")
 
 
-def _replace(partial: Path, output: Path) -> None:
-    """Put a whole folder in the place of another, which is gone afterwards."""
-    old = output.with_name(f".{output.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        os.replace(output, old)
-    os.replace(partial, output)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 @contextmanager
-def _sole_writer(output: Path) -> Iterator[Path]:
-    """An empty folder beside the output, whose lock no other run holds; gone when the block ends."""
+def _beside(output: Path) -> Iterator[Path]:
+    """An empty folder beside the output, which no other run writes to; the folder is gone when the block ends."""
     partial = output.with_name(f".{output.name}.partial")
-    with ExitStack() as stack:
+    with sole_writer(output):
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        partial.mkdir()
         try:
-            stack.enter_context(only_one(partial / _LOCK))
-        except Locked as error:
-            raise Locked(f"another run is writing to {output}: wait for it, or give another --output") from error
-        try:
-            for left in partial.iterdir():  # by a run that was killed
-                if left.is_dir():
-                    shutil.rmtree(left)
-                elif left.name != _LOCK:
-                    left.unlink()
             yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)

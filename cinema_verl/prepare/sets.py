@@ -25,7 +25,7 @@ import yaml
 
 import cinema_verl
 from cinema_verl.data.canonical import Rejected
-from cinema_verl.data.directory import Uids, fingerprint, read_questions
+from cinema_verl.data.directory import Uids, fingerprint, read_questions, sole_writer
 from cinema_verl.prepare.choices import COLD_START, RL, Choices, Download
 from cinema_verl.prepare.contamination import Rules
 from cinema_verl.prepare.convert import ConvertSettings
@@ -38,11 +38,10 @@ from cinema_verl.prepare.mix_spec import OTHER, MixError, MixSpec
 from cinema_verl.prepare.pipeline import prepare
 from cinema_verl.prepare.readers import find_files, first_rows
 from cinema_verl.prepare.sources import adapter
-from cinema_verl.utils.files import atomic_write, only_one
+from cinema_verl.utils.files import atomic_write
 
 STEPS: Final = "steps.json"
 _FIRST_ROWS: Final = 50  # looked at to find a download's media; our choice
-_LOCK: Final = ".lock"
 QUESTIONS_OF: Final = {RL: "rl_questions", COLD_START: "cold_start"}
 """The folder of each set's questions."""
 
@@ -109,7 +108,7 @@ def make_sets(plan: Plan, say: Callable[[str], None] = print) -> Report:
     """
     report = Report()
     output = plan.output.absolute()
-    with only_one(output / _LOCK):
+    with sole_writer(output):
         training, benchmarks = _found(plan, report)
         steps = Steps(output, report, say)
         kept = {}

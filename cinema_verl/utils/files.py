@@ -60,13 +60,17 @@ def only_one(path: str | Path) -> Iterator[None]:
         OSError: the file cannot be made.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Locked(f"another process is at work in {path.parent}") from error
-        yield
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Locked(f"another process is at work in {path.parent}") from error
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                continue  # who held it has removed it since: a lock that nobody else would find is none
+            yield
+            return
 
 
 def sha256_of(path: str | Path) -> str:

@@ -16,6 +16,7 @@ from cinema_verl.cold_start.outputs import LEFT, PROVENANCE, RL_POOL, SFT, SUMMA
 from cinema_verl.cold_start.pipeline import LIVES
 from cinema_verl.cold_start.plan import SamplingPlan
 from cinema_verl.cold_start.trees_page import PAGE
+from cinema_verl.data.directory import write_dataset
 from cinema_verl.endpoint.ledger import Ledger
 
 FILES = (SFT, RL_POOL, PROVENANCE, LEFT, SUMMARY, PAGE)
@@ -229,6 +230,48 @@ def test_a_ledger_in_use_is_one_line(endpoints, capsys):
     assert said.count("another process has this ledger open") == 1
     assert "Traceback" not in said
     assert run.paid == (0, 0)
+
+
+def test_the_second_of_two_into_one_output_is_refused_whatever_its_work(endpoints, tmp_path, capsys):
+    """The second has a ledger of its own, so that only the output is shared; it begins where the first is asking."""
+    run, second = endpoints(4), []
+    answer = run.teacher.responder
+
+    def meanwhile(request, rng):
+        if not second:
+            second.append(None)
+            second[0] = run.run("--work", str(tmp_path / "elsewhere"))
+        return answer(request, rng)
+
+    run.teacher.responder = meanwhile
+    assert run.run() == 0
+    assert second == [1]
+    assert f"another run is writing to {run.output}" in capsys.readouterr().err
+
+
+def test_questions_that_are_not_what_their_manifest_lists_are_refused(endpoints, make_question, tmp_path, capsys):
+    data = tmp_path / "data"
+    write_dataset(data, [make_question(number) for number in range(4)], [], {})
+    part = data / "questions" / "part-00000.jsonl"
+    part.write_text(part.read_text().replace("Question 3: which", "Question 3: what"))
+    run = endpoints(data)
+    assert run.run() == 1
+    assert "is not what manifest.json lists" in capsys.readouterr().err
+    assert run.paid == (0, 0)
+
+
+def test_questions_that_change_during_the_run_make_no_rows(endpoints, make_question, capsys):
+    run = endpoints(4)
+    answer = run.teacher.responder
+
+    def meanwhile(request, rng):
+        run.questions.write_text(run.questions.read_text().replace("Question 3: which", "Question 3: what"))
+        return answer(request, rng)
+
+    run.teacher.responder = meanwhile
+    assert run.run() == 1
+    assert "changed while it was read" in capsys.readouterr().err
+    assert not (run.output / SFT).exists()
 
 
 @pytest.mark.slow

@@ -7,9 +7,11 @@ import pytest
 import torch
 from made_up_shards import write_checkpoint
 
+from cinema_verl.data.directory import sole_writer
 from cinema_verl.demo.digit_images import draw_image, image_name, load_pools
 from cinema_verl.demo.train_policy import digits_cold_start
 from cinema_verl.export import weights
+from cinema_verl.export.card import card
 from cinema_verl.export.command import main
 from cinema_verl.export.find import find
 from cinema_verl.utils.torchvision import ensure_torchvision_importable
@@ -157,6 +159,38 @@ def test_an_export_that_was_killed_leaves_no_folder_and_is_done_again(checkpoint
     assert main([str(checkpoints), "--output", str(tmp_path / "out")]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert not (tmp_path / "out" / "old.json").exists()
+
+
+def test_a_folder_that_any_other_command_writes_to_is_refused(checkpoints, tmp_path, capsys):
+    with sole_writer(tmp_path / "out"):
+        assert main([str(checkpoints), "--output", str(tmp_path / "out")]) == 1
+    assert "another run is writing to" in capsys.readouterr().err
+
+
+def test_the_second_of_two_into_one_folder_is_refused(checkpoints, tmp_path, monkeypatch, capsys):
+    """The second begins where the first has begun to write, and is of another step."""
+    second = []
+
+    def meanwhile(*arguments, **more):
+        if not second:
+            second.append(None)
+            second[0] = main([str(checkpoints), "--step", "5", "--output", str(tmp_path / "out")])
+        return card(*arguments, **more)
+
+    monkeypatch.setattr("cinema_verl.export.folder.card", meanwhile)
+    assert main([str(checkpoints), "--step", "10", "--output", str(tmp_path / "out")]) == 0
+    assert second == [1]
+    assert "another run is writing to" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "cinema.json").read_bytes())["step"] == 10
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_policy_goes_to_where_a_link_points(checkpoints, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    assert main([str(checkpoints), "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "disk" / "model.safetensors").exists()
 
 
 def test_an_interrupt_leaves_nothing(checkpoints, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cinema_verl.data.canonical import ImageRef, Question
-from cinema_verl.data.directory import write_dataset
+from cinema_verl.data.directory import contents_of, write_dataset
 from cinema_verl.data.schema import RL_SCHEMA
 from cinema_verl.prepare.convert import ConvertSettings
 from cinema_verl.prepare.export import Export, to_parquet
@@ -171,7 +171,7 @@ def test_kill_9_leaves_no_half_output(tmp_path):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "rl").exists()
+    assert contents_of(tmp_path / "rl") == []
     subprocess.run(command, check=True, capture_output=True)
     to_parquet([tmp_path / "set"], tmp_path / "calm", Export(rows_per_file=200))
     assert names(tmp_path) == ["calm", "rl", "set"]

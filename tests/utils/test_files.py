@@ -1,3 +1,4 @@
+import fcntl
 import hashlib
 import os
 import signal
@@ -91,3 +92,20 @@ def test_a_lock_is_one_processs_until_it_ends_however_it_ends(tmp_path):
         pass
     with only_one(lock):  # released by the end of the block
         pass
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_none(tmp_path, monkeypatch):
+    """Who held it removes it when it is done: between the opening and the locking of the file, here."""
+    lock, removals = tmp_path / "lock", [1, 1, 0]
+    flock = fcntl.flock
+
+    def after_a_removal(file, how):
+        if removals.pop(0):
+            lock.unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", after_a_removal)
+    with only_one(lock):
+        monkeypatch.undo()
+        with pytest.raises(Locked), only_one(lock):
+            pass

@@ -7,7 +7,7 @@ import pytest
 
 from cinema_verl import cli
 from cinema_verl.data.canonical import ImageRef, Question
-from cinema_verl.data.directory import fingerprint, read_questions, write_dataset
+from cinema_verl.data.directory import check_unchanged, fingerprint, read_questions, sole_writer, write_dataset
 from cinema_verl.prepare import decontaminate, mix
 from cinema_verl.prepare.export import Export, to_parquet
 from cinema_verl.utils.files import Locked
@@ -74,6 +74,37 @@ def test_the_second_of_two_runs_into_one_output_is_refused(questions, tmp_path, 
     )
     left = {path.name for path in output.iterdir()} | {path.name for path in tmp_path.iterdir()}
     assert not [name for name in left if name.startswith(".")]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_folder_that_any_other_command_writes_to_is_refused(questions, tmp_path, capsys, step):
+    with sole_writer(tmp_path / "out"):
+        assert run(step, questions, tmp_path / "out", "--overwrite") == 1
+    assert f"{step}: another run is writing to {tmp_path}/out: wait for it" in capsys.readouterr().err
+
+
+def test_what_came_into_the_folder_while_its_rows_were_written_is_not_replaced(
+    questions, tmp_path, monkeypatch, capsys
+):
+    """A training that was started there takes no lock of preparation's."""
+
+    def meanwhile(read):
+        (tmp_path / "out" / "global_step_7").mkdir()
+        return check_unchanged(read)
+
+    monkeypatch.setattr("cinema_verl.prepare.export.check_unchanged", meanwhile)
+    assert run("to-parquet", questions, tmp_path / "out", "--overwrite") == 1
+    assert "holds global_step_7, which is not of such a folder" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["global_step_7"]
+
+
+def test_rows_go_to_where_a_link_points(questions, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    assert run("to-parquet", questions, tmp_path / "out") == 0
+    assert run("to-parquet", questions, tmp_path / "out", "--overwrite") == 0
+    assert (tmp_path / "out").is_symlink()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["train-00000.parquet"]
 
 
 @pytest.mark.parametrize("step", ["mix", "decontaminate"])
