@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from cinema_verl import __version__
 from cinema_verl.evaluate.summary import summarise
 from cinema_verl.evaluate.tables import to_html, to_markdown
 from cinema_verl.runs.rollouts import read_strictly, step_files
+from cinema_verl.utils import native_reasoning
 from cinema_verl.utils.files import atomic_write
 
 _SUFFIX = ".evaluation"
@@ -42,6 +45,7 @@ def settings_of(config: Any, step: int) -> dict[str, Any]:
         "checkpoint": config.trainer.resume_from_path if config.trainer.resume_mode == "resume_path" else None,
         "step": step,
         "prompt_mode": data.get("cinema_prompt_mode"),
+        "native_reasoning": OmegaConf.select(config, native_reasoning.KEY, default="none"),
         "engine": rollout.name,
         "temperature": float(rollout.val_kwargs.temperature),
         "top_p": float(rollout.val_kwargs.top_p),

@@ -87,6 +87,7 @@ def _figures(groups: Groups, expected: int) -> dict[str, Any]:
         "pass_at_k": {str(k): found and found.to_json() for k, found in passes(groups, expected).items()},
         "abstained": _mean([r.abstained for r in answers]),
         "timed_out": _mean([r.timed_out for r in answers]),
+        "native_reasoning": _mean([r.native_reasoning for r in answers]),
         "response_tokens": None if None in tokens or not ended else _mean([float(t) for t in tokens if t is not None]),
         "response_characters": _mean([float(r.characters) for r in ended]) if ended else None,
     }

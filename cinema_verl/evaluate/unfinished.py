@@ -128,6 +128,7 @@ def asked_of(config: Any) -> dict[str, Any]:
     """
     asked = settings_of(config, step=0)
     del asked["step"]  # not known before the weights are loaded; `weights` says more
+    del asked["native_reasoning"]  # of how they are scored, which is done anew
     data, rollout = config.data, config.actor_rollout_ref.rollout
     files = [Path(file) for file in asked["files"]]
     return asked | {

@@ -40,7 +40,7 @@ class Rollout:
         data_source: that of the row and the condition that it was asked under, "digits/sum@blank".
         score: what the reward manager gave: accuracy, format and overlong shaping, before the diversity term.
         acc, format: 0 or 1.
-        abstained, timed_out: 0 or 1; 0 where the record does not say.
+        abstained, timed_out, native_reasoning: 0 or 1; 0 where the record does not say.
         tokens, characters: length of the response.
         coefficient: of the diversity term in its step.
         offset: byte offset of its line in the file.
@@ -62,6 +62,7 @@ class Rollout:
     verdict: str = ""
     abstained: float = 0.0
     timed_out: float = 0.0
+    native_reasoning: float = 0.0
     overlong: float | None = None
     coefficient: float | None = None
     stop_reason: StopReason = StopReason.UNKNOWN
@@ -196,6 +197,7 @@ def rollout_of(record: Mapping[str, Any], offset: int = 0) -> Rollout:
         verdict=_text(record, "verdict"),
         abstained=number(record.get("abstained")) or 0.0,
         timed_out=number(record.get("timed_out")) or 0.0,
+        native_reasoning=number(record.get("native_reasoning")) or 0.0,
         overlong=number(record.get("overlong_reward")),
         coefficient=number(record.get("diversity_coefficient")),
         stop_reason=StopReason.of(record.get("stop_reason")),

@@ -37,7 +37,7 @@ def batch_metrics(
 
     Returns:
         cinema/acc, format, pattern_entropy (nats, mean over groups), unique_patterns (mean a group),
-        verifier_abstained, verifier_timed_out (shares), acc/<answer type>,
+        verifier_abstained, verifier_timed_out, native_reasoning (shares), acc/<answer type>,
         violation/<code>, stop/<reason> and pattern/<actions> (shares of trajectories).
     """
     total = len(infos)
@@ -45,9 +45,10 @@ def batch_metrics(
         "cinema/acc": _mean([float(info["acc"]) for info in infos]),
         "cinema/format": _mean([float(info["format"]) for info in infos]),
     }
-    for name in ("abstained", "timed_out"):
-        if values := [float(info[name]) for info in infos if name in info]:
-            metrics[f"cinema/verifier_{name}"] = _mean(values)
+    for name in ("verifier_abstained", "verifier_timed_out", "native_reasoning"):
+        key = name.removeprefix("verifier_")
+        if values := [float(info[key]) for info in infos if key in info]:
+            metrics[f"cinema/{name}"] = _mean(values)
     metrics |= {f"cinema/{name}": value for name, value in pattern_statistics(patterns, groups).items()}
     metrics |= _pattern_mix(patterns)
     by_type: defaultdict[str, list[float]] = defaultdict(list)

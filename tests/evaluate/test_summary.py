@@ -22,7 +22,7 @@ def test_accuracy_and_its_parts():
         rollout("a", acc=1.0, data_source="muirbench/order", num_images=2, response_tokens=10.0),
         rollout("b", acc=0.0, data_source="muirbench/order", num_images=4, response_tokens=30.0, format=0.0),
         rollout("c", acc=1.0, data_source="muirbench/count", num_images=4, answer_type="number", ability="counting"),
-        rollout("d", acc=0.0, data_source="mirb", abstained=1.0, timed_out=1.0),
+        rollout("d", acc=0.0, data_source="mirb", abstained=1.0, timed_out=1.0, native_reasoning=1.0),
     )
     muir, mirb = found["benchmarks"]["muirbench"], found["benchmarks"]["mirb"]
     assert muir["questions"] == 3
@@ -37,7 +37,8 @@ def test_accuracy_and_its_parts():
     assert order["patterns"] == [{"pattern": "think>answer", "share": 1.0, "accuracy": 0.5}]
     assert list(muir["by_answer_type"]) == ["mcq", "number"]
     assert list(mirb["by_task"]) == [""]
-    assert (mirb["abstained"], mirb["timed_out"]) == (1.0, 1.0)
+    assert (mirb["abstained"], mirb["timed_out"], mirb["native_reasoning"]) == (1.0, 1.0, 1.0)
+    assert muir["native_reasoning"] == 0.0
     assert found["questions"] == {"true": 4}
     assert found["failed_rollouts"] == 0
 

@@ -135,6 +135,7 @@ def test_a_run_that_only_computes_otherwise_goes_on(asked):
         "actor_rollout_ref.rollout.gpu_memory_utilization": 0.3,
         "actor_rollout_ref.rollout.tensor_model_parallel_size": 4,
         "cinema.image_conditions": [],
+        "reward.custom_reward_function.reward_kwargs.native_reasoning": "strip",
         "trainer.n_gpus_per_node": 4,
     }
     assert asked(computes) == asked()

@@ -18,6 +18,7 @@ def info(acc, fmt, answer_type="mcq", violations="", abstained=0.0, timed_out=0.
         "violations": violations,
         "abstained": abstained,
         "timed_out": timed_out,
+        "native_reasoning": float("native_reasoning" in violations),
     }
 
 
@@ -26,7 +27,7 @@ def test_one_batch_by_hand():
         infos=[
             info(1.0, 1.0),
             info(0.0, 0.0, violations="no_answer,text_outside"),
-            info(1.0, 0.0, "number", violations="text_outside,text_outside"),
+            info(1.0, 0.0, "number", violations="text_outside,text_outside,native_reasoning"),
             info(0.0, 1.0, "number", abstained=1.0, timed_out=1.0),
         ],
         patterns=["focus>answer", "", "think>answer", "think>answer"],
@@ -39,6 +40,8 @@ def test_one_batch_by_hand():
             "cinema/format": 0.5,
             "cinema/verifier_abstained": 0.25,
             "cinema/verifier_timed_out": 0.25,
+            "cinema/native_reasoning": 0.25,
+            "cinema/violation/native_reasoning": 0.25,
             "cinema/pattern_entropy": math.log(2) / 2,
             "cinema/unique_patterns": 1.5,
             "cinema/pattern/none": 0.25,

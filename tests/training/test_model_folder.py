@@ -5,10 +5,12 @@ import shutil
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
 from safetensors.torch import load_file, save_file
 
 from cinema_verl.data.families import names
-from cinema_verl.training.model_folder import folder_of, model_refusals, read_headers
+from cinema_verl.training.model_folder import folder_of, folder_refusals, model_refusals, read_headers
+from cinema_verl.utils import native_reasoning
 
 KEY = "actor_rollout_ref.model.path"
 
@@ -196,7 +198,17 @@ def test_a_template_that_opens_think_for_the_policy(folder):
     assert "opens <think> for the policy" in text
     assert "enable_thinking" not in text, "this template does not know the option"
     assert "put a chat template without it" in text
+    assert "native_reasoning=strip" in text
+    assert said(folder, strips=True) == []
     assert said(folder, rl=False) == [], "fine-tuning has no generation prompt"
+
+
+def test_a_run_that_strips_its_policys_reasoning_may_have_such_a_template(folder):
+    (folder / "chat_template.jinja").write_text(MESSAGES + OPENS)
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        overrides = ["+recipe=cinema", f"actor_rollout_ref.model.path={folder}"]
+        assert folder_refusals(compose("ppo_trainer", overrides=overrides))
+        assert not folder_refusals(compose("ppo_trainer", overrides=[*overrides, f"{native_reasoning.KEY}=strip"]))
 
 
 def test_a_template_that_can_be_told_not_to(folder):

@@ -4,10 +4,14 @@ import shlex
 
 import pytest
 from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cinema_verl.registration.command_line import PROGRAMS, program_of
 from cinema_verl.training import next_steps as module
 from cinema_verl.training.next_steps import next_steps
+from cinema_verl.utils import native_reasoning
 
 
 @pytest.fixture
@@ -47,7 +51,11 @@ def test_a_policy_that_was_exported_is_evaluated_as_it_is(said):
 
 def test_one_that_was_not_is_evaluated_from_its_shards_and_can_be_merged(said):
     folder, lines = said(
-        "cinema_without_hint", "", "data.val_files=[/a.parquet,/b.parquet]", "actor_rollout_ref.model.path=/models/m"
+        "cinema_without_hint",
+        "",
+        "data.val_files=[/a.parquet,/b.parquet]",
+        "actor_rollout_ref.model.path=/models/m",
+        f"{native_reasoning.KEY}=strip",
     )
     assert shlex.split(lines["evaluation"])[3:] == [
         "+recipe=cinema_evaluate",
@@ -56,6 +64,7 @@ def test_one_that_was_not_is_evaluated_from_its_shards_and_can_be_merged(said):
         f"trainer.resume_from_path={folder}/global_step_10",
         "data.val_files=[/a.parquet,/b.parquet]",
         "data.cinema_prompt_mode=cinema_without_hint",
+        f"{native_reasoning.KEY}=strip",
         f"trainer.validation_data_dir={folder}/evaluation/global_step_10",
     ]
     assert "policy" not in lines
@@ -72,3 +81,14 @@ def test_without_a_checkpoint_there_is_a_report(said):
 def test_a_cold_start_names_its_policy(said):
     folder, lines = said("cinema_cold_start_cpu", "huggingface")
     assert lines["policy"].startswith(f"{folder}/global_step_10/huggingface ")
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0$\n\r", exclude_categories=("Cc",)), min_size=1)
+
+
+@given(NAMES.filter(lambda name: not name.endswith("\\") and name not in (".", "..")))
+def test_a_folder_of_any_name_is_read_back_by_hydra(name):
+    parser = OverridesParser.create()
+    one, many = parser.parse_overrides([module._override("a.b", f"/{name}"), f"c=[{module._quoted(f'/{name}')},d]"])
+    assert one.value() == f"/{name}"
+    assert many.value() == [f"/{name}", "d"]
