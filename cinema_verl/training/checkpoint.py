@@ -60,8 +60,11 @@ def is_complete(checkpoint: Path, contents: Sequence[str] = RESUMABLE) -> bool:
     In reinforcement learning verl writes the shards to `actor/` first and `data.pt` last; `progress.json` says where
     something else comes after that (`rotation`). Its SFT trainer writes the
     shards first and `data_<rank>.pt` last; ours writes all of it elsewhere and moves it here when it is whole, with
-    `progress.json` in it (`cinema_verl.training.sft.checkpoints`).
+    `progress.json` in it (`cinema_verl.training.sft.checkpoints`). One that was given the name of another step is none.
     """
+    written, named = progress_of(checkpoint).get("step"), re.fullmatch(r"global_step_(\d+)", checkpoint.name)
+    if named and written not in (None, int(named[1])):
+        return False
     if (checkpoint / "data.pt").exists() or (checkpoint / "actor").exists():
         last = progress_of(checkpoint).get("last")
         ended = _is_whole_zip(checkpoint / "data.pt") and (last is None or (checkpoint / str(last)).exists())
@@ -291,8 +294,8 @@ def retire(
     Returns:
         the steps whose checkpoints are gone.
     """
-    for leftover in folder.glob(f".global_step_*{_REMOVED}"):
-        shutil.rmtree(leftover)
+    for leftover in folder.glob(f".global_step_*{_REMOVED}*"):
+        _delete(leftover)
     own = [s for s in steps_on_disk(folder) if s < step + saved and run_of(step_folder(folder, s)) == run]
     whole = [s for s in own if is_complete(step_folder(folder, s), contents)]
     goes = [s for s in own if s not in whole and s != step] if whole else []
@@ -305,9 +308,23 @@ def retire(
 
 def remove(checkpoint: Path) -> None:
     """Delete a checkpoint: under its own name it is there, or it is not."""
-    hidden = checkpoint.with_name(f".{checkpoint.name}{_REMOVED}")
+    hidden = checkpoint.with_name(f".{checkpoint.name}{_REMOVED}{secrets.token_hex(4)}")
     checkpoint.rename(hidden)
-    shutil.rmtree(hidden)
+    _delete(hidden)
+
+
+def _delete(hidden: Path) -> None:
+    """Delete what no name leads to any more; of a link, only the link.
+
+    A file that somebody is reading cannot go yet on some file systems (NFS). A run of days does not end of that.
+    """
+    if hidden.is_symlink():
+        hidden.unlink()
+        return
+    try:
+        shutil.rmtree(hidden)
+    except OSError as error:
+        logger.warning("%s cannot be deleted; that is tried again at the next checkpoint: %s", hidden, error)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cinema_verl.runs.locate import CONFIG, METRICS, RUN
-from cinema_verl.training.checkpoint import complete_steps, step_folder, steps_on_disk
+from cinema_verl.training.checkpoint import complete_steps, run_of, run_that_resumes, step_folder, steps_on_disk
 from cinema_verl.utils.files import Locked, atomic_write, only_one
 
 LOCK: Final = ".run.lock"
@@ -132,19 +132,37 @@ def claimed(config: DictConfig, patience: float = PATIENCE) -> Iterator[Path]:
     folder = Path(config.trainer.default_local_dir)
     with ExitStack() as held:
         deadline = time.monotonic() + patience
-        while True:
-            try:
-                held.enter_context(only_one(folder / LOCK))
-                break
-            except Locked as error:
-                if time.monotonic() >= deadline:
-                    raise Taken(
-                        f"another run is at work in {folder}: wait for it, or give this one a "
-                        "trainer.default_local_dir of its own"
-                    ) from error
-                time.sleep(min(0.2, patience))
+        for key, lock in _locks(config).items():
+            while True:
+                try:
+                    held.enter_context(only_one(lock))
+                    break
+                except Locked as error:
+                    if time.monotonic() >= deadline:
+                        what = f"another run is at work in {lock.parent}: wait for it, or give this one another {key}"
+                        raise Taken(what) from error
+                    time.sleep(min(0.2, patience))
         _record_start(folder, config)
         yield folder
+
+
+def _locks(config: DictConfig) -> dict[str, Path]:
+    """What a run locks, by the key that names it: its folder, and where else it writes."""
+    folder, metrics = Path(config.trainer.default_local_dir), os.environ.get(_METRICS_PATH)
+    locks = {"trainer.default_local_dir": folder / LOCK}
+    for key, place in _dumps(config).items():
+        if not place.is_relative_to(folder):
+            locks[key] = place / LOCK
+    if metrics:
+        path = metrics_path(folder)
+        locks[_METRICS_PATH] = path.with_name(f".{path.name}.lock")
+    return locks
+
+
+def _dumps(config: DictConfig) -> dict[str, Path]:
+    """Where a run's rollouts and validations go, by key."""
+    keys = ("trainer.rollout_data_dir", "trainer.validation_data_dir")
+    return {key: Path(path) for key in keys if (path := OmegaConf.select(config, key))}
 
 
 def refuse_taken(config: DictConfig) -> None:
@@ -168,7 +186,7 @@ def refuse_taken(config: DictConfig) -> None:
 def deciding(config: DictConfig) -> dict[str, Any]:
     """What decides a run, as plain values: see `_DECIDE`.
 
-    Files and folders are known by their names, sizes, and first and last megabyte, so that a run can be moved.
+    Files and folders are known by their sizes, and first and last megabyte, so that a run can be moved.
     """
     keys = [f"{section}.{name}" if name else section for section, names in _DECIDE.items() for name in names.split(" ")]
     values = {key: _plain(OmegaConf.select(config, key)) for key in keys}
@@ -188,33 +206,46 @@ def _refuse_another_run(folder: Path, config: DictConfig, before: Mapping[str, A
         Taken: the folder holds something that this run would overwrite.
     """
     trainer, metrics = config.trainer, metrics_path(folder)
-    held = [path.name for path in map(folder.joinpath, ("rollouts", "validation")) if any(path.glob("*.jsonl"))]
+    dumps = [folder / "rollouts", folder / "validation", *_dumps(config).values()]
+    held = [_within(folder, path) for path in dict.fromkeys(dumps) if any(path.glob("*.jsonl"))]
     held += [f"global_step_{step}" for step in steps_on_disk(folder)]
     held += [str(metrics)] if metrics.is_file() and metrics.stat().st_size else []
     if not held:
         return
-    way_out = "Choose another trainer.default_local_dir" + (
-        f" and {_METRICS_PATH}" if os.environ.get(_METRICS_PATH) else ""
-    )
+    way_out = f"Choose another {' and '.join(_locks(config))}"
     holds = f"{folder} holds a run already ({', '.join(held)})"
     if trainer.resume_mode == "disable":
         raise Taken(f"{holds}, and trainer.resume_mode=disable starts anew. {way_out}, or go on with that run: auto")
     source = branches_from(config)
     steps = steps_on_disk(folder)
-    if source and source != before.get("branch_of") and Path(source) != step_folder(folder, max(steps, default=0)):
+    if source and not _came_from(Path(source), folder, before.get("branch_of")):
         raise Taken(f"{holds}, and this run starts from {source}. {way_out}")
     if not before and not steps:
         raise Taken(f"{holds}, and nothing says how it was started. {way_out}")
     had = before.get(
         "decides", now
     )  # a run that was started without this record is taken for the one that it looks like
-    changed = [key for key in sorted(had.keys() | now.keys()) if had.get(key) != now.get(key)]
+    changed = [key for key in sorted(had.keys() | now.keys()) if _held(had.get(key)) != _held(now.get(key))]
     if changed:
         listed = "".join(f"\n  {key} was {had.get(key)}, is {now.get(key)}" for key in changed)
         raise Taken(
             f"{holds}, and this one would compute something else:{listed}\n{way_out}; to branch off, add "
             "trainer.resume_mode=resume_path trainer.resume_from_path=…/global_step_N"
         )
+
+
+def _within(folder: Path, path: Path) -> str:
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def _came_from(source: Path, folder: Path, branch_of: str | None) -> bool:
+    """Whether the run in a folder branched off there, or has it as its last checkpoint, wherever both are by now."""
+    steps = steps_on_disk(folder)
+    known = [path for path in (branch_of, steps and step_folder(folder, steps[-1])) if path]
+    if os.path.realpath(source) in map(os.path.realpath, known):
+        return True
+    branch = run_of(source) and run_that_resumes(source, from_path=True)
+    return bool(branch) and any(run_of(step_folder(folder, step)) == branch for step in steps)
 
 
 def branches_from(config: DictConfig) -> str | None:
@@ -246,12 +277,18 @@ def _content_of(path: str) -> str:
         return path
     digest = hashlib.sha256()
     for one in files:
-        size = one.stat().st_size
+        size, name = one.stat().st_size, one.name if place.is_dir() else ""
         with open(one, "rb") as file:
-            digest.update(f"{one.name} {size}".encode() + file.read(1 << 20))
+            digest.update(f"{name} {size}".encode() + file.read(1 << 20))
             file.seek(max(size - (1 << 20), 0))
             digest.update(file.read())
     return f"{place.name} ({digest.hexdigest()[:12]})"
+
+
+def _held(value: Any) -> Any:
+    """Of what `_content_of` says, the contents: whatever a file or folder is called by now."""
+    texts = value if isinstance(value, list) else []
+    return [re.sub(r".* \(([0-9a-f]{12})\)", r"\1", str(text)) for text in texts] or value
 
 
 def _as_list(value: Any) -> list[str]:
@@ -273,7 +310,7 @@ def _record_start(folder: Path, config: DictConfig) -> None:
         OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), resolve=True
     )
     _hide_secrets(settings)
-    earlier = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) if (folder / CONFIG).is_file() else None
+    earlier = _earlier_settings(folder / CONFIG)
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     start = _this_start(config) | {"after_step": max(complete_steps(folder), default=0)}
     if earlier is not None:
@@ -289,6 +326,13 @@ def _record_start(folder: Path, config: DictConfig) -> None:
         file.write(text)
     with atomic_write(folder / RUN) as file:
         json.dump(record, file, indent=1)
+
+
+def _earlier_settings(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (ValueError, yaml.YAMLError) as error:
+        raise Taken(f"{path} cannot be read ({error}): move it away to go on with the run that is there") from error
 
 
 def _this_start(config: DictConfig) -> dict[str, Any]:

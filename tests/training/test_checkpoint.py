@@ -1,7 +1,9 @@
 """Which checkpoint a run resumes from, whatever state the last one left the folder in."""
 
+import errno
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -320,3 +322,42 @@ def test_another_run_s_checkpoint_of_the_same_step_goes_aside(tmp_path, caplog):
     assert run_of(tmp_path / "global_step_2") == "this"
     assert is_complete(tmp_path / "global_step_2.another")
     assert "was written by another run" in caplog.text
+
+
+def test_of_a_checkpoint_that_was_moved_to_another_disk_only_the_link_goes(tmp_path):
+    run, archive = tmp_path / "run", tmp_path / "archive"
+    save(archive, 1), save(run, 2)
+    (run / "global_step_1").symlink_to(archive / "global_step_1")
+    assert complete_steps(run) == [1, 2]
+    assert retire(run, "this", 3, leave=1) == [1]
+    assert [path.name for path in run.iterdir()] == ["global_step_2"]
+    assert complete_steps(archive) == [1]
+
+
+def test_what_cannot_be_deleted_yet_ends_no_run_and_is_tried_again(tmp_path, monkeypatch, caplog):
+    """On NFS a folder in which somebody reads a file cannot go."""
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+
+    def busy(path, *_, **__):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", busy)
+        assert retire(tmp_path, "this", 3, leave=1) == [1, 2]
+    assert "cannot be deleted" in caplog.text
+    assert complete_steps(tmp_path) == [3]
+    save(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", busy)
+        retire(tmp_path, "this", 3, leave=1)  # under the same name again
+    retire(tmp_path, "this", 3, leave=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["global_step_3"]
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_none(tmp_path):
+    """Its schedule, its rows and its history would be those of another moment of the run."""
+    save(tmp_path, 5), save(tmp_path, 3)
+    (tmp_path / "global_step_5").rename(tmp_path / "global_step_50")
+    assert complete_steps(tmp_path) == [3]
+    assert resumed_step(tmp_path) == 3

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_module
 from cinema_verl.registration.command_line import PROGRAMS, program_of
 from cinema_verl.runs.locate import CONFIG, METRICS, RUN, locate
 from cinema_verl.training.before_start import RefuseBeforeStart
-from cinema_verl.training.checkpoint import TRACKER
+from cinema_verl.training.checkpoint import TRACKER, write_progress
 from cinema_verl.training.run_folder import LOCK, Taken, claimed, metrics_path, use_absolute_paths
 from cinema_verl.training.stop_signal import EXIT_CODE
 
@@ -213,6 +213,11 @@ def test_a_record_that_cannot_be_read_is_no_permission(folder):
         start()
 
 
+def write_progress_of(checkpoint, run, step):
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    write_progress(checkpoint, run, step)
+
+
 def branch(step):
     return "trainer.resume_mode=resume_path", f"trainer.resume_from_path={step}"
 
@@ -226,6 +231,37 @@ def test_a_branch_has_a_folder_of_its_own_and_the_same_command_goes_on_with_it(f
     start(*branch(elsewhere))
     with pytest.raises(Taken, match="starts from"):
         start(*branch(folder.parent / "first" / "global_step_1"))
+
+
+def test_a_branch_goes_on_where_both_folders_were_moved(folder):
+    """The command names the moved ones, and the branch knows its source by who wrote it."""
+    source = folder.parent / "first" / "global_step_2"
+    write_progress_of(source, "first-run", 2)
+    start(*branch(source))
+    train(folder)
+    write_progress_of(folder / "global_step_4", "first-run+2", 4)
+    (folder.parent / "first").rename(folder.parent / "archive")
+    start(*branch(folder.parent / "archive" / "global_step_2"))
+    write_progress_of(folder.parent / "archive" / "global_step_1", "first-run", 1)
+    with pytest.raises(Taken, match="starts from"):
+        start(*branch(folder.parent / "archive" / "global_step_1"))
+
+
+def test_a_link_to_the_source_of_a_branch_is_the_source(folder):
+    source = folder.parent / "first" / "global_step_2"
+    source.mkdir(parents=True)
+    start(*branch(source))
+    train(folder)
+    (folder.parent / "link").symlink_to(folder.parent / "first")
+    start(*branch(folder.parent / "link" / "global_step_2"))
+
+
+def test_settings_that_cannot_be_read_are_named(folder):
+    start()
+    train(folder)
+    (folder / CONFIG).write_text("trainer: [")
+    with pytest.raises(Taken, match=r"config\.yaml cannot be read"):
+        start()
 
 
 def test_going_back_would_overwrite_and_the_last_step_would_not(folder):
@@ -260,12 +296,48 @@ def test_a_run_can_be_moved_and_weights_are_told_apart(folder, tiny_model):
     start(moved)
     with pytest.raises(Taken, match=r"actor_rollout_ref\.model\.path"):
         start(trained)
+    models[0].rename(models[0].with_name("renamed"))
+    start(f"actor_rollout_ref.model.path={models[0].with_name('renamed')}")
+
+
+def test_rows_may_be_renamed_and_are_told_apart(folder):
+    first, second, other = (folder.parent / name for name in ("first.parquet", "second.parquet", "other.parquet"))
+    first.write_bytes(b"PAR1 rows PAR1"), second.write_bytes(b"PAR1 rows PAR1"), other.write_bytes(b"PAR1 ROWS PAR1")
+    start(f"data.train_files={first}")
+    train(folder)
+    start(f"data.train_files={second}")
+    with pytest.raises(Taken, match=r"data\.train_files was \['.*parquet \(.*, is \['other\.parquet"):
+        start(f"data.train_files={other}")
 
 
 def test_two_at_once_are_refused(folder):
     with claimed(configured()), pytest.raises(Taken, match="another run is at work"):
         start()
     start()
+
+
+@pytest.mark.parametrize("kind", ["rollout", "validation"])
+def test_two_runs_that_share_where_they_write_are_refused(folder, kind):
+    """In folders of their own, with the same one for what they dump: at once, and one after the other."""
+    shared = f"trainer.{kind}_data_dir={folder.parent}/shared"
+    other = f"trainer.default_local_dir={folder.parent}/other"
+    with claimed(configured(shared)), pytest.raises(Taken, match=f"another trainer.{kind}_data_dir"):
+        start(shared, other)
+    train(folder)
+    (folder.parent / "shared" / "1.jsonl").write_text("{}\n")
+    start(shared)
+    with pytest.raises(Taken, match=r"/shared\)"):
+        start(shared, other)
+
+
+def test_two_runs_that_share_their_metrics_are_refused(folder, monkeypatch):
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(folder.parent / "metrics.jsonl"))
+    other = f"trainer.default_local_dir={folder.parent}/other"
+    with claimed(configured()):
+        with pytest.raises(Taken, match="another VERL_FILE_LOGGER_PATH"):
+            start(other)
+        monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(folder.parent / "others.jsonl"))
+        start(other)
 
 
 def test_the_lock_is_waited_for_while_a_killed_run_ends(folder):

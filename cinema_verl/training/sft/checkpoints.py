@@ -6,7 +6,6 @@ everything is in it; then the tracker is written, and only then does an older on
 """
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +137,7 @@ class SFTCheckpoints(CheckpointHandler):
         if self.rank == 0:
             print(f"Saving checkpoint to: {final}")
             for leftover in self.folder.glob("global_step_*.partial"):
-                shutil.rmtree(leftover)
+                remove(leftover)
             retire(self.folder, self.run, step, keep and keep - 1, self.load_contents, saved=False)
         torch.distributed.barrier()
         self.engine.save_checkpoint(local_path=str(partial), global_step=step, max_ckpt_to_keep=None)
