@@ -10,10 +10,12 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
+KILLS   ?= 20
+SEED    ?= 0
 VLLM_VENV  ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: help demo cold-start docs test test-vllm lint types unit venv format clean
+.PHONY: help demo cold-start docs test test-vllm kills lint types unit venv format clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -29,6 +31,10 @@ test: lint types unit  ## lint, types and tests, as CI runs them
 
 unit: $(STAMP)  ## the tests, in two processes (WORKERS=8: in eight, half a gigabyte each)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+# SEED=100: other moments. KILLS=4 are a quarter of an hour.
+kills: $(STAMP)  ## kill -9, 20 each of fine-tuning, reinforcement learning and evaluation; an hour
+	CINEMA_KILLS=$(KILLS) CINEMA_KILLS_SEED=$(SEED) $(BIN)/python -m pytest -m slow -rP tests/training/sft/test_kills.py tests/e2e/test_kills.py
 
 # vLLM's pins are not the project's, so this environment is apart. torchcodec, which verl's extra brings, wants CUDA.
 test-vllm: $(VLLM_STAMP)  ## train, resume, evaluate with verl's vLLM engine on the CPU; ten minutes and more, 8 GiB
