@@ -9,6 +9,7 @@ from cinema_verl.demo.train_policy import digits_cold_start
 from cinema_verl.training.lora import ADAPTER, write_merged
 
 from .conftest import assert_same, history, weights
+from .test_trainer import interrupt
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +120,14 @@ def test_a_run_with_adapters_trains_saves_resumes_and_is_a_start_for_another(tmp
     """Through verl's engine, which is the one that the actor of reinforcement learning has."""
     settings = ("model.lora_rank=8", "trainer.test_freq=after_each_epoch", "trainer.save_freq=3", "optim.lr=1e-2")
     trainer_of(tmp_path / "whole", *settings).fit()
-    trainer = trainer_of(tmp_path / "parts", *settings, "trainer.total_training_steps=10")
+    trainer = trainer_of(tmp_path / "parts", *settings)
     adapters = {name for name, _ in trainer.engine.module.named_parameters() if "lora_" in name}
     assert adapters
     assert not [name for name in adapters if "visual" in name]
-    trainer.fit()
+    interrupt(trainer, 5, "kill")
+    again = trainer_of(tmp_path / "parts", *settings)
+    assert again.resume_global_step == 3
+    again.fit()
     assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
     directory = tmp_path / "whole" / "global_step_10" / "huggingface"
