@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -318,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(_shown(plan)))
         return 0
     try:
-        with sole_writer(plan.output):
+        with _sigterm_as_ctrl_c(), sole_writer(plan.output):
             read = fingerprint(plan.questions)
             stopped = work_all(plan)
             check_unchanged([read])
@@ -332,6 +334,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for reason in stopped:
         print(f"cinema-verl cold-start: stopped: {reason}", file=sys.stderr)
     return 0 if done and not stopped else 1
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """What Slurm and Kubernetes send ends a run in order, too: nothing more is asked, and what was answered is kept."""
+    if threading.current_thread() is not threading.main_thread():  # where Python takes no handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def waits(record: Mapping[str, Any]) -> bool:

@@ -100,7 +100,8 @@ def test_killed_at_random_moments(endpoints, tmp_path, kills, questions, latency
     assert unknown.total() <= 32 * kills  # no more than can be on their way at a time
 
 
-def test_interrupted_from_the_keyboard_it_ends_in_order_and_goes_on(endpoints, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_end_it_ends_in_order_and_goes_on(endpoints, tmp_path, how):
     quiet = endpoints(40)
     assert quiet.run() == 0
     run = endpoints(quiet.questions)
@@ -110,7 +111,7 @@ def test_interrupted_from_the_keyboard_it_ends_in_order_and_goes_on(endpoints, t
         while run.student.stats()["paid"] < 80:  # of 160 drafts
             os.kill(child, 0)
             time.sleep(0.002)
-        os.kill(child, signal.SIGINT)
+        os.kill(child, how)
         assert ended() == 1
     run.teacher.latency = 0.0
     assert run.run(output=tmp_path / "b") == 0
