@@ -24,7 +24,7 @@ from cinema_verl.training.model_folder import folder_refusals, hub_refusals
 from cinema_verl.training.next_steps import next_steps
 from cinema_verl.training.quiet import configuration_to_file, filter_warnings
 from cinema_verl.training.resume import resume_refusals
-from cinema_verl.training.run_folder import Taken, claimed, use_absolute_paths
+from cinema_verl.training.run_folder import Taken, claimed, refuse_validations_of_a_training, use_absolute_paths
 from cinema_verl.training.stop_signal import EXIT_CODE, StopRequest
 from cinema_verl.training.verdict import TRAINERS, refusals
 from cinema_verl.utils.extensions import ExtensionError
@@ -65,7 +65,10 @@ class RefuseBeforeStart(Callback):
                 f"\ncinema-verl: this run would not train what its configuration says, and nothing was started.\n"
                 f"{reasons}\n\n  the same verdict, and more: cinema-verl preflight with the same arguments"
             )
-        if _writes_a_run(config):
+        if OmegaConf.select(config, "trainer.val_only"):
+            with _ending():
+                refuse_validations_of_a_training(config)
+        elif os.environ.get("RANK", "0") == "0":  # this process answers for a training
             with _ending():
                 self._stop = StopRequest(self._held.enter_context(claimed(config)))
                 self._stop.clear()
@@ -110,11 +113,6 @@ def _once_ray_runs(function: Callable[[], None]) -> None:
         function()
     else:
         ray._private.worker._post_init_hooks.append(function)  # as ray.tune does: there is no public place
-
-
-def _writes_a_run(config: DictConfig) -> bool:
-    """Whether this process answers for a training; an evaluation locks `trainer.validation_data_dir` itself."""
-    return os.environ.get("RANK", "0") == "0" and not OmegaConf.select(config, "trainer.val_only")
 
 
 @contextmanager

@@ -180,6 +180,21 @@ def refuse_taken(config: DictConfig) -> None:
     _refuse_another_run(folder, config, _read(folder / RUN), deciding(config))
 
 
+def refuse_validations_of_a_training(config: DictConfig) -> None:
+    """Keep an evaluation from writing over what a training has validated: both call their files by the step.
+
+    Args:
+        config: with absolute paths (`use_absolute_paths`).
+
+    Raises:
+        Taken: `trainer.validation_data_dir` is a training's.
+    """
+    key = "trainer.validation_data_dir"
+    folder = _dumps(config).get(key)
+    if folder and ((folder / LOCK).exists() or (folder.name == "validation" and (folder.parent / RUN).exists())):
+        raise Taken(f"{folder} has the validations of a training: give this evaluation another {key}")
+
+
 # ---- whose folder it is ---------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,14 @@ from cinema_verl.registration.command_line import PROGRAMS, program_of
 from cinema_verl.runs.locate import CONFIG, METRICS, RUN, locate
 from cinema_verl.training.before_start import RefuseBeforeStart
 from cinema_verl.training.checkpoint import TRACKER, write_progress
-from cinema_verl.training.run_folder import LOCK, Taken, claimed, metrics_path, use_absolute_paths
+from cinema_verl.training.run_folder import (
+    LOCK,
+    Taken,
+    claimed,
+    metrics_path,
+    refuse_validations_of_a_training,
+    use_absolute_paths,
+)
 from cinema_verl.training.stop_signal import EXIT_CODE
 
 
@@ -328,6 +335,21 @@ def test_two_runs_that_share_where_they_write_are_refused(folder, kind):
     start(shared)
     with pytest.raises(Taken, match=r"/shared\)"):
         start(shared, other)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_evaluation_writes_over_no_validation_of_a_training(folder, files_of_digits, monkeypatch, elsewhere):
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "outputs").symlink_to(files_of_digits / "outputs")
+    shared = (f"trainer.validation_data_dir={folder.parent if elsewhere else folder}/validation",)
+    start(*shared)
+    evaluated = configured(*shared, recipe="cinema_evaluate_cpu")
+    with pytest.raises(Taken, match="has the validations of a training"):
+        refuse_validations_of_a_training(evaluated)
+    with pytest.raises(SystemExit, match="has the validations of a training"):
+        RefuseBeforeStart().on_job_start(evaluated)
+    own = configured(f"trainer.validation_data_dir={folder}/evaluation/global_step_3", recipe="cinema_evaluate_cpu")
+    refuse_validations_of_a_training(own)
 
 
 def test_two_runs_that_share_their_metrics_are_refused(folder, monkeypatch):
