@@ -7,6 +7,7 @@ what a checkpoint holds says whether it is whole, and `progress.json` in it says
 evidence: a plain copy of a folder gives every file a new one.
 """
 
+import errno
 import json
 import logging
 import re
@@ -31,6 +32,7 @@ QUEUE = "transfer_queue"
 RESUMABLE = ("model", "optimizer", "extra")  # verl's default of `checkpoint.load_contents`
 _SHARDS = {"model": "model", "optimizer": "optim", "extra": "extra_state"}
 _REMOVED = ".removed"
+_NEXT_TO_NOTHING = 64 << 20  # bytes; our choice: below what a file system keeps back of a write that it cannot finish
 
 
 def step_folder(folder: Path, step: int) -> Path:
@@ -328,6 +330,22 @@ def _delete(hidden: Path) -> None:
 
 
 @contextmanager
+def naming_a_full_disk(folder: Path) -> Iterator[None]:
+    """Around the saving of a checkpoint: PyTorch says of a full disk that it is at an unexpected position.
+
+    Raises:
+        OSError: ENOSPC, where the saving has failed and next to nothing is free.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (free := shutil.disk_usage(folder).free) < _NEXT_TO_NOTHING:
+            what = f"the disk is full, {free:,} bytes are free; the checkpoints before this one are whole"
+            raise OSError(errno.ENOSPC, what, str(folder)) from error
+        raise
+
+
+@contextmanager
 def rotation(
     folder: Path,
     run: str,
@@ -361,6 +379,7 @@ def rotation(
         else:
             remove(target)  # mixed with what is about to be written, half a checkpoint would look like a whole one
     more = {"last": last, "metrics": metrics}
-    write_progress(target, run, step, **{name: value for name, value in more.items() if value is not None})
-    yield
+    with naming_a_full_disk(folder):
+        write_progress(target, run, step, **{name: value for name, value in more.items() if value is not None})
+        yield
     retire(folder, run, step, keep, contents)

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -361,3 +362,16 @@ def test_a_checkpoint_under_the_name_of_another_step_is_none(tmp_path):
     (tmp_path / "global_step_5").rename(tmp_path / "global_step_50")
     assert complete_steps(tmp_path) == [3]
     assert resumed_step(tmp_path) == 3
+
+
+def test_a_full_disk_is_named_whatever_the_saving_says_of_it(tmp_path, monkeypatch):
+    def saves(free):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        with rotation(tmp_path, "this", 1, None):
+            raise RuntimeError("unexpected pos 3794432 vs 3794320")
+
+    with pytest.raises(OSError, match=f"the disk is full.*{tmp_path}") as raised:
+        saves(free=4096)
+    assert raised.value.errno == errno.ENOSPC
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        saves(free=10**9)

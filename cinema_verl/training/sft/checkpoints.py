@@ -19,6 +19,7 @@ from cinema_verl.training.checkpoint import (
     complete_steps,
     keeps,
     mend_tracker,
+    naming_a_full_disk,
     progress_of,
     remove,
     retire,
@@ -140,9 +141,10 @@ class SFTCheckpoints(CheckpointHandler):
                 remove(leftover)
             retire(self.folder, self.run, step, keep and keep - 1, self.load_contents, saved=False)
         torch.distributed.barrier()
-        self.engine.save_checkpoint(local_path=str(partial), global_step=step, max_ckpt_to_keep=None)
-        if self._exports_merged:
-            export_merged(self.engine.module, partial)
+        with naming_a_full_disk(self.folder):
+            self.engine.save_checkpoint(local_path=str(partial), global_step=step, max_ckpt_to_keep=None)
+            if self._exports_merged:
+                export_merged(self.engine.module, partial)
         torch.distributed.barrier()
         if self.rank == 0:
             write_progress(partial, self.run, step, data=self.data, **progress)
