@@ -142,6 +142,9 @@ def claimed(config: DictConfig, patience: float = PATIENCE) -> Iterator[Path]:
                         what = f"another run is at work in {lock.parent}: wait for it, or give this one another {key}"
                         raise Taken(what) from error
                     time.sleep(min(0.2, patience))
+                except (FileExistsError, NotADirectoryError) as error:
+                    what = f"{lock.parent} can be no folder: there is a file in its way, or a link that leads nowhere"
+                    raise Taken(f"{what}. Give this run another {key}") from error
         _record_start(folder, config)
         yield folder
 

@@ -221,6 +221,9 @@ def _trainer_values(config: DictConfig, _: Facts) -> Iterator[Refusal]:
         if value is not None and value not in also and (isinstance(value, bool) or not isinstance(value, int)):
             known = " or ".join(["a whole number", *(one for one in also if one)])
             yield Refusal(f"trainer.{name}", f"{value!r} is not {known}", "correct the value")
+    if not value_of(config, "trainer.default_local_dir"):
+        key, what = "trainer.default_local_dir", "empty: checkpoints would be written to wherever the command is given"
+        yield Refusal(key, what, "name a folder; a shell makes nothing of a variable that is not set")
     mode = value_of(config, "trainer.resume_mode")
     if mode not in RESUME_MODES:
         yield Refusal("trainer.resume_mode", f"{mode!r} is none of {', '.join(RESUME_MODES)}", "set one of them")

@@ -317,6 +317,19 @@ def test_rows_may_be_renamed_and_are_told_apart(folder):
         start(f"data.train_files={other}")
 
 
+@pytest.mark.parametrize("kind", ["a file", "below a file", "a dangling link"])
+def test_what_can_be_no_folder_is_said(folder, kind):
+    if kind == "a dangling link":
+        folder.symlink_to("nowhere")
+    elif kind == "a file":
+        folder.touch()
+    else:
+        (folder.parent / "file").touch()
+        folder.symlink_to(folder.parent / "file" / "run")
+    with pytest.raises(Taken, match=r"/run can be no folder.*another trainer\.default_local_dir"):
+        start()
+
+
 def test_two_at_once_are_refused(folder):
     with claimed(configured()), pytest.raises(Taken, match="another run is at work"):
         start()

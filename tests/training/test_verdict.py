@@ -336,6 +336,8 @@ def test_adapters_need_an_engine_that_can_take_them(adapters, recipe):
         ("cinema_cold_start", "trainer.test_freq=after_every_epoch"),
         ("cinema_cold_start", "trainer.max_ckpt_to_keep=all"),
         ("cinema_cold_start", "trainer.resume_mode=always"),
+        ("cinema", "trainer.default_local_dir="),
+        ("cinema_cold_start", "trainer.default_local_dir="),
     ],
 )
 def test_a_value_that_the_program_does_not_know_is_refused(recipe, override):
