@@ -7,9 +7,9 @@ what a checkpoint holds says whether it is whole, and `progress.json` in it says
 evidence: a plain copy of a folder gives every file a new one.
 """
 
-import errno
 import json
 import logging
+import os
 import re
 import secrets
 import shutil
@@ -21,7 +21,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from cinema_verl.utils.files import atomic_write
+from cinema_verl.utils.files import FULL, atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ QUEUE = "transfer_queue"
 RESUMABLE = ("model", "optimizer", "extra")  # verl's default of `checkpoint.load_contents`
 _SHARDS = {"model": "model", "optimizer": "optim", "extra": "extra_state"}
 _REMOVED = ".removed"
-_NEXT_TO_NOTHING = 64 << 20  # bytes; our choice: below what a file system keeps back of a write that it cannot finish
+_LITTLE = 64 << 20  # bytes; our choice: what a failed write may have left free
 
 
 def step_folder(folder: Path, step: int) -> Path:
@@ -334,15 +334,30 @@ def naming_a_full_disk(folder: Path) -> Iterator[None]:
     """Around the saving of a checkpoint: PyTorch says of a full disk that it is at an unexpected position.
 
     Raises:
-        OSError: ENOSPC, where the saving has failed and next to nothing is free.
+        OSError: where the saving has failed, and the disk, or a quota, takes no more.
     """
     try:
         yield
     except Exception as error:
-        if (free := shutil.disk_usage(folder).free) < _NEXT_TO_NOTHING:
-            what = f"the disk is full, {free:,} bytes are free; the checkpoints before this one are whole"
-            raise OSError(errno.ENOSPC, what, str(folder)) from error
+        if (full := _takes_no_more(folder)) is not None:
+            what = f"{full.strerror}; the checkpoints before this one are whole"
+            raise OSError(full.errno, what, str(folder)) from error
         raise
+
+
+def _takes_no_more(folder: Path) -> OSError | None:
+    """Why not even `_LITTLE` can be written; what a file system says is free knows of no quota."""
+    probe = folder / f".probe-{secrets.token_hex(4)}"
+    try:
+        with open(probe, "wb") as file:
+            for _ in range(_LITTLE >> 20):
+                file.write(bytes(1 << 20))
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error if error.errno in FULL else None
+    finally:
+        probe.unlink(missing_ok=True)
+    return None
 
 
 @contextmanager

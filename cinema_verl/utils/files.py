@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What an OSError says of a disk, a quota or a limit that takes no more."""
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def atomic_write(path: str | Path, mode: str = "w", *, durable: bool = True) -> 
                 os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno in _FULL and error.filename is None:  # a write does not say where
+        if error.errno in FULL and error.filename is None:  # a write does not say where
             error.filename = str(path)
         raise
     finally:

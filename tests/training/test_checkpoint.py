@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -364,14 +363,25 @@ def test_a_checkpoint_under_the_name_of_another_step_is_none(tmp_path):
     assert resumed_step(tmp_path) == 3
 
 
-def test_a_full_disk_is_named_whatever_the_saving_says_of_it(tmp_path, monkeypatch):
-    def saves(free):
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-        with rotation(tmp_path, "this", 1, None):
-            raise RuntimeError("unexpected pos 3794432 vs 3794320")
+SAVING = """
+import resource, sys
+from pathlib import Path
+from cinema_verl.training.checkpoint import rotation
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
+try:
+    with rotation(Path(sys.argv[1]), "this", 1, None):
+        raise RuntimeError("unexpected pos 3794432 vs 3794320")
+except (OSError, RuntimeError) as error:
+    print(error)
+"""
 
-    with pytest.raises(OSError, match=f"the disk is full.*{tmp_path}") as raised:
-        saves(free=4096)
-    assert raised.value.errno == errno.ENOSPC
-    with pytest.raises(RuntimeError, match="unexpected pos"):
-        saves(free=10**9)
+
+@pytest.mark.parametrize(
+    ("limit", "says"), [(1 << 20, "[Errno 27] File too large; the checkpoints"), (1 << 30, "unexpected pos")]
+)
+def test_a_full_disk_is_named_whatever_the_saving_says_of_it(tmp_path, run, limit, says):
+    """A write beyond the limit of a process is refused, as on a full disk and beyond a quota."""
+    done = run("-c", SAVING, str(tmp_path), str(limit))
+    assert done.stdout.startswith(says), done.stderr
+    assert str(tmp_path) in done.stdout or limit > 1 << 20
+    assert not list(tmp_path.glob(".probe*"))
