@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 from verl.utils.tracking import Tracking, ValidationGenerationsLogger
 
-from cinema_verl.meta_action import parse
+from cinema_verl.meta_action import Trajectory, parse
 from cinema_verl.utils.stable_random import rank
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ def _to_wandb(groups: Sequence[ShownGroup], wandb: Any, step: int) -> None:
                 "images": image,
                 "gold": group.gold,
                 "rollout": number,
-                "answer": parse(rollout["output"]).answer,
+                "answer": _trajectory(rollout).answer,
                 "stop": rollout.get("stop_reason"),
                 "tokens": rollout.get("response_tokens"),
                 "response": rollout["output"],
@@ -185,12 +185,17 @@ def markdown(group: ShownGroup) -> str:
     lines = [_code(f"{group.source} {group.uid}\n{group.question}\ngold: {group.gold}"), ""]
     lines += ["| | pattern | acc | format | score |", "| --- | --- | --- | --- | --- |"]
     for number, rollout in enumerate(group.rollouts, start=1):
-        pattern = parse(rollout["output"]).pattern or "none"  # of the grammar's words
+        pattern = _trajectory(rollout).pattern or "none"  # of the grammar's words
         cells = [str(number), pattern, *(_number(rollout.get(name)) for name in ("acc", "format", "score"))]
         lines.append("| " + " | ".join(cells) + " |")
     for number, rollout in enumerate(group.rollouts, start=1):
         lines += ["", f"**{number}**", "", _code(rollout["output"])]
     return "\n".join(lines)
+
+
+def _trajectory(rollout: Mapping[str, Any]) -> Trajectory:
+    """Without what the reward took off for the model's own reasoning."""
+    return parse(rollout["output"].removeprefix(rollout.get("stripped") or ""))
 
 
 def _code(text: str) -> str:

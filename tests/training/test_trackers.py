@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -97,6 +98,15 @@ def test_what_a_model_wrote_is_text_in_tensorboard(hostile):
     tables_and_text = re.sub(r"<pre>.*?</pre>", "", html, flags=re.DOTALL)
     assert "leak" not in tables_and_text
     assert "alert" not in tables_and_text
+
+
+def test_reasoning_that_was_stripped_is_shown_and_is_no_action():
+    own = "<think>hm</think>"
+    (group,) = groups_of(["q1"], [row("q1")], outputs=[own + GOOD])
+    stripped = replace(group, rollouts=tuple({**each, "stripped": own} for each in group.rollouts))
+    assert "| 1 | think>focus>think>answer |" in markdown(group)
+    assert "| 1 | focus>think>answer |" in markdown(stripped)
+    assert own in markdown(stripped)
 
 
 def test_tensorboard_has_groups_and_images_at_every_step(pictures, tmp_path, monkeypatch):
