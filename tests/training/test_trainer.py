@@ -1,6 +1,8 @@
 """The trainer without Ray: what its constructor settles, and a step of the paper's reward over a stand-in queue."""
 
+import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +16,7 @@ from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
+from cinema_verl.reward import compute_score
 from cinema_verl.training import advantage, estimators
 from cinema_verl.training.async_sampling import BoundedReplayBufferAsync
 from cinema_verl.training.dynamic_sampling import BoundedReplayBuffer, GroupKind
@@ -242,6 +245,55 @@ def test_a_column_that_is_not_in_the_queue_is_named(step):
     rows = [{name: value for name, value in one.items() if name != "data_source"} for one in GROUP]
     with pytest.raises(KeyError, match="no column data_source in partition train"):
         step(rows)
+
+
+# ---- the policy's own reasoning ---------------------------------------------------------------------------------
+
+OWN = "Two are red.</think>"
+RESPONSES = (f"{OWN}<focus>Image 1.</focus><answer>1</answer>", "<focus>Image 2.</focus><answer>2</answer>")
+
+
+@pytest.fixture
+def scored():
+    """The responses as the reward scores them where reasoning is declared; and the values of each key."""
+    info = {"answer_type": "number", "num_images": 2, "uid": "sum/1"}
+    infos = [compute_score("digits/sum", text, "1", info, native_reasoning="strip") for text in RESPONSES]
+    return infos, {key: [info[key] for info in infos] for key in infos[0]}
+
+
+def dumped(trainer, folder, columns):
+    trainer._dump_executor, trainer._dump_futures = ThreadPoolExecutor(1), []  # as verl's `init` makes them
+    trainer._dump_generations(
+        inputs=["Which?"] * 2,
+        outputs=list(RESPONSES),
+        gts=["1"] * 2,
+        scores=[1.0, 0.5],
+        reward_extra_infos_dict=columns | {"uid": ["q_0_0", "q_1_0"]},
+        dump_path=str(folder),
+    )
+    trainer._shutdown_dump_executor()
+    return [json.loads(line) for line in (folder / "1.jsonl").read_text().splitlines()]
+
+
+def test_what_is_stripped_is_counted_and_kept_in_the_rollouts_of_a_step(step, scored, tmp_path):
+    infos, _ = scored
+    rows = [{**row(1.0, "", 2 + i), "extra_fields": {"reward_extra_info": info}} for i, info in enumerate(infos)]
+    _, metrics, trainer = step(rows, f"trainer.rollout_data_dir={tmp_path}")
+    assert metrics["cinema/native_reasoning"] == 0.5
+    first, second = dumped(trainer, tmp_path, {})
+    assert (first["stripped"], second["stripped"]) == (OWN, "")
+    assert (first["native_reasoning"], second["native_reasoning"]) == (1.0, 0.0)
+    assert first["output"] == RESPONSES[0]
+    assert (first["pattern"], first["format"]) == ("focus>answer", 1.0)
+
+
+def test_what_is_stripped_is_counted_and_kept_in_a_validation(scored, tmp_path):
+    _, columns = scored
+    trainer = make(f"trainer.validation_data_dir={tmp_path}", "cinema.image_conditions=[]")
+    trainer.global_steps = 1
+    assert [record["stripped"] for record in dumped(trainer, tmp_path, columns)] == [OWN, ""]
+    metrics = trainer._val_metrics_update(["digits/sum"] * 2, ["a", "b"], columns, [2, 2])
+    assert metrics["val-aux/digits/sum/native_reasoning/mean@1"] == 0.5
 
 
 # ---- what is relied on ------------------------------------------------------------------------------------------
