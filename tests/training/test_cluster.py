@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_module
 from cinema_verl.registration.command_line import PROGRAMS, program_of
 from cinema_verl.training import same_version
 from cinema_verl.training.before_start import RefuseBeforeStart
-from cinema_verl.training.checkpoint import TRACKER, shard_path
+from cinema_verl.training.checkpoint import TRACKER, shard_path, write_progress
 from cinema_verl.training.cluster import prepare
 from cinema_verl.training.resume import resume_refusals
 from cinema_verl.training.same_version import VARIABLE, VersionsDiffer, installed, refuse_different
@@ -141,6 +141,11 @@ def test_a_checkpoint_that_is_named_must_be_one(tmp_path, recipe):
         config = composed(f"trainer.default_local_dir={tmp_path}/new", *mode, *overrides, recipe=recipe)
         return [(refusal.key, refusal.what) for refusal in resume_refusals(config)]
 
+    def advised(path):
+        mode = ("trainer.resume_mode=resume_path", f"trainer.resume_from_path={path}")
+        (refusal,) = resume_refusals(composed(f"trainer.default_local_dir={tmp_path}/new", *mode, recipe=recipe))
+        return refusal.advice
+
     whole, half = saved(tmp_path, 5, ranks=1), saved(tmp_path, 7, ranks=1)
     if recipe == "cinema_cold_start_cpu":
         shards(whole, 1)
@@ -157,6 +162,15 @@ def test_a_checkpoint_that_is_named_must_be_one(tmp_path, recipe):
         ((key, found),) = said(path)
         assert key == "trainer.resume_from_path"
         assert what in found
+    (tmp_path / "latest").symlink_to(whole)
+    for path in (tmp_path, tmp_path / "latest"):
+        assert advised(path) == f"name one: {whole}"
+    whole.rename(renamed := whole.with_name("global_step_50"))
+    if recipe == "cinema_cpu":  # the other's is known by `progress.json` alone, which `saved` does not write
+        write_progress(renamed, "this", 5)
+        assert "not whole" in said(renamed)[0][1]
+        (renamed / "progress.json").unlink()
+    renamed.rename(whole)
     if recipe == "cinema_cpu":  # an evaluation needs the shards alone
         (whole / "data.pt").unlink()
         assert said(whole, "trainer.val_only=true") == []
