@@ -21,6 +21,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from cinema_verl.runs.locate import RUN
 from cinema_verl.utils.files import FULL, atomic_write
 
 logger = logging.getLogger(__name__)
@@ -327,6 +328,31 @@ def _delete(hidden: Path) -> None:
         shutil.rmtree(hidden)
     except OSError as error:
         logger.warning("%s cannot be deleted; that is tried again at the next checkpoint: %s", hidden, error)
+
+
+class Place:
+    """The folder of a run, as it is when the run begins.
+
+    Args:
+        folder: `trainer.default_local_dir`.
+    """
+
+    def __init__(self, folder: Path):
+        self._record = folder / RUN
+        self._was_there = self._record.exists()
+
+    def check(self) -> None:
+        """Before a checkpoint is written: under the old name a second folder would begin, with half of the run.
+
+        Raises:
+            FileNotFoundError: it was moved or removed since.
+        """
+        if self._was_there and not self._record.exists():
+            folder = self._record.parent
+            raise FileNotFoundError(
+                f"{folder} was moved or removed while the run was at work, and nothing more is written to it. Move it "
+                "back, or name its new place as trainer.default_local_dir, and give the same command again"
+            )
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from cinema_verl.training import advantage, dynamic_sampling, log_probs
 from cinema_verl.training.async_sampling import BoundedReplayBufferAsync, clear_what_was_trained
 from cinema_verl.training.checkpoint import (
     QUEUE,
+    Place,
     branch,
     keeps,
     mend_tracker,
@@ -97,6 +98,7 @@ class CinemaTrainer(_Trainer):
         self._metrics: dict[str, Any] = {}  # of this step, as far as it is
         self._stop = StopRequest(Path(config.trainer.default_local_dir).absolute())
         self._saved_step, self._stopped_after = -1, -1
+        self._place = Place(Path(config.trainer.default_local_dir).absolute())
         self._run = ""  # the run that this one goes on from, or its own name
         self._logs_to_file = _take_file_backend(config)
         _set_total_steps(config, self.stages)
@@ -166,6 +168,7 @@ class CinemaTrainer(_Trainer):
         trainer.max_actor_ckpt_to_keep = None  # verl counts in memory, and deletes before the new one is whole
         last = QUEUE if self.mode != "sync" else None
         folder, contents = self._checkpoints
+        self._place.check()
         metrics = numbers(self._metrics)
         with rotation(folder, self._run, self.global_steps, keep, contents, last=last, metrics=metrics):
             super()._save_checkpoint()

@@ -10,6 +10,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync, get_trainer_cls, trainer_base
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
+from cinema_verl.runs.locate import RUN
 from cinema_verl.training import checkpoint, file_logger
 from cinema_verl.training.checkpoint import TRACKER, complete_steps, step_folder
 
@@ -133,3 +134,18 @@ def test_no_moment_takes_a_step_or_a_validation(tmp_path, run, options, validate
             checkpoint.shutil.rmtree(path) if path.is_dir() else path.unlink()
         kill_at += 1
     assert kill_at > STEPS * 3
+
+
+def test_a_run_whose_folder_is_moved_begins_no_second_one(tmp_path, run, monkeypatch):
+    (tmp_path / RUN).write_text("{}")
+    step = PPOTrainerSync.step
+
+    def moved(self, *arguments):
+        if self.global_steps == 3:
+            (tmp_path / RUN).unlink()
+        return step(self, *arguments)
+
+    monkeypatch.setattr(PPOTrainerSync, "step", moved)
+    with pytest.raises(FileNotFoundError, match="moved or removed while the run was at work"):
+        run(save_freq=1, test_freq=-1, val_before_train="false")
+    assert complete_steps(tmp_path) == [1, 2]

@@ -15,6 +15,7 @@ from verl.utils.checkpoint import CheckpointHandler
 from verl.utils.checkpoint.checkpoint_handler import extract_step
 
 from cinema_verl.training.checkpoint import (
+    Place,
     branch,
     complete_steps,
     keeps,
@@ -45,6 +46,7 @@ class SFTCheckpoints(CheckpointHandler):
     def __init__(self, *, load_contents: list[str], data: dict[str, int], **handler: Any):
         super().__init__(**handler)
         self.folder = Path(self.default_local_dir).absolute()
+        self._place = Place(self.folder)
         self.load_contents, self.data = load_contents, data
         self.run = run_that_resumes(None, from_path=False)
         self.progress: dict[str, Any] = {}
@@ -136,6 +138,7 @@ class SFTCheckpoints(CheckpointHandler):
         final = step_folder(self.folder, step)
         partial = final.with_name(f"{final.name}.partial")
         if self.rank == 0:
+            self._place.check()
             print(f"Saving checkpoint to: {final}")
             for leftover in self.folder.glob("global_step_*.partial"):
                 remove(leftover)

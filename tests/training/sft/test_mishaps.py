@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from cinema_verl.runs.locate import RUN
 from cinema_verl.training import checkpoint as on_disk
 from cinema_verl.training.checkpoint import TRACKER, complete_steps
 from cinema_verl.training.sft import checkpoints
@@ -145,3 +146,24 @@ def test_a_kill_before_the_last_but_one_goes(tmp_path, trainer_of, undisturbed, 
     trainer_of(tmp_path, *settings).fit()
     ends_as(tmp_path, undisturbed)
     assert complete_steps(tmp_path) == [STEPS]
+
+
+def test_a_run_whose_folder_is_moved_begins_no_second_one(tmp_path, trainer_of, undisturbed):  # noqa: F811
+    """And goes on under the new name."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    (here / RUN).write_text("{}")
+    trainer = trainer_of(here, VALIDATED, "trainer.save_freq=1")
+    train = trainer._train
+
+    def moved(batch, step):
+        train(batch, step)
+        if step == 3:
+            here.rename(there)
+
+    trainer._train = moved
+    with pytest.raises(FileNotFoundError, match="moved or removed while the run was at work"):
+        trainer.fit()
+    assert not here.exists()
+    trainer_of(there, VALIDATED, "trainer.save_freq=1").fit()
+    ends_as(there, undisturbed)
