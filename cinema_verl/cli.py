@@ -7,6 +7,7 @@ import argparse
 import importlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -51,7 +52,7 @@ to train:
   python -m verl.trainer.main_ppo +recipe=cinema ...     on GPUs
   python -m verl.trainer.main_ppo +recipe=cinema_cpu ... on a CPU, with a tiny model
 
-exit codes: 0 all is well, 1 something is wrong, 2 the command line is not understood
+exit codes: 0 all is well, 1 something is wrong, 2 the command line is not understood, 130 interrupted
 """
 
 _DISTRIBUTIONS = {"sentence_transformers": "sentence-transformers", "sklearn": "scikit-learn", "PIL": "pillow"}
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None takes `sys.argv`.
 
     Returns:
-        The exit code: 0 is well, 1 is a finding, 2 is a command line that is not understood.
+        The exit code: 0 is well, 1 is a finding, 2 is a command line that is not understood, 130 is Ctrl-C.
     """
     width = max(map(len, COMMANDS))
     parser = Parser(
@@ -90,7 +91,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(given)
     module, _ = COMMANDS[parsed.command]
     try:
-        return importlib.import_module(module).main(parsed.arguments)
+        code: int = importlib.import_module(module).main(parsed.arguments)
+        sys.stdout.flush()  # here, where a reader that has gone can still be dealt with
+        return code
+    except KeyboardInterrupt:
+        print(f"\ncinema-verl {parsed.command}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # what reads our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except ExtensionError as error:  # another package's: the message names it, and a traceback would show ours
         print(f"cinema-verl {parsed.command}: {error}", file=sys.stderr)
         return 1

@@ -97,6 +97,37 @@ def test_what_is_near_to_nothing_gets_no_hint(capsys):
     assert "Did you mean" not in refused(["xyzzy"], capsys)
 
 
+# --- The end, when it comes from outside ------------------------------------------------------------------------
+
+ENDS = """
+import sys, types
+from cinema_verl import cli
+
+def main(arguments):
+    {body}
+
+sys.modules["mine"] = types.SimpleNamespace(main=main)
+cli.COMMANDS["report"] = ("mine", "")
+sys.exit(cli.main(["report"]))
+"""
+
+
+def test_ctrl_c_is_a_line_and_an_exit_code(run):
+    done = run("-c", ENDS.format(body="raise KeyboardInterrupt"))
+    assert (done.returncode, done.stderr) == (130, "\ncinema-verl report: interrupted\n")
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_who_reads_no_further_ends_it_without_a_word(lines, tmp_path):
+    """As `head -1` does. A short output is written at the end only, a long one while it is made."""
+    end, pipe = os.pipe()
+    os.close(end)
+    with open(pipe, "wb") as nobody:
+        code = ENDS.format(body=f"print('words\\n' * {lines}); return 0")
+        done = subprocess.run([sys.executable, "-c", code], stdout=nobody, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 # --- A package that is missing --------------------------------------------------------------------------------
 
 
