@@ -9,6 +9,7 @@ and leaves the adapters of LoRA apart.
 import ctypes
 import json
 import math
+import mmap
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,9 @@ import torch
 
 from cinema_verl.utils.quiet_logger import errors_only
 
-_PAGEOUT = 21  # MADV_PAGEOUT, Linux 5.4: what was read may leave memory; nothing is lost
+_RANDOM, _SOON, _PAGEOUT = 1, 3, 21  # MADV_RANDOM, _WILLNEED, _PAGEOUT (Linux 5.4): nothing mapped is lost by them
+_BLOCK = 16 << 20  # bytes that are handed on at a time, while the kernel reads the next ones
+_STEP = 1 << 20  # bytes of one advice: the kernel reads no more for it than a request of the disk holds
 
 
 class ExportError(RuntimeError):
@@ -120,6 +123,9 @@ def _load(path: Path) -> dict[str, Any]:
         local = value.to_local() if isinstance(value, DTensor) else value
         if local.layout is not torch.strided or local.is_meta:
             raise ExportError(f"{path}: {name} has no plain values")
+    _read_only_what_is_asked_for(
+        [value.to_local() if isinstance(value, DTensor) else value for value in state.values()]
+    )
     return dict(state)
 
 
@@ -171,12 +177,22 @@ def _split_over(name: str, value: Any) -> tuple[int | None, list[int]]:
 
 
 def _in_turn(parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-    for part in parts:
-        yield part
-        _leave(part)
+    blocks = [block for part in parts for block in _blocks(part)]
+    _soon(blocks[0])
+    for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+        if following is not None:
+            _soon(following)
+        yield block
+        _leave(block)
+
+
+def _blocks(part: torch.Tensor) -> Sequence[torch.Tensor]:
+    return part.view(-1).split(_BLOCK // part.element_size()) if part.is_contiguous() else [part]
 
 
 def _joined(parts: Sequence[torch.Tensor], dim: int | None) -> Iterator[torch.Tensor]:
+    for part in parts:
+        _soon(part)
     yield torch.cat(list(parts), dim=dim or 0)
     for part in parts:
         _leave(part)
@@ -189,15 +205,32 @@ def _copies(name: str, values: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]
     yield from _in_turn(values[:1])
 
 
+def _read_only_what_is_asked_for(mapped: Sequence[torch.Tensor]) -> None:
+    """Let the kernel read no more around a page that is touched: up to half of that has been read, and left memory."""
+    places = [(tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes) for tensor in mapped if tensor.nbytes]
+    start = min((first for first, _ in places), default=0) // _PAGE * _PAGE
+    _advise(start, max((last for _, last in places), default=0) - start, _RANDOM)
+
+
+def _soon(tensor: torch.Tensor) -> None:
+    """Let the kernel begin to read the pages of a mapped tensor."""
+    start, end = tensor.data_ptr() // _PAGE * _PAGE, tensor.data_ptr() + tensor.nbytes
+    for address in range(start, end, _STEP):
+        _advise(address, min(_STEP, end - address), _SOON)
+
+
 def _leave(tensor: torch.Tensor) -> None:
-    """Tell the kernel that the pages of a mapped tensor are not needed any more: advice, which may be ignored."""
-    page = 4096
-    start = -(-tensor.data_ptr() // page) * page
-    length = (tensor.data_ptr() + tensor.numel() * tensor.element_size() - start) // page * page
+    """Let the kernel forget the pages of a mapped tensor that no other tensor shares."""
+    start = -(-tensor.data_ptr() // _PAGE) * _PAGE
+    _advise(start, (tensor.data_ptr() + tensor.nbytes - start) // _PAGE * _PAGE, _PAGEOUT)
+
+
+def _advise(start: int, length: int, advice: int) -> None:
     if length > 0 and hasattr(_LIBC, "madvise"):
-        _LIBC.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), ctypes.c_int(_PAGEOUT))
+        _LIBC.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), ctypes.c_int(advice))
 
 
+_PAGE = mmap.PAGESIZE
 _LIBC = ctypes.CDLL(None)
 
 

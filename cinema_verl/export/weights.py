@@ -85,6 +85,9 @@ def write(
     )
     for file, names in plan.filename_to_tensors.items():
         _write_file(folder / file, {name: weights[name] for name in names}, types, progress)
+    for file in plan.filename_to_tensors:  # all at the end: what waits for the disk would read nothing meanwhile
+        with open(folder / file, "rb") as written:
+            os.fsync(written.fileno())
     if plan.is_sharded:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": plan.tensor_to_filename}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -93,7 +96,8 @@ def write(
 def _write_file(
     path: Path, weights: Mapping[str, Weight], types: Mapping[str, torch.dtype], progress: Callable[[int], object]
 ) -> None:
-    ordered = sorted(weights, key=lambda name: (-types[name].itemsize, name))  # so that each begins at its multiple
+    # Each begins at a multiple of its size; otherwise in the order of the shards, which are then read from end to end.
+    ordered = sorted(weights, key=lambda name: -types[name].itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in ordered:
@@ -116,5 +120,3 @@ def _write_file(
                 del piece, flat
             if file.tell() - before != weights[name].numel * types[name].itemsize:
                 raise ExportError(f"{name}: other bytes were read than its shape {weights[name].shape} has")
-        file.flush()
-        os.fsync(file.fileno())

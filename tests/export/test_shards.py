@@ -1,6 +1,8 @@
 """Shards of any number of ranks are the tensors that were split, or a refusal that names what is wrong."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,6 +43,26 @@ def test_pieces_are_no_larger_than_a_rank_s_part(tmp_path):
     write_shards(tmp_path, STATE, 4, plain=plain)
     sizes = [piece.numel() for piece in read_shards(tmp_path)["b.weight"].pieces()]
     assert sizes == [5 * 8, 5 * 8, 5 * 8, 2 * 8]
+
+
+def bytes_from_disk():
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
+
+
+def test_nothing_is_read_twice_from_the_disk(tmp_path):
+    """A kernel that is left to its faults reads around them, and so again what has left memory."""
+    state = {str(i): torch.full((2048, 2048), float(i)) for i in range(8)}  # 16 MiB each
+    write_shards(tmp_path, state, 2)
+    shards = [*tmp_path.glob("*.pt")]
+    for path in shards:  # out of the page cache
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = bytes_from_disk()
+    for name, weight in reversed(read_shards(tmp_path).items()):
+        assert all(bool((piece == float(name)).all()) for piece in weight.pieces())
+    assert bytes_from_disk() - before < 1.03 * sum(path.stat().st_size for path in shards)
 
 
 def test_fsdp_config_says_which_of_two_sets_counts(tmp_path):
