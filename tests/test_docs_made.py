@@ -6,6 +6,7 @@ from pathlib import Path
 
 import hardware_tables
 import method_picture
+import site_hooks
 import yaml
 
 from cinema_verl.checks.compose import compose
@@ -46,6 +47,12 @@ def test_the_slurm_script_is_bash_and_its_overrides_compose():
 def test_every_page_is_in_the_site():
     named = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     assert named == {path.name for path in (ROOT / "docs").glob("*.md")}
+
+
+def test_an_option_in_a_line_of_text_is_one_word():
+    html = "<p>A-b <code>to-parquet --max-pixels 4 -n 1</code></p><pre><code><span>--seed</span></code></pre>"
+    words = re.findall(r'<span class="one-word">(.*?)</span>', site_hooks.on_page_content(html))
+    assert words == ["--max-pixels", "-n"]
 
 
 def test_the_issue_template_asks_for_commands_that_there_are():

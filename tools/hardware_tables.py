@@ -89,10 +89,10 @@ def row(machine: tuple[Any, ...], model: str) -> str:
         how = ", ".join([f"`{recipe}`", *dict.fromkeys(filter(None, changed))])
         disk = (spent.checkpoint + spent.rollouts) / 1e9
         return (
-            f"| {model} | {kind} | {how} | {found.update / GIB:.0f} | {found.generate / GIB:.0f} | "
+            f"| `{model}` | {kind} | {how} | {found.update / GIB:.0f} | {found.generate / GIB:.0f} | "
             f"{found.sequences:,} | {spent.hours:,.0f} | {disk:,.0f} |"
         )
-    return f"| {model} | does not fit | | | | | | |"
+    return f"| `{model}` | | does not fit | | | | | |"
 
 
 def _short(key: str, value: Any) -> str:
