@@ -399,6 +399,24 @@ def test_from_group_to_group(visit, one):
     assert heading.inner_text().startswith("Step 3")
 
 
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_chosen_group_is_in_sight_in_its_list_and_the_page_stays(visit, tmp_path, make_run, report, viewport):
+    run = make_run(tmp_path / "run", steps=30)
+    assert report(run) == 0
+    page = visit(run / "report.html", viewport)
+    place = """() => { const list = document.getElementById("group-list").getBoundingClientRect(),
+        own = document.querySelector("#group-list [aria-selected=true]").getBoundingClientRect();
+        return own.top >= list.top - 2 && own.bottom <= list.bottom + 2; }"""
+    for key in ("End", "ArrowUp", "Home"):
+        page.locator("#group-list [aria-selected=true]").focus()
+        before = page.evaluate("scrollY")
+        page.keyboard.press(key)
+        settle(page)
+        assert page.evaluate(place), key
+        assert page.evaluate("scrollY") == before
+
+
+
 # ---- two runs ---------------------------------------------------------------------------------------------------
 
 

@@ -64,9 +64,8 @@ function select(index, focus) {
     option.tabIndex = chosen ? 0 : -1;
     if (chosen && focus) option.focus({ preventScroll: true });
     if (chosen) { // scroll the list, never the page
-      const list = $("group-list"), top = option.offsetTop - list.offsetTop;
-      if (top < list.scrollTop) list.scrollTop = top;
-      else if (top + option.offsetHeight > list.scrollTop + list.clientHeight) list.scrollTop = top + option.offsetHeight - list.clientHeight;
+      const list = $("group-list"), around = list.getBoundingClientRect(), own = option.getBoundingClientRect();
+      list.scrollTop += Math.min(0, own.top - around.top) + Math.max(0, own.bottom - around.bottom);
     }
   }
   $("previous").disabled = choice.at === 0;
