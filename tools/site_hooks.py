@@ -1,4 +1,4 @@
-"""What mkdocs does to pages beside Markdown: browsers break `--max-pixels` after its hyphens, unless they are told not to."""
+"""Beside Markdown: browsers break `--max-pixels` after its hyphens, unless they are told not to."""
 
 import re
 

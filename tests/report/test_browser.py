@@ -416,7 +416,6 @@ def test_the_chosen_group_is_in_sight_in_its_list_and_the_page_stays(visit, tmp_
         assert page.evaluate("scrollY") == before
 
 
-
 # ---- two runs ---------------------------------------------------------------------------------------------------
 
 
