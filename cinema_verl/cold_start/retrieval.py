@@ -137,7 +137,7 @@ class Visit:
 
     index: int
     similarity: float
-    verdict: str  # "chosen", "wrong", "not judged" or "same path"
+    verdict: str  # "chosen", "incorrect", "not judged" or "same path"
 
 
 def walk(samples: Sequence[SampledTrajectory], refined: int, vectors: np.ndarray) -> list[Visit]:
@@ -161,7 +161,7 @@ def walk(samples: Sequence[SampledTrajectory], refined: int, vectors: np.ndarray
         if sample.correct is None:
             verdict = "not judged"
         elif not sample.correct:
-            verdict = "wrong"
+            verdict = "incorrect"
         else:
             verdict = "same path" if sample.path == samples[refined].path else "chosen"
         visits.append(Visit(index, cosines[index], verdict))

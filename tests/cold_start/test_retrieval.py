@@ -38,15 +38,15 @@ def test_the_walk_starts_at_the_least_similar_and_takes_the_first_correct_one_on
     samples = [
         sample("focus think"),  # 0: refined
         sample("hint"),  # 1: correct, 60 degrees
-        sample("global think", "A"),  # 2: wrong, 150
+        sample("global think", "A"),  # 2: incorrect, 150
         sample("focus think"),  # 3: correct, same path, 120
         sample("think"),  # 4: correct, 90: the one
         sample("hint think"),  # 5: correct, 30
     ]
     visits = walk(samples, 0, at(0, 60, 150, 120, 90, 30))
-    assert [(visit.index, visit.verdict) for visit in visits] == [(2, "wrong"), (3, "same path"), (4, "chosen")]
+    assert [(visit.index, visit.verdict) for visit in visits] == [(2, "incorrect"), (3, "same path"), (4, "chosen")]
     assert [visit.similarity for visit in visits] == pytest.approx([-(3**0.5) / 2, -0.5, 0.0], abs=1e-6)
-    assert explain(visits) == "cosine 0.000 to the refinement; 2 less similar: -0.866 wrong, -0.500 same path"
+    assert explain(visits) == "cosine 0.000 to the refinement; 2 less similar: -0.866 incorrect, -0.500 same path"
 
 
 def test_a_second_path_that_is_least_similar_needs_no_excuse():
@@ -56,7 +56,7 @@ def test_a_second_path_that_is_least_similar_needs_no_excuse():
 
 def test_without_a_correct_one_on_another_path_all_are_visited_and_none_is_chosen():
     samples = [sample("focus"), sample("focus"), sample("hint", "A"), sample("think", "?")]
-    assert [visit.verdict for visit in walk(samples, 0, at(0, 10, 20, 30))] == ["not judged", "wrong", "same path"]
+    assert [visit.verdict for visit in walk(samples, 0, at(0, 10, 20, 30))] == ["not judged", "incorrect", "same path"]
     assert walk([sample("focus")], 0, at(0)) == []
 
 
@@ -133,7 +133,7 @@ def test_a_real_encoder_picks_the_path_that_says_something_else(encoder):
     ]
     samples = [read(str(i), text, QUESTION) for i, text in enumerate(texts)]
     visits = walk(samples, 0, embed(samples, encoder, "text"))
-    assert [(visit.index, visit.verdict) for visit in visits] == [(3, "wrong"), (2, "chosen")]
+    assert [(visit.index, visit.verdict) for visit in visits] == [(3, "incorrect"), (2, "chosen")]
 
 
 def test_nothing_of_a_long_text_is_cut_off(encoder):

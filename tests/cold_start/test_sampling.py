@@ -225,7 +225,7 @@ def test_a_record_says_it_all_in_json(make_question, text):
         "focus>think>answer",
         {"draft/ok": 2, "refine/ok": 1},
     )
-    assert record["why_second"] == "cosine 0.707 to the refinement; 1 less similar: 0.000 wrong"
+    assert record["why_second"] == "cosine 0.707 to the refinement; 1 less similar: 0.000 incorrect"
     assert [visit["sample"] for visit in record["retrieval"]] == [0, 1]
     assert record["samples"][1] == {
         "origin": "student/1",

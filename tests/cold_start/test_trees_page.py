@@ -35,7 +35,7 @@ def page_path(make_question, make_result, text, tmp_path):
     }
     results = [
         make_result(two, COLD_START, "two_paths", samples, draft=0, refined=3, second=1,
-                    path=("focus", "think", "answer"), visits=[Visit(0, 0.25, "wrong"), Visit(1, 0.5, "chosen")]),
+                    path=("focus", "think", "answer"), visits=[Visit(0, 0.25, "incorrect"), Visit(1, 0.5, "chosen")]),
         make_result(wrong, RL, "teacher_wrong", {"teacher/0": text("global think", "C")}, refined=0),
         make_result(off, LEFT_OUT, "student_off_format", {"student/0": probes}),
         make_result(gold, LEFT_OUT, "gold_unreadable", {}),
@@ -66,7 +66,7 @@ def test_the_chosen_branches_are_open_and_marked(page_path, open_page):
         for mark in ("its path was followed", "the refinement", "the second trajectory"):
             assert article.get_by_text(mark).count() >= 1
         assert article.locator("table tbody tr").all_inner_texts() == [
-            "student/0: focus › think › answer\t0.250\twrong",
+            "student/0: focus › think › answer\t0.250\tincorrect",
             "student/1: hint › answer\t0.500\tchosen",
         ]
         assert "path given to the teacher: focus › think › answer" in article.inner_text()
