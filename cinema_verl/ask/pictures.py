@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -13,6 +14,11 @@ from cinema_verl.utils.torchvision import ensure_torchvision_importable
 
 _PNG_PIXELS: Final = 1 << 20
 """Up to here a picture is sent without loss; our choice: some megabytes. Larger ones become JPEG of quality 95."""
+
+_THINNEST: Final = 200
+"""From this ratio of sides on, the processors refuse a picture (qwen_vl_utils.MAX_RATIO)."""
+_TOKENS: Final = 224
+"""Pixels of a side that are whole tokens, of 28 and of 32 pixels: other sides may round to less than one."""
 
 
 class BadPicture(ValueError):
@@ -26,8 +32,10 @@ def data_url(path: Path | BinaryIO, manner: Manner) -> str:
         BadPicture: it cannot be read, or has sides that the policy's processor does not take.
     """
     try:
-        with Image.open(path) as opened:
-            picture = _on_white(ImageOps.exif_transpose(opened))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large; twice as large is an error
+            with Image.open(path) as opened:
+                picture = _on_white(ImageOps.exif_transpose(opened))
             if manner.min_pixels and manner.max_pixels:
                 picture = _resized(picture, manner)
     except FileNotFoundError as error:
@@ -78,6 +86,13 @@ def _resized(picture: Image.Image, manner: Manner) -> Image.Image:
     ensure_torchvision_importable()
     from qwen_vl_utils import fetch_image
 
-    cell: dict[str, Any] = {"image": picture, "min_pixels": manner.min_pixels, "max_pixels": manner.max_pixels}
-    resized: Image.Image = fetch_image(cell)
+    limits: dict[str, Any] = {"min_pixels": manner.min_pixels, "max_pixels": manner.max_pixels}
+    try:
+        resized: Image.Image = fetch_image({"image": picture, **limits})
+    except ValueError:
+        if max(picture.size) >= _THINNEST * min(picture.size):
+            raise
+        side = -(-max(picture.size) // _TOKENS) * _TOKENS
+        # So few pixels leave nothing of the shorter side: of a policy that saw squares of one token, for example.
+        resized = fetch_image({"image": ImageOps.pad(picture, (side, side), color="white"), **limits})
     return resized

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import socket
 import threading
@@ -56,6 +57,33 @@ def test_the_shipped_policy_answers_over_two_pictures(pictures, capsys):
     assert out.startswith("<")
     assert out.endswith("<answer>B</answer>\n")
     assert QUESTION in err
+
+
+@pytest.mark.parametrize("size", [(280, 300), (420, 280), (300, 300)])
+def test_a_picture_of_one_s_own_need_not_be_square(pictures, size, tmp_path, capsys):
+    """The demo's pictures have one token: resized as they are, nothing would be left of the shorter side."""
+    for name, own in (("a.png", pictures[1]), ("b.png", pictures[3])):
+        paper, digit = Image.new("RGB", size, "white"), Image.open(own).convert("RGBA").resize((280, 280))
+        paper.paste(digit, (size[0] // 2 - 140, 0), digit)
+        paper.save(tmp_path / name)
+    images = ["--image", str(tmp_path / "a.png"), "--image", str(tmp_path / "b.png")]
+    assert main(["ask", "demo", *images, QUESTION]) == 0
+    assert re.search(r"<answer>[AB]</answer>\n$", capsys.readouterr().out)
+
+
+def test_a_large_picture_is_no_warning_and_a_huge_one_an_error(tmp_path, recwarn):
+    Image.new("L", (9500, 9500), 255).save(tmp_path / "large.png")
+    assert data_url(tmp_path / "large.png", Manner(None, min_pixels=784, max_pixels=784)).startswith("data:image/png")
+    assert not [each for each in recwarn if issubclass(each.category, Image.DecompressionBombWarning)]
+    Image.new("1", (14_000, 14_000)).save(tmp_path / "huge.png")
+    with pytest.raises(BadPicture, match="huge"):
+        data_url(tmp_path / "huge.png", Manner(None))
+
+
+def test_a_picture_that_the_processor_refuses_is_named(tmp_path):
+    Image.new("RGB", (3000, 10)).save(tmp_path / "thin.png")
+    with pytest.raises(BadPicture, match="thin"):
+        data_url(tmp_path / "thin.png", Manner(None, min_pixels=784, max_pixels=784))
 
 
 def test_what_is_said_of_the_demo_is_what_it_knows_and_was_measured():
