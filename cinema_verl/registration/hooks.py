@@ -49,6 +49,7 @@ HOOKS = (
     Hook("verl.workers.rollout.base", f"{__name__}:register_rollout_adapter", "rollout transformers"),
     Hook("verl.plugin.platform.platform_manager", "cinema_verl.training.cpu.platform", "platform cpu"),
     Hook("verl.workers.engine", "cinema_verl.training.cpu.engine", "engine fsdp2 on cpu"),
+    Hook("verl.checkpoint_engine", "cinema_verl.training.cpu.checkpoint_engine", "checkpoint engine gloo"),
     Hook("hydra", f"{__name__}:register_search_path", "recipes"),
 )
 
