@@ -51,7 +51,7 @@ FOLLOWS = {  # what is made of the run's name, the prompt mode and the shorthand
     "cinema.stages.exploitation.coefficient",
     "cinema.stages.exploitation.shape",
 }
-ASYNCHRONOUS = {"cinema_colocate_async", "cinema_colocate_async_cpu"}
+ASYNCHRONOUS = {f"cinema_{mode}_async{where}" for mode in ("colocate", "separate") for where in ("", "_cpu")}
 EXPECTED = {*TRAINING, *EVALUATIONS, "cinema_val_only", *ABLATIONS, *ASYNCHRONOUS}
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from cinema_verl.checks.finding import Finding
 from cinema_verl.checks.process import inspect_process
 from cinema_verl.checks.quiet import quiet
-from cinema_verl.training.arithmetic import cpus_wanted, slots_refusal
+from cinema_verl.training.arithmetic import cpus_wanted, gpus_wanted, slots_refusal
 
 WHERE: Final = "Ray"
 _SECONDS: Final = 300  # for a worker to start and import verl on a busy node; our choice
@@ -77,8 +77,11 @@ def _inspect_nodes(engine: str | None) -> Iterator[Finding]:
 
 
 def _gpus(config: Any, have: float) -> Finding:
-    want = config.trainer.n_gpus_per_node * config.trainer.nnodes
-    detail = f"{have:g} in Ray, {want:g} wanted (trainer.n_gpus_per_node × trainer.nnodes)"
+    want, train = gpus_wanted(config), config.trainer.n_gpus_per_node * config.trainer.nnodes
+    parts = "trainer.n_gpus_per_node × trainer.nnodes"
+    if want > train:
+        parts += f", and {want - train} of actor_rollout_ref.rollout"
+    detail = f"{have:g} in Ray, {want:g} wanted ({parts})"
     advice = "set trainer.n_gpus_per_node and trainer.nnodes to what there is, or RAY_ADDRESS to the cluster"
     return Finding(WHERE, "GPUs", have >= want, detail, advice)
 

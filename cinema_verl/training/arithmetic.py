@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from math import ceil, lcm
+from math import ceil, lcm, prod
 from pathlib import Path
 from typing import Final
 
@@ -16,14 +16,14 @@ from omegaconf import DictConfig
 from cinema_verl.training.refusal import Facts, Refusal, gpus_of, is_whole, value_of
 
 _COLOCATED: Final = 3  # CPUs that verl reserves beside each GPU (`ResourcePoolManager.max_colocate_count`)
+_STANDALONE: Final = 2  # the same, of a rollout replica with GPUs of its own (`RolloutReplica.init_standalone`)
+SEPARATE: Final = "cinema_separate_async"
+"""The trainer that generates on GPUs of its own."""
 
 
 def ranks(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     """What divides the GPUs: replicas of the rollout engine, and sequence parallelism."""
-    gpus, rollout = gpus_of(config), "actor_rollout_ref.rollout"
-    parts = [value_of(config, f"{rollout}.{name}_parallel_size") or 1 for name in ("tensor_model", "data")]
-    parts.append(value_of(config, f"{rollout}.pipeline_model_parallel_size") or 1)
-    replica = parts[0] * parts[1] * parts[2]
+    gpus, rollout, replica = gpus_of(config), "actor_rollout_ref.rollout", _replica(config)
     key = f"{rollout}.tensor_model_parallel_size"
     if value_of(config, f"{rollout}.name") == "transformers" and replica != 1:
         yield Refusal(key, f"the transformers engine runs on one GPU a replica, not {replica}", f"set {key}=1")
@@ -100,6 +100,8 @@ def rl_batches(config: DictConfig, _: Facts) -> Iterator[Refusal]:
         for key in (f"{actor}.ppo_max_token_len_per_gpu", f"{rollout}.log_prob_max_token_len_per_gpu"):
             yield from _room(config, key, longest, size, "data.max_prompt_length + data.max_response_length")
         return
+    if value_of(config, "trainer.v1.trainer_mode") == SEPARATE:
+        batch = mini  # each update has a batch of its own
     # verl pads the batch with rows that count for nothing until mini-batches and ranks divide it.
     step = lcm(ranks, trajectories)
     for key, rows in (
@@ -107,6 +109,31 @@ def rl_batches(config: DictConfig, _: Facts) -> Iterator[Refusal]:
         (f"{rollout}.log_prob_micro_batch_size_per_gpu", ceil(batch * n / step) * step // ranks),
     ):
         yield from _divides(config, key, rows)
+
+
+def separate(config: DictConfig) -> Iterator[Refusal]:
+    """What verl asserts of separate_async (`PPOTrainerSeparateAsync`), and what it finds out after minutes."""
+    rollout, key = "actor_rollout_ref.rollout", "trainer.v1.separate_async.parameter_sync_step"
+    batch, updates = value_of(config, "data.train_batch_size"), value_of(config, key)
+    mini = value_of(config, "actor_rollout_ref.actor.ppo_mini_batch_size")
+    if is_whole(batch) and is_whole(updates) and is_whole(mini) and batch != updates * mini:
+        yield Refusal(
+            key,
+            f"data.train_batch_size={batch} is to be trained in {updates} updates of ppo_mini_batch_size={mini}, which "
+            f"are {updates * mini}",
+            f"set data.train_batch_size={updates * mini}",
+        )
+    gpus, replica = _rollout_gpus(config), _replica(config)
+    if not gpus or gpus % replica:
+        yield Refusal(
+            f"{rollout}.n_gpus_per_node",
+            f"{gpus} GPUs of their own for generation, in replicas of {replica}",
+            f"set {rollout}.nnodes and {rollout}.n_gpus_per_node to a multiple of {replica} GPUs beside the trainer's",
+        )
+    key = f"{rollout}.checkpoint_engine.backend"
+    if value_of(config, key) in (None, "naive"):
+        advice = f"set {key}=nccl, or gloo on a CPU"
+        yield Refusal(key, "weights reach processes elsewhere by a checkpoint engine only", advice)
 
 
 def sft_batches(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
@@ -165,6 +192,20 @@ def _room(config: DictConfig, key: str, longest: int, size: int, limits: str) ->
         )
 
 
+def _rollout_gpus(config: DictConfig) -> int:
+    """GPUs that generate and do nothing else: verl looks at these keys in mode separate_async only."""
+    if value_of(config, "trainer.v1.trainer_mode") != SEPARATE:
+        return 0
+    each, nodes = (value_of(config, f"actor_rollout_ref.rollout.{name}") for name in ("n_gpus_per_node", "nnodes"))
+    return int(each * nodes) if is_whole(each) and is_whole(nodes) else 0
+
+
+def _replica(config: DictConfig) -> int:
+    """GPUs of one replica of the rollout engine."""
+    parts = ("tensor_model", "data", "pipeline_model")
+    return prod(value_of(config, f"actor_rollout_ref.rollout.{name}_parallel_size") or 1 for name in parts)
+
+
 def _sequence_parallel(config: DictConfig) -> int:
     """verl takes the older key where it is set (`FSDPActorConfig.__post_init__`)."""
     older = value_of(config, "actor_rollout_ref.actor.ulysses_sequence_parallel_size") or 1
@@ -202,16 +243,22 @@ def _footers(config: DictConfig, split: str) -> int | None:
         return None  # the data set says what is wrong with the file
 
 
+def gpus_wanted(config: DictConfig) -> int:
+    """GPUs that verl's processes hold in Ray: those that train, and those that generate and do nothing else."""
+    return gpus_of(config) + _rollout_gpus(config)
+
+
 def cpus_wanted(config: DictConfig) -> int:
     """CPUs that verl's processes hold in Ray: with fewer, one of them waits for ever.
 
-    TransferQueue holds one for each storage unit and for its controller, verl's resource pool three beside each GPU.
+    TransferQueue holds one for each storage unit and for its controller, verl's resource pools three beside each GPU
+    that trains, and two beside each that only generates.
     Whatever starts after them (rollout servers, agent loops, reward workers) holds none.
     """
     units = 0
     if value_of(config, "transfer_queue.backend.storage_backend", "SimpleStorage") == "SimpleStorage":
         units = value_of(config, "transfer_queue.backend.SimpleStorage.num_data_storage_units") or 0
-    return int(units + 1 + _COLOCATED * gpus_of(config))
+    return int(units + 1 + _COLOCATED * gpus_of(config) + _STANDALONE * _rollout_gpus(config))
 
 
 def slots_refusal(config: DictConfig, have: float, where: str) -> Refusal | None:
@@ -220,10 +267,11 @@ def slots_refusal(config: DictConfig, have: float, where: str) -> Refusal | None
     if have >= wanted:
         return None
     units = "transfer_queue.backend.SimpleStorage.num_data_storage_units"
+    more = f", {_STANDALONE} for each of {_rollout_gpus(config)} that generate" if _rollout_gpus(config) else ""
     return Refusal(
         "ray_kwargs.ray_init.num_cpus",
         f"{where} has {have:g} CPUs, and verl's processes hold {wanted}: {value_of(config, units)} storage units, "
-        f"their controller, and {_COLOCATED} for each of {gpus_of(config)} GPUs. The run would wait for ever",
+        f"their controller, {_COLOCATED} for each of {gpus_of(config)} GPUs{more}. The run would wait for ever",
         f"lower {units}; ray_kwargs.ray_init.num_cpus={wanted} counts slots for processes, not cores, on one machine",
     )
 

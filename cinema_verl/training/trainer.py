@@ -7,7 +7,7 @@ verl that is overridden, and why.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +16,7 @@ import ray
 from omegaconf import DictConfig, open_dict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
-from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSync, register_trainer
+from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync, register_trainer
 from verl.utils.tracking import Tracking
 
 import cinema_verl.utils.resolvers  # noqa: F401  the recipes' paths are resolved in this process
@@ -40,11 +40,12 @@ from cinema_verl.training.checkpoint import (
     run_that_resumes,
     step_folder,
 )
+from cinema_verl.training.cluster import too_small
 from cinema_verl.training.continuing import ContinuingClient
 from cinema_verl.training.file_logger import AppendingFileLogger
 from cinema_verl.training.history import is_due, logged, numbers
 from cinema_verl.training.metrics import StepMetrics
-from cinema_verl.training.refusal import Facts
+from cinema_verl.training.refusal import Facts, Refusal
 from cinema_verl.training.run_folder import metrics_path
 from cinema_verl.training.same_version import refuse_another_version
 from cinema_verl.training.settings import CinemaSettings
@@ -54,7 +55,7 @@ from cinema_verl.training.trackers import log_groups
 from cinema_verl.training.transfer import read_columns
 from cinema_verl.training.validation import Validations
 from cinema_verl.training.verdict import refusals
-from cinema_verl.training.worker import CinemaActorRolloutRefWorker
+from cinema_verl.training.worker import CinemaActorRolloutRefWorker, CinemaDetachActorWorker
 
 if TYPE_CHECKING:
     from verl.trainer.ppo.v1.trainer_base import PPOTrainer as _Trainer
@@ -77,6 +78,7 @@ class CinemaTrainer(_Trainer):
     mode: ClassVar[str]
     """verl's name of what the trainer does: its configuration is `trainer.v1.<mode>`."""
     buffer: ClassVar[type[dynamic_sampling.Bounded]] = BoundedReplayBufferAsync
+    worker: ClassVar[type[CinemaActorRolloutRefWorker]] = CinemaActorRolloutRefWorker
 
     total_training_steps: int
     # verl's base class asks in many places for its mode, which this trainer has under another name.
@@ -84,8 +86,7 @@ class CinemaTrainer(_Trainer):
 
     def __init__(self, config: DictConfig):
         refuse_another_version()
-        if found := refusals(config, Facts()):  # asked in the driver already, if the configuration came by a recipe
-            raise ValueError("this run would not train what its configuration says\n" + "\n".join(map(str, found)))
+        _refuse(refusals(config, Facts()))  # asked in the driver already, if the configuration came by a recipe
         self.settings = CinemaSettings.from_config(config)
         self.stages = self.settings.stages
         self.validations = Validations(config, self.settings)
@@ -138,10 +139,11 @@ class CinemaTrainer(_Trainer):
         self.validations.prepare(self.val_dataset)
 
     def _init_resource_pool_mgr(self) -> None:
+        _refuse(too_small(self.config, ray.cluster_resources()))
         super()._init_resource_pool_mgr()
         for role in (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef, Role.RefPolicy):
             if role in self.role_worker_mapping:
-                self.role_worker_mapping[role] = ray.remote(CinemaActorRolloutRefWorker)
+                self.role_worker_mapping[role] = ray.remote(self.worker)
 
     def on_init_end(self) -> None:
         super().on_init_end()
@@ -352,6 +354,22 @@ class CinemaColocateAsync(CinemaTrainer, PPOTrainerColocateAsync):
 
     def get_llm_client(self) -> ContinuingClient:
         return self.llm_server_manager.get_client(client_cls=ContinuingClient)
+
+
+@register_trainer("cinema_separate_async")
+class CinemaSeparateAsync(CinemaTrainer, PPOTrainerSeparateAsync):
+    """GPUs of their own generate without end, and get new weights after every few updates."""
+
+    mode = "separate_async"
+    worker = CinemaDetachActorWorker
+
+    def get_llm_client(self) -> ContinuingClient:
+        return self.standalone_server_manager.get_client(client_cls=ContinuingClient)
+
+
+def _refuse(found: Iterable[Refusal]) -> None:
+    if reasons := "\n".join(map(str, found)):
+        raise ValueError(f"this run would not train what its configuration says\n{reasons}")
 
 
 def _take_file_backend(config: DictConfig) -> bool:

@@ -19,15 +19,15 @@ from cinema_verl.data.check import option_faults
 from cinema_verl.data.families import FAMILIES, refused
 from cinema_verl.schedule import Stages
 from cinema_verl.training import arithmetic
-from cinema_verl.training.arithmetic import rows_of
+from cinema_verl.training.arithmetic import SEPARATE, rows_of
 from cinema_verl.training.estimators import schemes
-from cinema_verl.training.refusal import Facts, Refusal, gpus_of, is_whole, value_of
+from cinema_verl.training.refusal import Facts, Refusal, is_whole, value_of
 from cinema_verl.training.settings import SHORTHANDS, CinemaSettings
 from cinema_verl.utils.native_reasoning import KEY as REASONING
 from cinema_verl.utils.native_reasoning import NATIVE_REASONING
 
-TRAINERS: Final = ("cinema", "cinema_colocate_async")
-"""In verl's modes sync and colocate_async (`cinema_verl.training.trainer`)."""
+TRAINERS: Final = ("cinema", "cinema_colocate_async", SEPARATE)
+"""In verl's modes sync, colocate_async and separate_async (`cinema_verl.training.trainer`)."""
 RESUME_MODES: Final = ("auto", "disable", "resume_path")
 
 
@@ -157,7 +157,7 @@ def _data_options(config: DictConfig, _: Facts) -> Iterator[Refusal]:
 
 
 def _asynchronous(config: DictConfig, _: Facts) -> Iterator[Refusal]:
-    """What verl's asynchronous modes need."""
+    """What verl's asynchronous modes need; without GPUs enough they would wait for ever."""
     if value_of(config, "trainer.v1.trainer_mode") not in TRAINERS[1:]:
         return
     rollout, correction = "actor_rollout_ref.rollout", "algorithm.rollout_correction.rollout_is"
@@ -167,10 +167,12 @@ def _asynchronous(config: DictConfig, _: Facts) -> Iterator[Refusal]:
             f"without log-probabilities of the rollout, {correction}={value_of(config, correction)} corrects nothing",
             f"set {rollout}.calculate_log_probs=true",
         )
-    have, wanted = value_of(config, "ray_kwargs.ray_init.num_gpus"), gpus_of(config)
+    have, wanted = value_of(config, "ray_kwargs.ray_init.num_gpus"), arithmetic.gpus_wanted(config)
     if have is not None and have < wanted:
         key = "ray_kwargs.ray_init.num_gpus"
         yield Refusal(key, f"this Ray has {have}, and the run needs {wanted}", f"set {key}={wanted}, or ask for fewer")
+    if value_of(config, "trainer.v1.trainer_mode") == SEPARATE:
+        yield from arithmetic.separate(config)
 
 
 def _log_probs(config: DictConfig, _: Facts) -> Iterator[Refusal]:

@@ -14,7 +14,7 @@ These are subclasses, chosen through verl's own `actor_worker_cls` / `ref_worker
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,6 +23,8 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict
+from torch.utils._pytree import tree_map_only
+from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name
@@ -127,3 +129,22 @@ class CinemaActorRolloutRefWorker(ActorRolloutRefWorker):
                 world_size=int(os.environ.get("WORLD_SIZE", 1)),
                 init_method=os.environ.get("DIST_INIT_METHOD"),
             )
+
+
+class CinemaDetachActorWorker(CinemaActorRolloutRefWorker, DetachActorWorker):
+    """The same for verl's mode separate_async, whose worker keeps the weights that a step began with.
+
+    verl keeps them by `.cpu()`, which copies nothing where the weights are on the CPU already: there each update would
+    change them, too.
+    """
+
+    @property
+    def copy_handler(self) -> Callable[[torch.nn.Module], Any]:
+        keep = super().copy_handler
+
+        def copy(model: torch.nn.Module) -> Any:
+            kept = keep(model)
+            on_cpu = any(parameter.device.type == "cpu" for parameter in model.parameters())
+            return tree_map_only(torch.Tensor, torch.clone, kept) if on_cpu else kept
+
+        return copy

@@ -64,7 +64,7 @@ def test_a_selection_that_is_not_there_and_one_that_is_not_cinemas():
     config, _ = compose("cinema_cpu", [*overrides, "trainer.use_v1=false", "data.train_batch_size=0"])
     found = {finding.what: finding for finding in inspect_config(config, rl=True)}
     assert found["trainer"].ok is False
-    assert "cinema, cinema_colocate_async, colocate_async" in found["trainer"].advice
+    assert "cinema, cinema_colocate_async, cinema_separate_async, colocate_async" in found["trainer"].advice
     assert found["trainer.use_v1"].ok is False
     assert found["estimator"].ok is None
     assert "a baseline" in found["estimator"].detail

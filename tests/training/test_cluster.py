@@ -11,7 +11,7 @@ from cinema_verl.registration.command_line import PROGRAMS, program_of
 from cinema_verl.training import same_version
 from cinema_verl.training.before_start import RefuseBeforeStart
 from cinema_verl.training.checkpoint import TRACKER, shard_path, write_progress
-from cinema_verl.training.cluster import prepare
+from cinema_verl.training.cluster import prepare, too_small
 from cinema_verl.training.resume import resume_refusals
 from cinema_verl.training.same_version import VARIABLE, VersionsDiffer, installed, refuse_different
 
@@ -74,6 +74,21 @@ def test_ranks_of_torchrun_compare_all():
     refuse_different([("a", "1"), ("b", "1"), ("a", "1")])
     with pytest.raises(VersionsDiffer, match=r"a: 1\n  b: 2\n"):
         refuse_different([("a", "1"), ("b", "2"), ("a", "1")])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gpus", "cpus"),
+    [("cinema_colocate_async", 8, 33), ("cinema_separate_async", 4 + 4, 29), ("cinema_separate_async_cpu", 2, 7)],
+)
+def test_a_cluster_that_is_too_small_ends_the_run_before_its_workers_start(recipe, gpus, cpus):
+    """A storage unit each and their controller hold a CPU; three stand beside a GPU that trains, two beside others."""
+
+    def said(**resources):
+        return [refusal.key for refusal in too_small(composed(recipe=recipe), resources)]
+
+    assert said(GPU=gpus, CPU=cpus) == said(NPU=gpus, CPU=cpus) == []
+    assert said(GPU=gpus - 1, CPU=cpus) == said(CPU=cpus) == ["trainer.n_gpus_per_node"]
+    assert said(GPU=gpus, CPU=cpus - 1) == ["ray_kwargs.ray_init.num_cpus"]
 
 
 # ---- another number of ranks ------------------------------------------------------------------------------------

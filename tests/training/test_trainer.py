@@ -64,10 +64,11 @@ def test_verl_builds_the_bounded_buffer_and_its_validations_are_kept():
     assert trainer.trainer_mode == "sync"
 
 
-def test_the_same_additions_stand_before_verls_asynchronous_trainer():
-    trainer = make("+recipe=cinema_colocate_async_cpu", name="cinema_colocate_async")
-    assert trainer.trainer_mode == "colocate_async"
-    assert isinstance(trainer, get_trainer_cls("colocate_async"))
+@pytest.mark.parametrize(("mode", "updates"), [("colocate_async", 1), ("separate_async", 2)])
+def test_the_same_additions_stand_before_verls_asynchronous_trainers(mode, updates):
+    trainer = make(f"+recipe=cinema_{mode}_cpu", name=f"cinema_{mode}")
+    assert (trainer.trainer_mode, trainer.parameter_sync_step) == (mode, updates)
+    assert isinstance(trainer, get_trainer_cls(mode))
     assert isinstance(trainer, CinemaTrainer)
     assert type(trainer.replay_buffer) is BoundedReplayBufferAsync
     assert trainer.replay_buffer.on_validated == trainer.validations.keep_answers
@@ -78,8 +79,7 @@ def test_the_same_additions_stand_before_verls_asynchronous_trainer():
 
 def test_a_step_in_parts_is_measured_as_one(monkeypatch):
     """Two updates of two trajectories: verl would add, and take the largest of, what a name of a source asks for."""
-    trainer = make("+recipe=cinema_colocate_async_cpu", name="cinema_colocate_async")
-    trainer.parameter_sync_step = 2  # as verl's mode separate_async has it
+    trainer = make("+recipe=cinema_separate_async_cpu", name="cinema_separate_async")
     trainer.global_steps, seen = 3, []
     trainer.watch = SimpleNamespace(look=lambda step, metrics: seen.append((step, metrics["cinema/acc"])) or [])
 

@@ -111,18 +111,47 @@ def test_a_trainer_that_is_set_by_hand_lacks_its_section():
 # --- Asynchronous ---------------------------------------------------------------------------------------------
 
 
-def test_a_correction_without_what_it_is_computed_from_is_refused():
-    found = judged(f"{ROLLOUT}.calculate_log_probs=false", recipe="cinema_colocate_async")
+SYNC_STEP = "trainer.v1.separate_async.parameter_sync_step"
+
+
+@pytest.mark.parametrize("recipe", ["cinema_colocate_async", "cinema_separate_async"])
+def test_a_correction_without_what_it_is_computed_from_is_refused(recipe):
+    found = judged(f"{ROLLOUT}.calculate_log_probs=false", recipe=recipe)
     assert "rollout_is=token corrects nothing" in found[f"{ROLLOUT}.calculate_log_probs"].what
     overrides = [f"{ROLLOUT}.calculate_log_probs=false", "algorithm.rollout_correction.rollout_is=null"]
-    assert judged(*overrides, recipe="cinema_colocate_async") == {}
+    assert judged(*overrides, recipe=recipe) == {}
     assert judged(f"{ROLLOUT}.calculate_log_probs=false") == {}
 
 
-def test_an_asynchronous_recipe_without_the_gpus_it_needs_is_refused():
-    found = judged("ray_kwargs.ray_init.num_gpus=7", recipe="cinema_colocate_async")
-    assert "this Ray has 7, and the run needs 8" in found["ray_kwargs.ray_init.num_gpus"].what
-    assert judged("ray_kwargs.ray_init.num_gpus=8", recipe="cinema_colocate_async") == {}
+@pytest.mark.parametrize(
+    ("recipe", "wanted"),
+    [("cinema_colocate_async", 8), ("cinema_separate_async", 4 + 4), ("cinema_separate_async_cpu", 1 + 1)],
+)
+def test_an_asynchronous_recipe_without_the_gpus_it_needs_is_refused(recipe, wanted):
+    key = "ray_kwargs.ray_init.num_gpus"
+    found = judged(f"{key}={wanted - 1}", recipe=recipe)
+    assert f"this Ray has {wanted - 1}, and the run needs {wanted}" in found[key].what
+    assert judged(f"{key}={wanted}", recipe=recipe) == {}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        ([f"{SYNC_STEP}=2"], SYNC_STEP),  # 128 questions in two updates of 32
+        ([f"{ROLLOUT}.nnodes=0"], f"{ROLLOUT}.n_gpus_per_node"),
+        ([f"{ROLLOUT}.n_gpus_per_node=null"], f"{ROLLOUT}.n_gpus_per_node"),
+        ([f"{ROLLOUT}.n_gpus_per_node=3", f"{ROLLOUT}.tensor_model_parallel_size=2"], f"{ROLLOUT}.n_gpus_per_node"),
+        ([f"{ROLLOUT}.checkpoint_engine.backend=naive"], f"{ROLLOUT}.checkpoint_engine.backend"),
+    ],
+)
+def test_what_verl_asserts_of_gpus_of_their_own(overrides, key):
+    assert key in judged(*overrides, recipe="cinema_separate_async")
+
+
+def test_each_update_of_separate_async_has_a_batch_of_its_own():
+    """4 questions x 8 rollouts: 32 rows to compute log-probabilities of, and not the step's 64."""
+    key = f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu"
+    assert "64 does not divide the 32 rows" in judged(f"{key}=64", recipe="cinema_separate_async_cpu")[key].what
 
 
 # --- Batches --------------------------------------------------------------------------------------------------
@@ -187,6 +216,7 @@ def test_cpus_that_ray_must_have():
     config = composed("cinema_cpu")
     assert cpus_wanted(config) == 1 + 1 + 3 * 1  # a storage unit, the controller, three beside the one GPU
     assert cpus_wanted(composed("cinema")) == 8 + 1 + 3 * 8
+    assert cpus_wanted(composed("cinema_separate_async")) == 8 + 1 + 3 * 4 + 2 * 4
     key = "ray_kwargs.ray_init.num_cpus"
     assert judged(f"{key}=4", recipe="cinema_cpu")[key].what.startswith("this Ray has 4 CPUs")
     assert judged(f"{key}=5", recipe="cinema_cpu") == {}

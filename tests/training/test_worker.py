@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tensordict import TensorDict
+from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.utils.tensordict_utils import (
     chunk_tensordict,
     index_select_tensor_dict,
@@ -14,7 +15,12 @@ from verl.utils.tensordict_utils import (
 from verl.workers.config import FSDPActorConfig
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
-from cinema_verl.training.worker import CinemaActorRolloutRefWorker, CinemaTrainingWorker, repair_position_ids
+from cinema_verl.training.worker import (
+    CinemaActorRolloutRefWorker,
+    CinemaDetachActorWorker,
+    CinemaTrainingWorker,
+    repair_position_ids,
+)
 
 ROWS = 4  # text, time, height, width
 
@@ -165,3 +171,33 @@ def test_a_step_that_fails_leaves_no_trace():
     with pytest.raises(RuntimeError, match="out of memory"), worker._in_stage(0.4, 0.5):
         raise RuntimeError("out of memory")
     assert worker.seen() == (0.28, 0.1)
+
+
+# ---- the weights that a step began with -------------------------------------------------------------------------
+
+
+def kept_by(worker_class):
+    """What a worker has kept of a weight of 1 after the weight has become 2, in the form in which verl keeps it."""
+    worker, model = object.__new__(worker_class), torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+
+    def save(model):
+        return {name: (tensor.detach().cpu(), None) for name, tensor in model.named_parameters()}, None
+
+    worker._strategy_handlers = (save, None)
+    kept, _ = worker.copy_handler(model)
+    torch.nn.init.constant_(model.weight, 2.0)
+    return kept["weight"][0].item()
+
+
+def test_verl_alone_keeps_nothing_where_the_weights_are_on_the_cpu():
+    assert kept_by(DetachActorWorker) == 2.0
+
+
+def test_the_weights_that_a_step_began_with_are_kept():
+    assert kept_by(CinemaDetachActorWorker) == 1.0
+
+
+def test_a_separate_trainers_worker_has_both():
+    assert issubclass(CinemaDetachActorWorker, DetachActorWorker)
+    assert CinemaDetachActorWorker.actor_worker_cls is CinemaTrainingWorker
