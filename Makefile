@@ -14,8 +14,12 @@ KILLS   ?= 20
 SEED    ?= 0
 VLLM_VENV  ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
+NEWEST_VENV ?= .venv-newest
+NEWEST_TORCH ?= torch
+# What leans on verl, transformers and torch from the outside.
+CONTRACT := tests/registration tests/training tests/rollout tests/data tests/test_plugin.py tests/test_recipes.py
 
-.PHONY: help demo cold-start docs test test-vllm kills lint types unit venv format clean
+.PHONY: help demo cold-start docs test test-vllm test-newest kills lint types unit venv format clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -47,6 +51,16 @@ $(VLLM_STAMP): pyproject.toml tests/vllm/constraints.txt
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchcodec
 	touch $@
 
+# Not what CI runs, and made anew each time: it says what the next release of somebody else's breaks.
+test-newest:  ## the tests of what is leant on, with the newest verl, transformers and torch that fit together
+	rm -rf $(NEWEST_VENV) && $(PYTHON) -m venv $(NEWEST_VENV)
+	$(NEWEST_VENV)/bin/python -m pip install --quiet packaging '$(NEWEST_TORCH)'
+	$(NEWEST_VENV)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager '$(NEWEST_TORCH)' pytest hypothesis scikit-learn \
+		$$($(NEWEST_VENV)/bin/python tools/unpinned.py cpu | grep -v '^torch$$')
+	$(NEWEST_VENV)/bin/python -m pip install --quiet --no-deps --editable .
+	$(NEWEST_VENV)/bin/python -m pip list | grep -iE '^(verl|torch|torchvision|transformers|ray|tensordict|TransferQueue|numpy|hydra-core) '
+	CINEMA_VERL_ALLOW_UNTESTED_VERL=1 $(NEWEST_VENV)/bin/python -m pytest $(CONTRACT)
+
 docs: $(STAMP)  ## the pages of docs/ as a site in outputs/site; every link is checked
 	$(BIN)/python -m mkdocs build --strict --site-dir outputs/site
 
@@ -71,4 +85,4 @@ $(STAMP): pyproject.toml
 	touch $@
 
 clean:  ## remove the environment and the caches, not outputs/
-	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(NEWEST_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
