@@ -1,5 +1,6 @@
 """Bounded dynamic sampling without rounds, against verl's buffer and an in-memory stand-in for the transfer queue."""
 
+import copy
 import logging
 from collections import Counter
 from itertools import count
@@ -275,6 +276,104 @@ def test_no_group_is_lost_or_trained_twice(groups, ends, warm, bound, threshold)
             assert not set(trained) & set(there)
             assert len(trained) + len(there) + totals["evicted_groups"] == len(engine.drawn)
             assert totals["evicted_groups"] == totals["refilled_groups"] + metrics[f"{PREFIX}/owed_groups"]
+
+
+class Killed(BaseException):
+    """In the place of kill -9."""
+
+
+class Loader(Engine):
+    """An engine whose prompts are the rows of a data set, in their order; a row that is drawn anew has another uid."""
+
+    def __init__(self, queue, groups, rows, life):
+        super().__init__(queue, ())
+        self.rows, self.uids = rows, (f"{5000 - row}-{life}" for row in count(rows))
+        self.groups = (groups[row % len(groups)] for row in count(rows))
+
+    def __call__(self, number):
+        super().__call__(number)
+        self.rows += number
+
+    def reissue(self, groups):
+        """What was in flight begins anew, and what it had ended goes (verl: `_reissue_inflight_prompts`)."""
+        tags = self.queue.tags["train"]
+        for uid in [uid for uid, tag in tags.items() if tag.get("status") == "running"]:
+            self.queue.kv_clear([key for key in tags if key.startswith(f"{uid}_")], "train")
+            tags[uid]["global_steps"] = self.step
+            self.open[uid] = groups[row_of(uid) % len(groups)]
+
+
+def row_of(uid):
+    return 5000 - int(uid.split("-")[0])
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    groups=st.lists(GROUPS, min_size=20, max_size=20),
+    ends=st.lists(st.integers(0, 3), min_size=400, max_size=400),
+    kills=st.lists(st.integers(1, 25), max_size=10),
+    threshold=st.sampled_from([None, 2]),
+)
+def test_no_kill_loses_a_group_or_has_it_trained_twice(groups, ends, kills, threshold):
+    """Killed at any moment, it goes on from its last checkpoint: each row that was drawn is accounted for, once."""
+    when, lives = iter(ends), iter(kills)
+    saved = (
+        Counter(),
+        {},
+        0,
+        [],
+        0,
+        0,
+    )  # the queue's tags and fields, rows drawn, rows trained, groups evicted, the step
+    for life in count():
+        left = next(lives, None)
+
+        def moment():
+            nonlocal left
+            left = left and left - 1
+            if left == 0:
+                raise Killed
+
+        tags, fields, rows, trained, evicted, step = copy.deepcopy(saved)
+        with pytest.MonkeyPatch.context() as patch:
+            queue = patched(patch)
+            queue.tags["train"], queue.fields["train"] = dict(tags), fields
+            engine = Loader(queue, groups, rows, life)
+            buffer, _ = build(queue, (), threshold=threshold, ends_at_once=False)
+            buffer.refill_fn = engine
+
+            def some_end(*_, engine=engine):
+                moment()
+                for uid in [uid for uid in list(engine.open) if next(when, 0) == 0]:
+                    engine.end(uid)
+                return 0.0
+
+            buffer._wait_for_next_poll = some_end
+            engine.step = step + 1
+            clear_what_was_trained()
+            engine.reissue(groups)
+            engine(max(0, 2 - sum("_" not in key for key in queue.tags["train"])))  # verl's batches to warm up
+            try:
+                for number in range(step + 1, 7):
+                    engine.step = number
+                    engine(2)
+                    batch, _ = buffer.sample(number, "train", 2)
+                    moment()
+                    trained += map(row_of, uids_of(batch))
+                    evicted += buffer.step_metrics()[f"{PREFIX}/evicted_groups"]
+                    there = [row_of(key) for key in queue.tags["train"] if "_" not in key]
+                    assert len({*trained, *there}) == len(trained) + len(there), "trained twice"
+                    assert len(trained) + len(there) + evicted == engine.rows, "lost"
+                    state = queue.tags["train"], queue.fields["train"], engine.rows, trained, evicted, number
+                    saved = copy.deepcopy(state)
+                    moment()
+                    queue.kv_clear(batch.keys, "train")
+                    moment()
+                return
+            except DynamicSamplingExhausted:
+                return
+            except Killed:
+                continue
 
 
 def test_what_a_restored_queue_has_of_the_step_that_was_saved_is_cleared(queue):
