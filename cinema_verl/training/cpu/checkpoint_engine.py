@@ -63,7 +63,7 @@ class GlooCheckpointEngine(CheckpointEngine):
         self.rank = rank
         if rank != _OUTSIDE:
             host, port = address
-            self.store = dist.TCPStore(host, port, world_size, rank == 0, TIME_LIMIT, wait_for_workers=False)
+            self.store = dist.TCPStore(host, port, world_size, rank == 0, TIME_LIMIT, wait_for_workers=False)  # type: ignore[attr-defined]
             self.group = dist.ProcessGroupGloo(self.store, rank, world_size, TIME_LIMIT)
 
     def finalize(self) -> None:
