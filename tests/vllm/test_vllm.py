@@ -53,14 +53,16 @@ def folder(tmp_path_factory):
     return folder
 
 
+def environment_of(folder):
+    path = [str(SITE), str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(path)}
+
+
 def start(folder, recipe, *overrides):
     command = [sys.executable, "-m", "verl.trainer.main_ppo", f"+recipe={recipe}", *ENGINE, *overrides]
-    path = [str(SITE), str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(path)}
+    command.append(f"hydra.run.dir={folder}/hydra")
     with open(folder / "log.txt", "ab") as log:
-        return subprocess.Popen(
-            [*command, f"hydra.run.dir={folder}/hydra"], cwd=folder, env=environment, stdout=log, stderr=log
-        )
+        return subprocess.Popen(command, cwd=folder, env=environment_of(folder), stdout=log, stderr=log)
 
 
 def train(folder, *overrides):
@@ -151,3 +153,19 @@ def test_the_policy_is_evaluated_over_its_images_and_over_others(folder, trained
     assert finish(process, folder) == 0, said(folder)
     sources = {record["data_source"] for record in records(folder / "evaluation" / "0.jsonl")}
     assert {source.rpartition("@")[2] for source in sources} >= {"shuffled", "blank"}
+
+
+def test_a_question_is_prefilled_on_one_of_two_replicas(folder):
+    """By verl's routing each replica prefills each question; G replicas would, too."""
+    command = [sys.executable, str(Path(__file__).parents[2] / "benchmarks" / "vllm_routing.py")]
+    with open(folder / "log.txt", "ab") as log:
+        done = subprocess.run(
+            command, env=environment_of(folder), stdout=subprocess.PIPE, stderr=log, timeout=TIME_LIMIT
+        )
+    assert done.returncode == 0, said(folder)
+    sides = {one["side"]: one for one in map(json.loads, done.stdout.decode().splitlines())}
+    print(sides)
+    assert (sides["ours"]["replicas a question"], sides["verl"]["replicas a question"]) == (1.0, 2.0)
+    assert sides["ours"]["load"] == sides["verl"]["load"] == [32, 32]
+    assert sides["ours"]["prompt tokens"] == sides["verl"]["prompt tokens"]
+    assert sides["ours"]["prefilled"] <= 1.1 / 2 * sides["verl"]["prefilled"]
