@@ -76,7 +76,7 @@ def configuration(side: str, folder: Path, options: argparse.Namespace) -> Any:
     if side == "stock":
         keys += [
             *("trainer.v1.trainer_mode=sync", "algorithm.adv_estimator=grpo", "reward.reward_manager.name=naive"),
-            "actor_rollout_ref.rollout.agent.agent_loop_manager_class=null",
+            *("actor_rollout_ref.rollout.agent.agent_loop_manager_class=null", "reward.num_workers=1"),
             "actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent",
             "actor_rollout_ref.rollout.router_config_path=null",
             *("data.custom_cls.path=null", "data.custom_cls.name=null", "trainer.total_training_steps=1000"),

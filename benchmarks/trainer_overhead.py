@@ -115,7 +115,7 @@ def overrides(side: str, folder: Path, options: argparse.Namespace) -> list[str]
         keys += [
             *("trainer.v1.trainer_mode=sync", "algorithm.adv_estimator=grpo"),
             f"trainer.total_training_steps={options.steps + WARM}",
-            "actor_rollout_ref.rollout.agent.agent_loop_manager_class=null",
+            *("actor_rollout_ref.rollout.agent.agent_loop_manager_class=null", "reward.num_workers=1"),
             "actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent",
             "actor_rollout_ref.rollout.router_config_path=null",
             *("data.custom_cls.path=null", "data.custom_cls.name=null"),

@@ -266,5 +266,17 @@ def _family(key: str, folder: Path, strategy: str, chosen: Any) -> Iterator[Refu
         yield Refusal(strategy, what, f"set {strategy}=fsdp, which needs a GPU and was not tried here")
 
 
-_ASKED: Final = (_settings, _trainer_values, _selection, _reasoning, _data_options, _model)
+def _scoring(config: DictConfig, _: Facts) -> Iterator[Refusal]:
+    """Without reward workers, this package's agent loops score by themselves; verl's would find nobody to ask."""
+    if value_of(config, "reward.num_workers", 1) != 0:
+        return
+    manager = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
+    without = "a reward model" if value_of(config, "reward.reward_model.enable") else None
+    if not value_of(config, manager):
+        without = f"verl's own agent loops ({manager}=null)"
+    if without:
+        yield Refusal("reward.num_workers", f"0 leaves nobody to score, with {without}", "set reward.num_workers=1")
+
+
+_ASKED: Final = (_settings, _trainer_values, _selection, _reasoning, _data_options, _model, _scoring)
 """Of every run with an actor, evaluations as well."""

@@ -80,6 +80,14 @@ def test_epochs_end_a_run_as_steps_do():
     assert judged("trainer.total_epochs=1", facts=GPUS._replace(rows={})) == {}  # nothing is known of the files
 
 
+def test_without_reward_workers_this_packages_agent_loops_must_be_there_to_score():
+    key, manager = "reward.num_workers", f"{ROLLOUT}.agent.agent_loop_manager_class"
+    assert judged(f"{key}=0") == judged(f"{key}=0", recipe="cinema_evaluate") == {}
+    assert "nobody to score" in judged(f"{key}=0", f"{manager}=null")[key].what
+    assert "reward model" in judged(f"{key}=0", "reward.reward_model.enable=true")[key].what
+    assert judged(f"{key}=1", f"{manager}=null") == {}
+
+
 # --- Settings and selection -----------------------------------------------------------------------------------
 
 
