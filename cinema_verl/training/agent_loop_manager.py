@@ -34,6 +34,8 @@ def scorer_here(config: Any) -> Any:
 class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ignore[misc, name-defined]
     """verl's agent-loop worker that runs the processor over shared images once."""
 
+    reward_loop_worker_handles: list[Any] | None
+
     def __init__(self, *args: Any, **kwargs: Any):
         refuse_another_version()
         # What AgentLoopWorkerTQ.__init__ does. It cannot be called: Ray ships the class that `@ray.remote` hides by
