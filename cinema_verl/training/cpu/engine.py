@@ -1,11 +1,14 @@
 """verl's FSDP2 training engine on the CPU.
 
 verl registers engines for CUDA and Ascend only, and offloads a forward-only (reference) model through pinned memory,
-which needs an accelerator; and merged LoRA weights reach the rollout in fp32. Everything else is verl's own code.
+which needs an accelerator; merged LoRA weights reach the rollout in fp32; and `model.use_fused_kernels` works with an
+output layer of weights of its own. Everything else is verl's own code.
 """
 
 import dataclasses
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +16,23 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from cinema_verl.training.lora import is_lora, merged_weights
+
+
+@contextmanager
+def head_with_the_rest(config: Any) -> Iterator[None]:
+    """Let FSDP2 shard the output layer as part of the whole model, as verl does where its weights are the input's.
+
+    verl's fused forward reads the layer's weight and never calls it, which is when FSDP2 would put it together.
+
+    Args:
+        config: the model's, in which `apply_fsdp2` looks up whether they are.
+    """
+    tied = config.tie_word_embeddings
+    config.tie_word_embeddings = True
+    try:
+        yield
+    finally:
+        config.tie_word_embeddings = tied
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp2"], device="cpu")
@@ -32,6 +52,10 @@ class CPUEngineWithLMHead(FSDPEngineWithLMHead):
         return super().get_per_tensor_param(*args, **kwargs)
 
     def _build_fsdp_module(self, module):
+        with head_with_the_rest(module.config) if self.model_config.use_fused_kernels else nullcontext():
+            return self._shard(module)
+
+    def _shard(self, module):
         if not self.engine_config.forward_only:
             return super()._build_fsdp_module(module)
         # In verl's method `forward_only` only means "offload through pinned memory": build as if it were not set.
