@@ -173,7 +173,11 @@ def _row(cells: Sequence[str]) -> str:
 
 def _with_interval(values: Sequence[float], digits: int = 3) -> str:
     found = mean(values)
-    return f"{found.mean:.{digits}f}\u00a0±\u00a0{found.high - found.mean:.{digits}f}" if len(values) > 1 else f"{found.mean:.3f}"
+    return (
+        f"{found.mean:.{digits}f}\u00a0±\u00a0{found.high - found.mean:.{digits}f}"
+        if len(values) > 1
+        else f"{found.mean:.3f}"
+    )
 
 
 def arms_table(runs: Runs, start: Mapping[str, Any]) -> str:

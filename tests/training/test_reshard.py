@@ -63,7 +63,7 @@ def save(checkpoint, ranks, *, version=2, device="cpu", of_rl=True):
     if of_rl:
         torch.save({}, checkpoint / "data.pt")
     else:
-        write_progress(checkpoint, "this", 1)
+        write_progress(checkpoint, "this", 5)
     return folder
 
 
