@@ -25,7 +25,7 @@ CONTRACT := tests/registration tests/training tests/rollout tests/data tests/tes
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-demo: $(STAMP)  ## train on the CPU from nothing to a table, about a quarter of an hour
+demo: $(STAMP)  ## train on the CPU from nothing to a table, about eight minutes
 	$(BIN)/python -m cinema_verl.demo
 
 cold-start: $(STAMP)  ## trees, two paths a question, SFT: offline, a few minutes
