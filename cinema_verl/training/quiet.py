@@ -26,6 +26,7 @@ FILTERS: Final = (
     ),
     "ignore:Pydantic serializer warnings:UserWarning:pydantic.main",  # verl gives pydantic a tensor for a float
     "ignore:'set_vital' is deprecated:UserWarning",  # torchdata calls it in PyTorch
+    "ignore:FSDP2-wrapped module:UserWarning",  # PyTorch, of verl's fused forward: a view that nobody writes to
     "ignore:Warning:FutureWarning:verl.trainer.ppo.v1.trainer_base",  # verl calls its own deprecated function
 )
 """`action:start of the message:category:module`; see the command line option -W of Python."""
