@@ -93,7 +93,7 @@ def _plane(runs: Runs, start: Mapping[str, Any]) -> Any:
         y = [np.mean([p[metric] for p in stop]) for stop in stops]
         axes.plot(x, y, "-o", color=COLOURS["dapo"], alpha=0.6, markersize=3, label="dapo's path")
         axes.plot(start["pattern_entropy"], start[metric], "k*", markersize=10, label="cold start")
-        for arm, of in runs.items():
+        for arm, of in ((arm, runs[arm]) for arm in COLOURS if arm in runs):  # the other claims' arms: tables alone
             _with_bars(axes, [run["end"] for run in of.values()], metric, color=COLOURS[arm], marker="o", label=arm)
         axes.set(xlabel="pattern entropy (nats)", ylabel=metric.replace("_", "@"))
     both[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
