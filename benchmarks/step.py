@@ -35,8 +35,12 @@ def train(checkout: Path, data: Path, folder: Path, options: argparse.Namespace)
         f"hydra.run.dir={folder}/hydra",
     ]
     staged = (checkout / "cinema_verl" / "training" / "stage_watch.py").exists()  # else one filter for the whole run
-    where = "cinema.stages.exploration.filter" if staged else "algorithm.filter_groups.enable"
-    keys.append(f"{where}={('acc' if staged else 'true') if options.filter else ('null' if staged else 'false')}")
+    key, off, on = (
+        ("cinema.stages.exploration.filter", "null", "acc")
+        if staged
+        else ("algorithm.filter_groups.enable", "false", "true")
+    )
+    keys.append(f"{key}={on if options.filter else off}")
     environment = os.environ | {
         "PYTHONPATH": str(checkout),
         "VERL_FILE_LOGGER_PATH": str(metrics),

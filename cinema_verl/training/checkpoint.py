@@ -65,16 +65,16 @@ def is_complete(checkpoint: Path, contents: Sequence[str] = RESUMABLE) -> bool:
     shards first and `data_<rank>.pt` last; ours writes all of it elsewhere and moves it here when it is whole, with
     `progress.json` in it (`cinema_verl.training.sft.checkpoints`). One that was given the name of another step is none.
     """
-    written, named = progress_of(checkpoint).get("step"), re.fullmatch(r"global_step_(\d+)", checkpoint.name)
-    if named and written not in (None, int(named[1])):
+    progress, named = progress_of(checkpoint), re.fullmatch(r"global_step_(\d+)", checkpoint.name)
+    if named and progress.get("step") not in (None, int(named[1])):
         return False
     if (checkpoint / "data.pt").exists() or (checkpoint / "actor").exists():
-        last = progress_of(checkpoint).get("last")
+        last = progress.get("last")
         ended = _is_whole_zip(checkpoint / "data.pt") and (last is None or (checkpoint / str(last)).exists())
         shards = checkpoint / "actor"
     else:
         shards = checkpoint
-        ended = bool(progress_of(checkpoint)) or _is_whole_zip(checkpoint / "data_0.pt")
+        ended = bool(progress) or _is_whole_zip(checkpoint / "data_0.pt")
     return (
         ended
         and bool(whole_world_sizes(shards, _names(contents)))
