@@ -238,6 +238,19 @@ def put_in_place(whole: Path, directory: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+@contextmanager
+def beside(directory: Path) -> Iterator[Path]:
+    """An empty folder beside a directory that no other run writes to, for `put_in_place`; gone when the block ends."""
+    partial = directory.with_name(f".{directory.name}.partial")
+    with sole_writer(directory):
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        partial.mkdir()
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
 def check_output(directory: str | Path, inputs: Sequence[str | Path], *, overwrite: bool = False) -> None:
     """Make sure that a data set may be written to a directory, before the work begins.
 

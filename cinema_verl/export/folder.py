@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import torch
 
-from cinema_verl.data.directory import contents_of, put_in_place, sole_writer
+from cinema_verl.data.directory import beside, contents_of, put_in_place
 from cinema_verl.export import lora, weights
 from cinema_verl.export.card import card
 from cinema_verl.export.find import Found, manner_of
@@ -78,19 +78,12 @@ def export(
     output.parent.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(output.parent).free) < size:
         raise ExportError(f"{output.parent} has {free / 1e9:.1f} GB free, and {size / 1e9:.1f} GB are to be written")
-    partial = output.with_name(f".{output.name}.partial")
-    with sole_writer(output):
+    with beside(output) as partial:
         if before := _before(output, record):  # by another command, since the look above
             return before
-        shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
-        partial.mkdir()
-        try:
-            _fill(found, output.name, partial, tensors, dtype, options, record, lambda done: progress(done, size))
-            _before(output, record)
-            put_in_place(partial, output)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        _fill(found, output.name, partial, tensors, dtype, options, record, lambda done: progress(done, size))
+        _before(output, record)
+        put_in_place(partial, output)
     return Exported(size, len(tensors), _name(dtype))
 
 

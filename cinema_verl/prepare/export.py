@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -23,12 +22,12 @@ from tqdm import tqdm
 from cinema_verl.data.canonical import Question
 from cinema_verl.data.directory import (
     Uids,
+    beside,
     check_unchanged,
     contents_of,
     fingerprint,
     put_in_place,
     read_questions,
-    sole_writer,
 )
 from cinema_verl.data.movable import IMAGES, CopiedImages
 from cinema_verl.data.schema import RL_SCHEMA, parquet_writer
@@ -129,7 +128,7 @@ def to_parquet(
         RowError: verl could not train on a question.
     """
     output = Path(output).resolve()
-    with _beside(output) as partial:
+    with beside(output) as partial:
         _check_free(output, overwrite=overwrite)
         read = [fingerprint(path) for path in inputs]
         written: dict[str, int] = {}
@@ -156,19 +155,6 @@ def _check_free(output: Path, *, overwrite: bool) -> None:
         raise FileExistsError(f"{output} is not empty: give --overwrite to replace it, or another --output")
     if foreign := [name for name in found if not (_OURS.fullmatch(name) or name == IMAGES)]:
         raise FileExistsError(f"{output} holds {foreign[0]}, which is not of such a folder: give another --output")
-
-
-@contextmanager
-def _beside(output: Path) -> Iterator[Path]:
-    """An empty folder beside the output, which no other run writes to; the folder is gone when the block ends."""
-    partial = output.with_name(f".{output.name}.partial")
-    with sole_writer(output):
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-        partial.mkdir()
-        try:
-            yield partial
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _questions(inputs: Iterable[str | Path]) -> Iterator[Question]:
