@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
+
+from omegaconf import OmegaConf
 
 from cinema_verl.checks.finding import Finding
 from cinema_verl.checks.process import inspect_process
@@ -16,45 +19,51 @@ WHERE: Final = "Ray"
 _SECONDS: Final = 300  # for a worker to start and import verl on a busy node; our choice
 
 
-def inspect_ray(config: Any) -> list[Finding]:
-    """Start or join Ray as `verl.trainer.main_ppo` does, and inspect a worker process on every node.
+@contextmanager
+def workers(config: Any, engine: str | None) -> Iterator[Callable[[], list[Finding]]]:
+    """Ray, started or joined as `verl.trainer.main_ppo` does it, where a process on every node inspects itself.
+
+    What is yielded waits for them and gives their findings, so that the driver has something to do meanwhile. Ray ends
+    with the context. The processes have the environment of Ray and of the recipe; what verl adds to that (log levels,
+    NCCL) changes no import.
 
     Args:
         config: The composed RL configuration; None asks for no GPUs.
+        engine: See `inspect_process`.
     """
-    import ray
-    from omegaconf import OmegaConf
-    from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
-
     kwargs: dict[str, Any] = {}
     if config is not None:
         kwargs = OmegaConf.to_container(config.ray_kwargs.ray_init, resolve=True)
-    runtime_env = {**get_ppo_ray_runtime_env(config), **kwargs.pop("runtime_env", {})}
-    with quiet():
-        try:
+    try:
+        import ray
+
+        with quiet():
             ray.init(
                 **{"address": os.environ.get("RAY_ADDRESS", "local"), "include_dashboard": False, **kwargs},
-                runtime_env=runtime_env,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except Exception as error:
-            advice = (
-                "`ray stop` ends what an earlier run left, and `ray status` shows whether the cluster of RAY_ADDRESS "
-                "answers (unset it to start Ray here); Ray wants a few GB free below /tmp, or "
-                "ray_kwargs.ray_init._temp_dir elsewhere; --no-ray leaves Ray out"
-            )
-            return [Finding(WHERE, "start", False, f"{type(error).__name__}: {error}", advice)]
-        try:
-            have = ray.cluster_resources()
-            findings = [] if config is None else [_gpus(config, have.get("GPU", 0)), _cpus(config, have.get("CPU", 0))]
-            engine = None if config is None else config.actor_rollout_ref.rollout.name
-            return [*findings, *_inspect_nodes(engine)]
-        finally:
+    except Exception as error:
+        advice = (
+            "`ray stop` ends what an earlier run left, and `ray status` shows whether the cluster of RAY_ADDRESS "
+            "answers (unset it to start Ray here); Ray wants a few GB free below /tmp, or "
+            "ray_kwargs.ray_init._temp_dir elsewhere; --no-ray leaves Ray out"
+        )
+        failed = Finding(WHERE, "start", False, f"{type(error).__name__}: {error}", advice)
+        yield lambda: [failed]
+        return
+    try:
+        have = ray.cluster_resources()
+        room = [] if config is None else [_gpus(config, have.get("GPU", 0)), _cpus(config, have.get("CPU", 0))]
+        asked = list(_asked(engine))
+        yield lambda: [*room, *_answers(asked)]
+    finally:
+        with quiet():
             ray.shutdown()
 
 
-def _inspect_nodes(engine: str | None) -> Iterator[Finding]:
+def _asked(engine: str | None) -> Iterator[tuple[str, Any]]:
+    """Of every node that is alive, its name and the findings to come."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -62,8 +71,15 @@ def _inspect_nodes(engine: str | None) -> Iterator[Finding]:
         where = f"Ray worker on {node['NodeManagerHostname']}"
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         remote = ray.remote(inspect_process).options(scheduling_strategy=strategy, num_cpus=0)
+        yield where, remote.remote(where, engine)
+
+
+def _answers(asked: Sequence[tuple[str, Any]]) -> Iterator[Finding]:
+    import ray
+
+    for where, answer in asked:
         try:
-            yield from ray.get(remote.remote(where, engine), timeout=_SECONDS)
+            yield from ray.get(answer, timeout=_SECONDS)
         except ray.exceptions.GetTimeoutError:
             detail = f"no answer within {_SECONDS} s"
             advice = (

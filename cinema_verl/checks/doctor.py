@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
-from cinema_verl.checks.cluster import inspect_ray
+from cinema_verl.checks.cluster import workers
 from cinema_verl.checks.compose import WHERE, compose, default_recipe, program_for
 from cinema_verl.checks.finding import Finding
 from cinema_verl.checks.judge import inspect_judge
@@ -38,19 +40,25 @@ The exit code is 0 when nothing is wrong and 1 otherwise. Lines that begin with 
 
 def examine(recipe: str | None = None, overrides: Sequence[str] = (), with_ray: bool = True) -> list[Finding]:
     """Every finding about this machine and one recipe; the first questions come first."""
-    findings = inspect_process("driver")
-    if "verl" not in sys.modules:
-        return findings
+    if recipe is None or importlib.util.find_spec("verl") is None:
+        findings = inspect_process("driver")
+        if "verl" not in sys.modules:
+            return findings
     with quiet():
         recipe = recipe or default_recipe()
         config, composed = compose(recipe, overrides)
-        rl = config is not None and program_for(recipe) == RL_TRAINER
+    rl = config is not None and program_for(recipe) == RL_TRAINER
+    asked = config if rl else None
+    engine = config.actor_rollout_ref.rollout.name if rl else None
+    with workers(asked, engine) if with_ray else nullcontext(list) as others:
+        findings = inspect_process("driver")
+        if "verl" not in sys.modules:
+            return findings
         findings += composed
         if config is not None:
-            findings += inspect_config(config, rl=rl)
-    if with_ray:
-        findings += inspect_ray(config if rl else None)
-    return findings
+            with quiet():
+                findings += inspect_config(config, rl=rl)
+        return [*findings, *others()]
 
 
 def inspect_config(config: Any, *, rl: bool) -> list[Finding]:

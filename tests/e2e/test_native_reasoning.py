@@ -48,7 +48,8 @@ def test_in_training_and_its_validations(tmp_path):
 
 def test_in_an_evaluation(tmp_path):
     write_dataset(tmp_path, Sizes(train=0, test=16, sft_train=0, sft_val=0))
-    evaluation.evaluate(tmp_path, STRIP, "cinema.image_conditions=[]")
+    many = "actor_rollout_ref.rollout.val_kwargs.n=8"  # one in twenty begins with Think
+    evaluation.evaluate(tmp_path, STRIP, "cinema.image_conditions=[]", many)
     records = check_dump(tmp_path / "evaluation" / "0.jsonl")
     summary = json.loads((tmp_path / "evaluation" / "0.evaluation.json").read_text())
     assert summary["settings"]["native_reasoning"] == "strip"
