@@ -1,10 +1,18 @@
-"""Requests that arrive together are decoded as one batch: the one queue of the rollout engine and the local server."""
+"""Requests that arrive together are decoded as one batch: the one queue of the rollout engine and the local server.
+
+Each is answered when its own completion has ended, so that what is done with it next does not wait for the longest one
+of the batch.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from cinema_verl.rollout.generation import Completion, Request
+
+Decode = Callable[[Sequence[Request], Callable[[int, Completion], object]], Sequence[Completion]]
+"""A batch of requests -> their completions, in the same order; what it is given is told of each completion on the way,
+by its place (`cinema_verl.rollout.generation.generate`)."""
 
 WINDOW: Final = 0.02
 """Seconds without a new request after which a batch starts. Our choice: below one decoding step of a batch and above
@@ -18,14 +26,12 @@ class Batcher:
     in the event loop of that request.
 
     Args:
-        decode: a batch of requests -> their completions, in the same order.
+        decode: see `Decode`.
         largest: most requests in a batch.
         window: seconds; see `WINDOW`.
     """
 
-    def __init__(
-        self, decode: Callable[[Sequence[Request]], Sequence[Completion]], largest: int, window: float = WINDOW
-    ):
+    def __init__(self, decode: Decode, largest: int, window: float = WINDOW):
         self.decode, self.largest, self.window = decode, largest, window
         self._queue: asyncio.Queue[tuple[Request, asyncio.Future[Completion]]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
@@ -34,7 +40,8 @@ class Batcher:
         """Wait for the request's completion.
 
         Raises:
-            Exception: what `decode` raised for the batch that the request was in. Later batches are decoded.
+            Exception: what `decode` raised for the batch that the request was in, before the request had its
+                completion. Later batches are decoded.
         """
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._serve())
@@ -64,16 +71,22 @@ class Batcher:
     async def _answer(self, batch: Sequence[tuple[Request, asyncio.Future[Completion]]]) -> None:
         if not batch:
             return
+        loop = asyncio.get_running_loop()
+        futures = [done for _, done in batch]
+
+        def watch(place: int, completion: Completion) -> None:  # in the thread
+            if completion.stop_reason:
+                loop.call_soon_threadsafe(_settle, futures[place], completion)
+
         try:
-            completions = await asyncio.to_thread(self.decode, [request for request, _ in batch])
-        except Exception as error:  # every caller of the batch gets it; the loop goes on
-            for _, done in batch:
-                if not done.cancelled():
+            completions = await asyncio.to_thread(self.decode, [request for request, _ in batch], watch)
+        except Exception as error:  # everyone of the batch who has no answer gets it; the loop goes on
+            for done in futures:
+                if not done.done():
                     done.set_exception(error)
             return
-        for (_, done), completion in zip(batch, completions, strict=True):
-            if not done.cancelled():
-                done.set_result(completion)
+        for done, completion in zip(futures, completions, strict=True):
+            _settle(done, completion)
 
     async def _next_batch(self) -> list[tuple[Request, asyncio.Future[Completion]]]:
         batch = [await self._queue.get()]
@@ -83,3 +96,8 @@ class Batcher:
             except asyncio.TimeoutError:
                 break
         return batch
+
+
+def _settle(done: asyncio.Future[Completion], completion: Completion) -> None:
+    if not done.done():  # answered before, or its caller has gone away
+        done.set_result(completion)

@@ -11,7 +11,7 @@ Engine options (`actor_rollout_ref.rollout.engine_kwargs.transformers`):
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from typing import Any
 
 import ray
@@ -70,8 +70,8 @@ class TransformersServer:
         self._admission = asyncio.Condition()
         self._paused = self._rejects = self._updating = False
 
-    def _decode(self, requests: Sequence[Request]) -> list[Completion]:
-        return generate(self.policy, requests, interrupted=self._interrupt.is_set)
+    def _decode(self, requests: Sequence[Request], watch: Callable[[int, Completion], object]) -> list[Completion]:
+        return generate(self.policy, requests, watch, self._interrupt.is_set)
 
     def _build_policy(self) -> Policy:
         config = self.model_config

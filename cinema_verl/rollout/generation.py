@@ -63,7 +63,7 @@ class Request:
 
 @dataclass
 class Completion:
-    """Sampled token ids, their log-probabilities (nats) and "stop", "length" or "aborted"."""
+    """Sampled token ids, their log-probabilities (nats) and "stop", "length" or "aborted"; "" while it goes on."""
 
     token_ids: list[int]
     log_probs: list[float]
@@ -163,13 +163,14 @@ def generate(
     end token, completes a stop text or reaches its `max_tokens`, and the rest go on without it.
 
     Args:
-        watch: is told after each token which request it continues, by its place, and what there is of its completion.
+        watch: is told after each token which request it continues, by its place, and what there is of its completion;
+            of one that has ended that is all of it.
         interrupted: is asked before each token; once it says so, what has not ended is returned as "aborted".
 
     Raises:
         NotImplementedError: for a model that `cinema_verl.rollout.shared_prompt` cannot serve.
     """
-    completions = [Completion([], [], "length") for _ in requests]
+    completions = [Completion([], [], "") for _ in requests]
     if interrupted():
         return [Completion([], [], "aborted") for _ in requests]
     draw, stopped = _Sampler(policy, requests), _StopTexts(policy.decode)
@@ -188,12 +189,14 @@ def generate(
                 completion = completions[row]
                 completion.token_ids.append(token_id)
                 completion.log_probs.append(log_probs[i])
-                if watch is not None:
-                    watch(row, completion)
                 if token_id in policy.eos or stopped(requests[row], completion.token_ids):
                     completion.stop_reason = "stop"
-                elif len(completion.token_ids) < requests[row].max_tokens:
+                elif len(completion.token_ids) >= requests[row].max_tokens:
+                    completion.stop_reason = "length"
+                else:
                     keep.append(i)
+                if watch is not None:
+                    watch(row, completion)
             if keep and interrupted():
                 for i in keep:
                     completions[rows[i]].stop_reason = "aborted"

@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -153,7 +154,7 @@ def _image(url: str) -> Image.Image:
 
 def application(model: Model, name: str) -> FastAPI:
     """``/v1/models`` and ``/v1/chat/completions``; the one model is called `name`."""
-    batcher = Batcher(lambda requests: generate(model.policy, requests), _LARGEST_BATCH)
+    batcher = Batcher(partial(generate, model.policy), _LARGEST_BATCH)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -12,17 +12,22 @@ import torch
 import transfer_queue as tq
 from tensordict import TensorDict
 from verl.experimental.agent_loop import AgentLoopWorker
+from verl.experimental.agent_loop.agent_loop import DictConfigWrap, ToolListWrap, _agent_loop_registry
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
 from cinema_verl.runs.stop_reason import StopReason
-from cinema_verl.training.routing import refuse_to_go_on_without_replicas
+from cinema_verl.training.agent_loop import MetaActionAgentLoop
+from cinema_verl.training.routing import refuse_to_go_on_without_replicas, spared_the_balancer
 from cinema_verl.training.same_version import refuse_another_version
 from cinema_verl.training.shared_vision import SharedImages
 from cinema_verl.training.verdict import TRAINERS
 
 STORED_AS: Final = "stored_as"
 """Beside a trajectory's media, which verl does not store: the key that it will have in the transfer queue."""
+
+OURS: Final = {"_target_": f"{MetaActionAgentLoop.__module__}.{MetaActionAgentLoop.__qualname__}"}
+"""As verl's registry has it."""
 
 
 def scorer_here(config: Any) -> Any:
@@ -43,10 +48,35 @@ class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ig
         AgentLoopWorker.__init__(self, *args, **kwargs)
         tq.init()
         self.background_tasks: set[Any] = set()
+        self._spared = False
 
     async def generate_sequences(self, batch: TensorDict) -> None:
         refuse_to_go_on_without_replicas()
+        if not self._spared:
+            self.llm_client, self._spared = await spared_the_balancer(self.llm_client), True
         await super().generate_sequences(batch)
+
+    async def _run_agent_loop(
+        self, sampling_params: dict[str, Any], trajectory: dict[str, Any], *, agent_name: str, **kwargs: Any
+    ) -> Any:
+        trace = kwargs.pop("trace", True)
+        if trace or _agent_loop_registry.get(agent_name) != OURS:
+            return await super()._run_agent_loop(
+                sampling_params, trajectory, agent_name=agent_name, trace=trace, **kwargs
+            )
+        # As verl does it, without Hydra, which takes two milliseconds of a core to make a loop for a trajectory.
+        loop = MetaActionAgentLoop(
+            trainer_config=DictConfigWrap(config=self.config),
+            server_manager=self.llm_client,
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+            hf_model_type=self.hf_model_type,
+            dataset_cls=self.dataset_cls,
+            data_config=DictConfigWrap(self.config.data),
+            tools=ToolListWrap(self.tools),
+        )
+        output = await loop.run(sampling_params, **kwargs)
+        return await self._agent_loop_postprocess(output, trajectory["validate"], **kwargs)
 
     def _trains_with_pixels_put_back(self) -> bool:
         """Whether the run's workers are `cinema_verl.training.worker`'s, which the trainers of this package choose."""

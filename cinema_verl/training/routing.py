@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
+from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
 
@@ -69,6 +70,34 @@ class GroupClient:
         except ray.exceptions.RayActorError as error:
             _LOST.append(f"{error}".strip())
             raise ReplicaDied(_LOST[-1]) from error
+
+
+class OneServerClient(LLMServerClient):
+    """verl's client where there is one server: it is asked for once, and there is nothing to balance."""
+
+    _server: tuple[str, Any] | None = None
+
+    async def _acquire_server(self, request_id: str, **extra: Any) -> tuple[str, Any]:
+        if self._server is None:
+            self._server = await super()._acquire_server(request_id, **extra)
+        return self._server
+
+    def _release_server(self, server_id: str, request_id: str | None = None) -> None:
+        """It stays acquired."""
+
+
+async def spared_the_balancer(client: Any) -> Any:
+    """The client of a worker of agent loops, or a quicker one where servers do not change and there is one.
+
+    A call to the balancer before and after each trajectory is a millisecond of a core on either side.
+    """
+    if type(client) is not LLMServerClient:  # with asynchronous training servers come and go
+        return client
+    if len(await client._load_balancer.get_all_servers.remote()) != 1:
+        return client
+    quicker = OneServerClient(client.config, client._load_balancer)
+    vars(quicker).update(vars(client))  # the worker has set some of it
+    return quicker
 
 
 _LOST: list[str] = []

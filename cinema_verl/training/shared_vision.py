@@ -24,7 +24,8 @@ from cinema_verl.training.transfer import read_columns
 PIXELS: Final = "pixel_values"
 HOLDER: Final = "pixel_values_of"
 """Beside a trajectory's multimodal inputs: key of the row in the transfer queue that has the pixel values."""
-_COLUMN: Final = "multi_modal_inputs"
+MULTI_MODAL: Final = "multi_modal_inputs"
+"""The column of what the processor makes of a trajectory's images."""
 
 
 class SharedImages(list):
@@ -103,15 +104,15 @@ def with_pixels(data: TensorDict) -> TensorDict:
     Raises:
         KeyError: if a trajectory is not in the transfer queue whose pixel values are needed.
     """
-    if _COLUMN not in data:
+    if MULTI_MODAL not in data:
         return data
-    rows = [getattr(row, "data", row) for row in data.get(_COLUMN)]
+    rows = [getattr(row, "data", row) for row in data.get(MULTI_MODAL)]
     named = {row[HOLDER] for row in rows if row and HOLDER in row}
     if not named:
         return data
     pixels = {row[HOLDER]: row[PIXELS] for row in rows if row and HOLDER in row and PIXELS in row}
     if elsewhere := sorted(named - pixels.keys()):  # balancing spreads a group over the ranks
-        (holders,) = read_columns(elsewhere, "train", _COLUMN)
+        (holders,) = read_columns(elsewhere, "train", MULTI_MODAL)
         pixels |= {key: row[PIXELS] for key, row in zip(elsewhere, holders, strict=True)}
     whole = [
         {PIXELS: pixels[row[HOLDER]], **{name: value for name, value in row.items() if name != HOLDER}}
@@ -119,5 +120,5 @@ def with_pixels(data: TensorDict) -> TensorDict:
         else row
         for row in rows
     ]
-    tu.assign_non_tensor_stack(data, _COLUMN, whole)
+    tu.assign_non_tensor_stack(data, MULTI_MODAL, whole)
     return data

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import TensorDict
+from tensordict import NonTensorStack, TensorDict
 from torch.utils._pytree import tree_map_only
 from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
@@ -32,7 +32,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from cinema_verl.training.lora import export_merged, is_lora
 from cinema_verl.training.same_version import refuse_another_version
-from cinema_verl.training.shared_vision import with_pixels
+from cinema_verl.training.shared_vision import MULTI_MODAL, with_pixels
 
 
 def repair_position_ids(data: TensorDict) -> TensorDict:
@@ -64,13 +64,23 @@ def repair_position_ids(data: TensorDict) -> TensorDict:
     return data
 
 
+def for_the_engine(data: TensorDict) -> TensorDict:
+    """A batch with its pixels put back, its `position_ids` repaired, and without columns that no engine reads.
+
+    Those are the columns of Python values (question, reward's particulars, …) but the model's inputs among them; verl
+    would split them into mini- and micro-batches and move each value to the device by itself.
+    """
+    columns = [name for name, value in data.items() if isinstance(value, NonTensorStack) and name != MULTI_MODAL]
+    return with_pixels(repair_position_ids(data.exclude(*columns)))
+
+
 class CinemaTrainingWorker(TrainingWorker):
-    """`TrainingWorker` whose batches have their `position_ids` repaired before verl looks at them."""
+    """`TrainingWorker` whose batches are mended before verl looks at them (`for_the_engine`)."""
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
         with self._in_stage(tu.pop(data, key="clip_ratio_high"), tu.pop(data, key="lr_factor", default=1.0)):
-            return super().train_mini_batch(with_pixels(repair_position_ids(data)))
+            return super().train_mini_batch(for_the_engine(data))
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def save_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> None:
@@ -110,7 +120,7 @@ class CinemaTrainingWorker(TrainingWorker):
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="train"), blocking=False)
     def infer_batch(self, data: TensorDict) -> TensorDict:
-        return super().infer_batch(with_pixels(repair_position_ids(data)))
+        return super().infer_batch(for_the_engine(data))
 
 
 class CinemaActorRolloutRefWorker(ActorRolloutRefWorker):

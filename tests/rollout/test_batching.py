@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from cinema_verl.rollout.batching import Batcher
+from cinema_verl.rollout.generation import Completion
 
 
 class Decoder:
@@ -16,7 +17,7 @@ class Decoder:
         self.go_on = threading.Event()
         self.go_on.set()
 
-    def __call__(self, requests):
+    def __call__(self, requests, watch):
         self.batches.append(list(requests))
         assert self.go_on.wait(10)
         if "bad" in requests:
@@ -104,3 +105,35 @@ def test_one_that_goes_away_during_its_batch_does_not_disturb_the_others(decoder
         return await stays, await batcher(3)
 
     assert serve(scenario, decoder) == (4, 6)
+
+
+def test_who_has_ended_is_answered_while_the_others_are_still_being_decoded():
+    short, long = Completion([1], [0.0], ""), Completion([1, 2], [0.0, 0.0], "")
+    go_on = threading.Event()
+
+    def decode(requests, watch):
+        watch(0, short)  # it goes on
+        short.stop_reason = "stop"
+        watch(0, short)
+        assert go_on.wait(10)
+        long.stop_reason = "length"
+        return [short, long]
+
+    async def scenario(batcher):
+        first, second = asyncio.create_task(batcher("a")), asyncio.create_task(batcher("b"))
+        assert await asyncio.wait_for(first, 5) is short
+        assert not second.done()
+        go_on.set()
+        return await second
+
+    assert serve(scenario, decode) is long
+
+
+def test_a_batch_that_fails_later_takes_no_answer_back():
+    def decode(requests, watch):
+        watch(0, Completion([1], [0.0], "stop"))
+        raise RuntimeError("out of memory")
+
+    answered, failed = serve(together("a", "b"), decode)
+    assert answered.stop_reason == "stop"
+    assert str(failed) == "out of memory"

@@ -54,9 +54,9 @@ def batches(monkeypatch):
     sizes = []
     generate = engine.generate
 
-    def counting(policy, requests, **options):
+    def counting(policy, requests, *options):
         sizes.append(len(requests))
-        return generate(policy, requests, **options)
+        return generate(policy, requests, *options)
 
     monkeypatch.setattr(engine, "generate", counting)
     return sizes
@@ -138,7 +138,7 @@ def test_a_bad_request_fails_alone(server):
 
 
 def test_a_failing_batch_reaches_its_callers_and_the_server_goes_on(server, monkeypatch):
-    def broken(policy, requests, interrupted):
+    def broken(policy, requests, watch, interrupted):
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
@@ -235,13 +235,14 @@ def stepwise(monkeypatch):
     """Decoding that stands still after some tokens until it is told to go on."""
     reached, go_on, generate = threading.Event(), threading.Event(), engine.generate
 
-    def slowly(policy, requests, interrupted):
-        def watch(_, completion):
+    def slowly(policy, requests, watch, interrupted):
+        def watch_and_wait(place, completion):
+            watch(place, completion)
             if len(completion.token_ids) == 5:
                 reached.set()
                 assert go_on.wait(10)
 
-        return generate(policy, requests, watch, interrupted)
+        return generate(policy, requests, watch_and_wait, interrupted)
 
     monkeypatch.setattr(engine, "generate", slowly)
     return SimpleNamespace(reached=reached, go_on=go_on)

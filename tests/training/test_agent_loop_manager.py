@@ -7,11 +7,13 @@ import pytest
 import ray
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
-from transformers import AutoTokenizer
+from transformers import AutoProcessor, AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
+from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from cinema_verl.demo.train_policy import digits_cold_start
+from cinema_verl.training.agent_loop import MetaActionAgentLoop
 from cinema_verl.training.agent_loop_manager import SharingAgentLoopManager, SharingAgentLoopWorker
 from cinema_verl.training.shared_vision import SharedImages
 
@@ -116,6 +118,41 @@ def test_without_reward_workers_trajectories_are_scored_where_they_are():
     assert [right.reward_score, wrong.reward_score] == [1.0, 0.5], "half for the answer, half for the format"
     assert [one.extra_fields["reward_extra_info"]["acc"] for one in (right, wrong)] == [1.0, 0.0]
     assert len(worker.reward_loop_worker_handles) == 1, "made once"
+
+
+def test_a_loop_is_made_as_verl_makes_it(monkeypatch):
+    """Without tracing it is made without Hydra; with it, and for loops of other names, by verl."""
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides=["+recipe=cinema_cpu"])
+    worker = object.__new__(SharingAgentLoopWorker)
+    worker.config, worker.llm_client, worker.hf_model_type, worker.tools = config, "the client", "qwen2_5_vl", []
+    worker.processor = AutoProcessor.from_pretrained(digits_cold_start())
+    worker.tokenizer, worker.dataset_cls = worker.processor.tokenizer, RLHFDataset
+    made = []
+
+    async def run(self, sampling_params, **row):
+        made.append(vars(self) | {"asked": (sampling_params, row)})
+        return "an output"
+
+    async def postprocess(self, *args, **kwargs):
+        return args, kwargs
+
+    monkeypatch.setattr(MetaActionAgentLoop, "run", run)
+    monkeypatch.setattr(SharingAgentLoopWorker, "_agent_loop_postprocess", postprocess)
+    trajectory = {"step": 1, "sample_index": 0, "rollout_n": 0, "validate": True}
+    ours, verls = [
+        asyncio.run(
+            worker._run_agent_loop(
+                {"top_p": 1.0}, trajectory=trajectory, agent_name="cinema", trace=trace, uid="q", session_id=3
+            )
+        )
+        for trace in (False, True)
+    ]
+    assert ours == verls == (("an output", True), {"uid": "q", "session_id": 3})
+    by_us, by_verl = made
+    assert by_us.keys() == by_verl.keys()
+    for name in ("server_manager", "tokenizer", "processor", "dataset_cls", "asked", "rollout_config", "eos", "tools"):
+        assert by_us.get(name) == by_verl.get(name), name
 
 
 def test_the_manager_starts_these_workers(monkeypatch):

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from verl.utils.import_utils import load_class_from_fqn
-from verl.workers.rollout.llm_server import LLMServerClient
+from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
 
 from cinema_verl.training import routing
-from cinema_verl.training.routing import GroupClient, GroupRouter, ReplicaDied, group_of
+from cinema_verl.training.routing import GroupClient, GroupRouter, ReplicaDied, group_of, spared_the_balancer
 from cinema_verl.utils.resolvers import package_path
 
 SESSIONS = 8
@@ -166,7 +166,7 @@ class Server:
 
 def client(balancer, *, deterministic):
     rollout = SimpleNamespace(name="vllm", full_determinism=deterministic)
-    names = ("acquire_server", "require_acquire_fields", "require_release_fields")
+    names = ("acquire_server", "require_acquire_fields", "require_release_fields", "get_all_servers")
     handle = SimpleNamespace(**{name: Remote(getattr(balancer, name)) for name in names})
     handle.release_server = SimpleNamespace(remote=balancer.release_server)
     return LLMServerClient(SimpleNamespace(actor_rollout_ref=SimpleNamespace(rollout=rollout)), handle)
@@ -212,3 +212,27 @@ def test_a_replica_that_dies_is_named_and_nothing_more_is_generated(monkeypatch)
     with pytest.raises(ReplicaDied, match="The last checkpoint is intact"):
         routing.refuse_to_go_on_without_replicas()
     assert balancer.get_total_inflight() == 0
+
+
+def test_where_there_is_one_replica_the_balancer_is_asked_once():
+    only = Server()
+    balancer = GroupRouter({"a": only}, {})
+    acquired = []
+    acquire = balancer.acquire_server
+    balancer.acquire_server = lambda request_id: acquired.append(request_id) or acquire(request_id)
+
+    async def two_steps():
+        given = await spared_the_balancer(client(balancer, deterministic=False))
+        await given.generate("the first", prompt_ids=[0], sampling_params={})
+        await roll_out(given, 16, begins="")
+
+    asyncio.run(two_steps())
+    assert acquired == ["the first"]
+    assert len(only.asked) == 1 + 16 * SESSIONS
+
+
+def test_the_balancer_keeps_its_say_over_several_replicas_and_over_those_that_come_and_go():
+    several = client(GroupRouter({"a": Server(), "b": Server()}, {}), deterministic=False)
+    elastic = FullyAsyncLLMServerClient(several.config, several._load_balancer)
+    assert asyncio.run(spared_the_balancer(several)) is several
+    assert asyncio.run(spared_the_balancer(elastic)) is elastic

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 from verl.experimental.separation.engine_workers import DetachActorWorker
+from verl.utils import tensordict_utils as tu
 from verl.utils.tensordict_utils import (
     chunk_tensordict,
     index_select_tensor_dict,
@@ -19,6 +20,7 @@ from cinema_verl.training.worker import (
     CinemaActorRolloutRefWorker,
     CinemaDetachActorWorker,
     CinemaTrainingWorker,
+    for_the_engine,
     repair_position_ids,
 )
 
@@ -120,6 +122,23 @@ def test_text_only_jagged_position_ids_are_left_alone():
     nested = torch.nested.as_nested_tensor([torch.arange(3), torch.arange(3)], layout=torch.jagged)
     batch = TensorDict({"position_ids": nested}, batch_size=2)
     assert repair_position_ids(batch)["position_ids"] is nested
+
+
+def test_the_engine_gets_tensors_settings_and_the_models_inputs():
+    data = tu.get_tensordict(
+        {
+            "advantages": torch.ones(2, 3),
+            "uid": ["a", "b"],
+            "multi_modal_inputs": [{"pixel_values": torch.ones(1)}, {"pixel_values": torch.zeros(1)}],
+        },
+        non_tensor_dict={"temperature": 1.0},
+    )
+    before = set(data.keys())
+    kept = for_the_engine(data)
+    assert set(kept.keys()) == {"advantages", "multi_modal_inputs", "temperature"}
+    assert set(data.keys()) == before
+    assert tu.get(kept, "temperature") == 1.0
+    assert [row["pixel_values"].item() for row in tu.get(kept, "multi_modal_inputs")] == [1.0, 0.0]
 
 
 def test_verls_worker_builds_the_repairing_ones():
