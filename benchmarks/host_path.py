@@ -143,7 +143,7 @@ def one_round(trainer: Any, options: argparse.Namespace) -> dict[str, float]:
     batch = trainer._compute_advantage(batch, {})
     seconds, cpu, held = time.perf_counter() - begun, cpu_seconds() - cpu, memory()
     tq.kv_clear(keys=batch.keys, partition_id=batch.partition_id)
-    return {"seconds": seconds, "cpu": cpu, "held": held, "after": memory()}
+    return {"seconds": seconds, "cpu": cpu, "held": held, "after": memory(), "store": memory(part="Pss_Shmem")}
 
 
 def say(out: Any, what: dict[str, Any]) -> None:
@@ -164,16 +164,21 @@ def cpu_seconds(main: psutil.Process | None = None) -> float:
     return total
 
 
-def memory(main: psutil.Process | None = None) -> float:
-    """MiB of a process, this one unless given, and all below it; shared pages count once."""
+def memory(main: psutil.Process | None = None, part: str = "Pss") -> float:
+    """MiB of a process, this one unless given, and all below it; what several of them share counts once.
+
+    Args:
+        part: a line of Linux's `smaps_rollup`: all of it, or "Pss_Shmem", in which Ray's object store is.
+    """
     total = 0
     main = main or psutil.Process()
     for process in [main, *main.children(recursive=True)]:
         try:
-            total += process.memory_full_info().pss
-        except psutil.Error:
+            rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+        except OSError:  # it has ended
             continue
-    return total / 2**20
+        total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith(f"{part}:"))
+    return total / 2**10
 
 
 # --- All sides ---------------------------------------------------------------------------------------------------
@@ -295,7 +300,9 @@ def report(rounds: dict[str, list[dict[str, float]]], options: argparse.Namespac
         line = (
             f"{name:<6}{rate:7.2f} trajectories/s, {np.median([one['cpu'] for one in measured]):6.2f} CPU s a round, "
         )
-        line += f"holds {measured[0]['held']:.0f} to {measured[-1]['held']:.0f} MiB (first and last round)"
+        line += f"holds {measured[0]['held']:.0f} to {measured[-1]['held']:.0f} MiB (first and last round), "
+        own = [one["after"] - one["store"] for one in measured]
+        line += f"after a round {own[0]:.0f} to {own[-1]:.0f} without Ray's store"
         for key, word in (("seconds", "time"), ("cpu", "CPU")):
             ratios = sorted(one[key] / own[key] for one, own in zip(measured, rounds[first], strict=True))
             if name != first:
