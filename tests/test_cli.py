@@ -95,6 +95,7 @@ def test_what_is_misspelt_gets_the_nearest_name(arguments, nearest, capsys):
 
 def test_what_is_near_to_nothing_gets_no_hint(capsys):
     assert "Did you mean" not in refused(["xyzzy"], capsys)
+    assert "Did you mean" not in refused(["ask", "--model", "a"], capsys), "two options are not near for their dashes"
 
 
 # --- The end, when it comes from outside ------------------------------------------------------------------------

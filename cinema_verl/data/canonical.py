@@ -194,7 +194,8 @@ class Question:
         known = {field.name for field in fields(cls)}
         try:
             if unknown := set(record) - known:
-                raise ValueError(f"unknown fields {sorted(unknown)}")
+                names = ", ".join(sorted(unknown))
+                raise ValueError(f"it has {names}. Rows of your own become questions by `cinema-verl prepare own`")
             values = dict(record)
             values["images"] = tuple(
                 ImageRef(**{**image, "path": str((root or Path()) / image["path"])}) for image in record["images"]

@@ -50,6 +50,8 @@ def parts_of(path: str | Path) -> list[Path]:
         FileNotFoundError: there are none, or the run that writes them has not ended; the message says what is missing.
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: name a dataset directory, or a JSONL file of questions")
     if path.suffix == ".parquet":
         raise FileNotFoundError(
             f"{path} is parquet, and questions are read from a dataset directory: "
@@ -58,11 +60,13 @@ def parts_of(path: str | Path) -> list[Path]:
         )
     if path.is_file():
         return [path]
-    parts = sorted((path / QUESTIONS).glob("part-*.jsonl"))
+    parts, ended = sorted((path / QUESTIONS).glob("part-*.jsonl")), (path / MANIFEST).is_file()
+    if not ended and (parts or (path / WORK).is_dir()):
+        raise FileNotFoundError(f"{path} is not complete, it has no {MANIFEST}: run the command that makes it again")
+    if ended and not parts:
+        raise FileNotFoundError(f"{path} holds no questions: {path / REJECTED} says of every row why it is none")
     if not parts:
         raise FileNotFoundError(f"{path} is neither a JSONL file nor a dataset directory: no {QUESTIONS}/part-*.jsonl")
-    if not (path / MANIFEST).is_file():
-        raise FileNotFoundError(f"{path} is not complete, it has no {MANIFEST}: run the command that makes it again")
     return parts
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cinema_verl.data.schema import parquet_writer
@@ -84,17 +86,17 @@ def pack(files: Sequence[str | Path], output: str | Path) -> dict[str, int]:
     Raises:
         FileExistsError: The folder is there with something in it, or two files have the same name.
         FileNotFoundError: A file or an image is not there.
-        ValueError: A file has no column of images.
+        ValueError: A file is no parquet, or has no column of images.
         OSError: The folder cannot be written, or the disk is full; what was copied is removed.
     """
     output, paths = Path(output).absolute(), [Path(file).absolute() for file in files]
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty: give another --output")
-    if len({path.name for path in paths}) < len(paths):
-        raise FileExistsError("two files have the same name: pack them into folders of their own")
+    if twice := [name for name, number in Counter(path.name for path in paths).items() if number > 1]:
+        raise FileExistsError(f"several files are called {twice[0]}: pack them into folders of their own")
     for path in paths:
-        if "images" not in pq.read_schema(path).names:
-            raise ValueError(f"{path} has no column of images, so it is none of ours")
+        if "images" not in _columns(path):
+            raise ValueError(f"{path} has no column of images: it is not of the RL or the SFT schema")
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     partial.mkdir(parents=True)
@@ -105,6 +107,16 @@ def pack(files: Sequence[str | Path], output: str | Path) -> dict[str, int]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return rows
+
+
+def _columns(path: Path) -> list[str]:
+    try:
+        names: list[str] = pq.read_schema(path).names
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} does not exist") from error
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path} cannot be read as parquet: {error}") from error
+    return names
 
 
 def _packed(path: Path, target: Path, images: CopiedImages) -> int:

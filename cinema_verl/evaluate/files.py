@@ -28,7 +28,8 @@ def dump_of(path: Path) -> Path:
     for folder in (path, path / "validation"):
         if dumps := step_files(folder):
             return dumps[-1][1]
-    raise FileNotFoundError(f"{path} is no validation dump and holds none (trainer.validation_data_dir/<step>.jsonl)")
+    what = "is no validation dump and holds none" if path.exists() else "does not exist"
+    raise FileNotFoundError(f"{path} {what}: name a file <step>.jsonl of trainer.validation_data_dir, or its folder")
 
 
 def settings_of(config: Any, step: int) -> dict[str, Any]:

@@ -288,8 +288,9 @@ def _check_media(job: Job, span: Span) -> None:
                 missing.append(rejected.detail)
         if len(missing) >= _FIRST_MEDIA:
             raise SourceError(
-                f"none of the first {len(missing)} images and videos is below {job.settings.media_root}: {missing[0]}. "
-                "Is --media-root right? Absolute paths need it, or --allow-root, to name the folder above them"
+                f"{job.root / span.file}: none of the first {len(missing)} images and videos is below "
+                f"{job.settings.media_root}: {missing[0]}. Is --media-root right? Absolute paths need it, or "
+                "--allow-root, to name the folder above them"
             )
 
 

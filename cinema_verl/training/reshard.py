@@ -164,7 +164,8 @@ def reshard(checkpoint: Path, ranks: int, say: Callable[[str], None] = lambda _:
 
 def _what_is_there(checkpoint: Path, folder: Path) -> set[int]:
     if not checkpoint.is_dir():
-        raise ReshardError(f"{checkpoint} is no folder")
+        what = "is no folder" if checkpoint.exists() else "does not exist"
+        raise ReshardError(f"{checkpoint} {what}: name a checkpoint, global_step_N")
     if steps := steps_on_disk(checkpoint):
         raise ReshardError(
             f"{checkpoint} is a run's folder: name a checkpoint of it, {checkpoint}/global_step_{steps[-1]}"

@@ -63,8 +63,9 @@ def sentence(text: str) -> str:
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """ ". Did you mean X?", with the nearest of what is known; empty where nothing is near."""
-    near = difflib.get_close_matches(given, list(known), n=1)
-    return f". Did you mean {near[0]}?" if near else ""
+    plain = {name.lstrip("-"): name for name in known}  # two options are not near for their dashes
+    near = difflib.get_close_matches(given.lstrip("-"), plain, n=1)
+    return f". Did you mean {plain[near[0]]}?" if near else ""
 
 
 def area(text: str) -> int:

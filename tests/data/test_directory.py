@@ -106,10 +106,21 @@ def test_a_line_that_is_no_question_is_named(tmp_path):
 def test_what_is_no_data_set_or_not_a_whole_one_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a JSONL file nor a dataset directory"):
         parts_of(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nothing does not exist"):
+        parts_of(tmp_path / "nothing")
     write_dataset(tmp_path, made(tmp_path), [], {})
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"is not complete, it has no manifest\.json"):
         parts_of(tmp_path)
+
+
+def test_a_data_set_without_a_question_says_where_the_reasons_are(tmp_path):
+    write_dataset(tmp_path, [], [Rejection("made/0", "no_images", "the row has neither image nor video")], {})
+    with pytest.raises(FileNotFoundError, match=r"holds no questions: .*rejected\.jsonl"):
+        parts_of(tmp_path)
+    (tmp_path / "interrupted" / ".work").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="is not complete"):
+        parts_of(tmp_path / "interrupted")
 
 
 def test_a_failure_leaves_no_manifest_and_the_next_run_starts_anew(tmp_path, small_parts):

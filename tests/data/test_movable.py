@@ -169,11 +169,14 @@ def test_what_cannot_be_packed_leaves_nothing(moved, tmp_path, capsys):
     import pyarrow as pa
 
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     file = moved / "train-00000.parquet"
     for files, says in (
         ([tmp_path / "other.parquet"], "has no column of images"),
-        ([file, file], "two files have the same name"),
-        ([tmp_path / "none.parquet"], "No such file"),
+        ([file, file], "several files are called train-00000.parquet"),
+        ([tmp_path / "none.parquet"], f"{tmp_path}/none.parquet does not exist"),
+        ([tmp_path / "broken.parquet"], f"{tmp_path}/broken.parquet cannot be read as parquet"),
+        ([tmp_path], f"{tmp_path} cannot be read as parquet"),
     ):
         given = [part for each in files for part in ("--input", str(each))]
         assert cli.main(["pack", *given, "--output", str(tmp_path / "new")]) == 1

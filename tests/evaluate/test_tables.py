@@ -122,6 +122,8 @@ def test_the_latest_dump_of_a_folder_is_meant(dump, tmp_path):
 def test_a_folder_without_dumps_is_named(tmp_path, capsys):
     assert main([str(tmp_path)]) == 1
     assert f"{tmp_path} is no validation dump and holds none" in capsys.readouterr().err
+    assert main([str(tmp_path / "gone")]) == 1
+    assert f"{tmp_path}/gone does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

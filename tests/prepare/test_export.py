@@ -154,7 +154,7 @@ def test_no_questions_and_no_data_set(dataset, tmp_path):
     (tmp_path / "none.jsonl").write_text("")
     with pytest.raises(ValueError, match="verl cannot train on an empty file"):
         to_parquet([tmp_path / "none.jsonl"], tmp_path / "rl", Export())
-    with pytest.raises(FileNotFoundError, match="neither a JSONL file nor a dataset directory"):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         to_parquet([tmp_path / "nowhere"], tmp_path / "rl", Export())
     (dataset / "manifest.json").unlink()
     with pytest.raises(FileNotFoundError, match="is not complete"):

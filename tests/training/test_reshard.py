@@ -126,7 +126,7 @@ def test_what_is_no_whole_checkpoint_of_fsdp2_is_refused(tmp_path):
     checkpoint = tmp_path / "run" / "global_step_5"
     folder = save(checkpoint, 2)
     for path, why in (
-        (tmp_path / "gone", "is no folder"),
+        (tmp_path / "gone", "does not exist"),
         (tmp_path / "run", "name a checkpoint of it, .*global_step_5"),
         (tmp_path, "no checkpoint of verl's FSDP engine"),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -73,8 +74,8 @@ def main(arguments: list[str]) -> int:
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=type(default), default=default, help=f"{says} (default: %(default)s)")
     parsed = parser.parse_args(arguments)
-    if len(dict(parsed.benchmark)) < len(parsed.benchmark):
-        parser.error("two benchmarks have the same name")
+    if twice := [name for name, number in Counter(name for name, _ in parsed.benchmark).items() if number > 1]:
+        parser.error(f"two benchmarks are called {twice[0]}: give each a NAME of its own")
     rules = Rules(**{name: getattr(parsed, name) for name in _RULES})
     shown = ["cinema-verl", "decontaminate", *arguments]
     against = dict(parsed.benchmark)

@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     print(summary(result.manifest))
     print(f"in {parsed.output}; what was rejected, and why, is in {Path(parsed.output) / 'rejected.jsonl'}")
     if not result.manifest["questions"]:
-        print(f"{adapter.name}: no row became a question", file=sys.stderr)
+        print(f"{adapter.name}: no row became a question; rejected.jsonl says why of each", file=sys.stderr)
         return 1
     return 0
 
@@ -94,7 +94,7 @@ def _check(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
 
 def _settings(parsed: argparse.Namespace) -> ConvertSettings:
     given: dict[str, Any] = {field.name: getattr(parsed, field.name) for field in fields(ConvertSettings)}
-    given["media_root"] = str(Path(parsed.media_root or _folder(parsed.input)).absolute())
+    given["media_root"] = str((parsed.media_root or _folder(parsed.input)).absolute())
     given["allow_root"] = tuple(sorted({str(root.absolute()) for root in parsed.allow_root}))
     given["allow_download"] = tuple(sorted(set(parsed.allow_download)))
     if parsed.fps is not None:
@@ -157,6 +157,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     add_overwrite(group, "begin anew where --output holds a finished run, or an interrupted one that differs")
     group.add_argument(
         "--media-root",
+        type=_directory,
         metavar="DIR",
         help="the folder that paths of images and videos are relative to, and may not leave; absolute paths below it "
         "are taken, too (default: that of --input)",
