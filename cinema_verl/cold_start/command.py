@@ -24,7 +24,7 @@ from cinema_verl.endpoint.ledger import Ledger, LedgerError
 from cinema_verl.endpoint.outcomes import Outcome
 from cinema_verl.endpoint.settings import Endpoint, StopRun
 from cinema_verl.endpoint.token_costs import VISION
-from cinema_verl.utils.arguments import Parser, area
+from cinema_verl.utils.arguments import Parser, area, not_negative, positive
 from cinema_verl.utils.files import Locked
 from cinema_verl.utils.native_reasoning import NATIVE_REASONING
 from cinema_verl.utils.ray_map import ClusterFailed
@@ -101,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
         help="Directory of the ledger and the results. Runs that name the same one share what is paid. "
         "(default: OUTPUT/work)",
     )
-    main.add_argument("--limit", type=int, metavar="N", help="Take only the first N questions. (default: all)")
+    main.add_argument("--limit", type=positive, metavar="N", help="Take only the first N questions. (default: all)")
     main.add_argument("--dry-run", action="store_true", help="Print what would be asked and what it would cost.")
     main.add_argument(
         "--budget",
@@ -239,7 +239,11 @@ def _row_options(main: argparse.ArgumentParser) -> None:
             help=f"{most.capitalize()}imum area of an image, in pixels or as 640x480. (default: %(default)s)",
         )
     group.add_argument(
-        "--browse", type=int, default=SAMPLED, metavar="N", help="Questions shown in trees.html. (default: %(default)s)"
+        "--browse",
+        type=not_negative,
+        default=SAMPLED,
+        metavar="N",
+        help="Questions shown in trees.html. (default: %(default)s)",
     )
 
 
@@ -247,7 +251,7 @@ def _scale_options(main: argparse.ArgumentParser) -> None:
     group = main.add_argument_group("scale")
     group.add_argument(
         "--workers",
-        type=int,
+        type=positive,
         default=1,
         metavar="N",
         help="Processes that divide questions, rate limits and budget; more than one run under Ray. "
@@ -272,12 +276,8 @@ def plan_of(options: argparse.Namespace) -> SamplingPlan:
         raise ValueError("--budget needs a price to have an effect: give --teacher-price (or --student-price)")
     if options.budget is not None and not options.budget >= 0:
         raise ValueError(f"--budget must be a number of at least 0, not {options.budget}")
-    if options.workers < 1 or (options.limit is not None and options.limit < 1):
-        raise ValueError("--workers and --limit must be at least 1")
     if not options.failing_alike > 0:
         raise ValueError(f"--failing-alike must be above 0, not {options.failing_alike}")
-    if options.browse < 0:
-        raise ValueError("--browse must not be negative")
     names = [field.name for field in fields(SamplingSettings) if field.name != "seeds"]
     return SamplingPlan(
         questions=options.questions.absolute(),

@@ -4,7 +4,6 @@ The paper gives neither prompts nor numbers of draws; the choices made here are 
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,7 @@ from cinema_verl.data.canonical import IMAGE, ImageRef, Question
 from cinema_verl.endpoint.ledger import Call
 from cinema_verl.meta_action import ANSWER, GLOBAL, TAGS
 from cinema_verl.prompts import messages, removed_action, render, system_prompt
+from cinema_verl.utils.arguments import check_least
 from cinema_verl.utils.native_reasoning import NATIVE_REASONING
 from cinema_verl.utils.stable_random import stable_hash
 
@@ -102,13 +102,8 @@ class SamplingSettings:
         if self.similarity not in SIMILARITIES:
             raise ValueError(f"unknown similarity {self.similarity!r}; known: {', '.join(SIMILARITIES)}")
         if self.trajectories not in (1, 2):
-            raise ValueError(f"one or two trajectories per question, not {self.trajectories}")
-        if min(self.drafts, self.refinements) < 1 or self.explorations < 0:
-            raise ValueError("at least one draft and one refinement, and no negative number of explorations")
-        if not all(0 <= each < math.inf for each in (self.draft_temperature, self.teacher_temperature)):
-            raise ValueError("a temperature must be finite and not negative")
-        if min(self.draft_tokens, self.teacher_tokens) < 1:
-            raise ValueError("a draft and a refinement must have at least one token")
+            raise ValueError(f"trajectories must be 1 or 2, and is {self.trajectories}")
+        check_least(self, _LEAST)
         for rule in (self.student_native_reasoning, self.teacher_native_reasoning):
             if rule not in NATIVE_REASONING:
                 raise ValueError(f"unknown rule for native reasoning {rule!r}; known: {', '.join(NATIVE_REASONING)}")
@@ -132,6 +127,10 @@ class SamplingSettings:
         return 1 if self.is_cot else self.trajectories
 
 
+_LEAST: Final = {
+    **dict.fromkeys(("drafts", "draft_tokens", "refinements", "teacher_tokens"), 1),
+    **dict.fromkeys(("draft_temperature", "explorations", "teacher_temperature"), 0),
+}
 _OWN_FIELDS: Final = ("model", "messages", "temperature", "max_tokens", "max_completion_tokens", "seed", "n", "stream")
 """Fields that an extra body may not have: they have options, or replies could not be read with them."""
 

@@ -5,13 +5,14 @@ This module loads neither httpx nor an image library, so that the reward can nam
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import urlsplit
 
 from cinema_verl.endpoint.token_costs import VISION
+from cinema_verl.utils.arguments import check_least
 
 
 class StopRun(RuntimeError):
@@ -20,6 +21,13 @@ class StopRun(RuntimeError):
 
 class EndpointError(StopRun):
     """No key, a refused key, an unknown model, not an OpenAI-compatible endpoint, no credit, or no connection."""
+
+
+_LEAST: Final = {
+    **dict.fromkeys(("concurrency", "max_request_bytes"), 1),
+    **dict.fromkeys(("timeout", "max_retries", "max_image_pixels", "max_image_bytes"), 0),
+    **dict.fromkeys(("prompt_price", "completion_price", "requests_per_minute", "tokens_per_minute"), 0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +92,9 @@ class Endpoint:
             raise ValueError("the proxy is not given as a URL such as http://proxy.example:3128")
         if self.vision not in VISION:
             raise ValueError(f"unknown rule for image tokens {self.vision!r}; known: {', '.join(VISION)}")
-        if self.concurrency < 1 or not 0 < self.timeout < math.inf or self.max_retries < 0:
-            raise ValueError("an endpoint needs a concurrency of at least 1, a positive timeout, no negative retries")
-        prices_and_rates = (
-            self.prompt_price, self.completion_price, self.requests_per_minute, self.tokens_per_minute
-        )  # fmt: skip
-        if not all(0 <= each < math.inf for each in prices_and_rates):  # also refuses NaN
-            raise ValueError("prices and rate limits must be finite and not negative")
-        if min(self.max_image_pixels, self.max_image_bytes) < 0 or self.max_request_bytes < 1:
-            raise ValueError("limits of images must not be negative, and a request has at least one byte")
+        check_least(self, _LEAST)
+        if self.timeout == 0:
+            raise ValueError("timeout must be above 0 seconds")
 
 
 def _is_http(url: str) -> bool:

@@ -103,8 +103,12 @@ def read_shards(folder: Path) -> dict[str, Weight]:
         ranks = [_load(_shard(folder, size, rank)) for rank in range(size)]
     for rank, state in enumerate(ranks):
         if different := sorted(state.keys() ^ ranks[0].keys()):
-            raise ExportError(f"{_shard(folder, size, rank)} and that of rank 0 differ in {different[0]}: not one step")
+            raise _mixed(f"{_shard(folder, size, rank)} and that of rank 0 differ in {different[0]}")
     return {name: _weight(f"{folder}: {name}", [state[name] for state in ranks]) for name in ranks[0]}
+
+
+def _mixed(what: str) -> ExportError:
+    return ExportError(f"{what}: the shards are not of one step. Copy the checkpoint again, or export another step")
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -116,7 +120,7 @@ def _load(path: Path) -> dict[str, Any]:
         why = str(error).strip().splitlines() or [type(error).__name__]
         raise ExportError(f"{path} cannot be read as weights: {why[0]}") from error
     if not isinstance(state, Mapping) or not state:
-        raise ExportError(f"{path} holds no weights")
+        raise ExportError(f"{path} holds no weights: copy it again, or export another step")
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise ExportError(f"{path}: {name} is {type(value).__name__}; shards hold tensors")
@@ -135,17 +139,17 @@ def _weight(name: str, values: Sequence[Any]) -> Weight:
 
     first = values[0]
     if not all(isinstance(value, DTensor) == isinstance(first, DTensor) for value in values):
-        raise ExportError(f"{name} is sharded on some ranks only")
+        raise _mixed(f"{name} is sharded on some ranks only")
     if len({(tuple(value.shape), value.dtype) for value in values}) > 1:
-        raise ExportError(f"{name} has another shape or dtype on another rank: the shards are not of one step")
+        raise _mixed(f"{name} has another shape or dtype on another rank")
     shape = tuple(first.shape)
     if not isinstance(first, DTensor):
         return Weight(shape, first.dtype, lambda: _copies(name, values))
     if any(value.placements != first.placements for value in values):
-        raise ExportError(f"{name} is placed in another way on another rank")
+        raise _mixed(f"{name} is placed in another way on another rank")
     dim, ranks = _split_over(name, first)
     if max(ranks) >= len(values):
-        raise ExportError(f"{name} is of {max(ranks) + 1} ranks or more, and there are files of {len(values)}")
+        raise _mixed(f"{name} is of {max(ranks) + 1} ranks or more, and there are files of {len(values)}")
     parts = [values[rank].to_local() for rank in ranks]
     whole = list(shape)
     if dim is not None:
@@ -155,7 +159,7 @@ def _weight(name: str, values: Sequence[Any]) -> Weight:
         for part in parts
         if dim is not None
     ):
-        raise ExportError(f"{name}: the parts of {len(parts)} ranks do not make up {shape}")
+        raise _mixed(f"{name}: the parts of {len(parts)} ranks do not make up {shape}")
     return Weight(shape, first.dtype, (lambda: _in_turn(parts)) if not dim else (lambda: _joined(parts, dim)))
 
 
@@ -201,7 +205,7 @@ def _joined(parts: Sequence[torch.Tensor], dim: int | None) -> Iterator[torch.Te
 def _copies(name: str, values: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
     for rank, value in enumerate(values[1:], 1):
         if not torch.equal(value, values[0]):
-            raise ExportError(f"{name} is not sharded, and rank {rank} has other values than rank 0")
+            raise _mixed(f"{name} is not sharded, and rank {rank} has other values than rank 0")
     yield from _in_turn(values[:1])
 
 

@@ -19,6 +19,8 @@ from cinema_verl.export.shards import ExportError, Weight
 LARGEST_FILE: Final = 5 * 10**9  # bytes: what save_pretrained used to cut at
 DTYPES: Final = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64", "int64": "I64"}
 
+_CONFIG: Final = "copy the whole checkpoint again, with the huggingface/config.json that belongs to it"
+
 
 def named_as_saved(weights: Mapping[str, Weight], config: Any, where: str) -> dict[str, Weight]:
     """The same weights by the names that `save_pretrained` gives them, those that are tied once.
@@ -43,13 +45,12 @@ def named_as_saved(weights: Mapping[str, Weight], config: Any, where: str) -> di
     aliases = twice - once
     wanted = expected.keys() - aliases
     if unknown := sorted(weights.keys() - expected.keys()):
-        raise ExportError(f"{where}: {len(unknown)} weights are not the model's ({unknown[0]}, …)")
+        raise ExportError(f"{where}: {len(unknown)} weights are not the model's ({unknown[0]}, …): {_CONFIG}")
     if missing := sorted(wanted - weights.keys()):
-        raise ExportError(f"{where}: {len(missing)} weights of the model are missing ({missing[0]}, …)")
+        raise ExportError(f"{where}: {len(missing)} weights of the model are missing ({missing[0]}, …): {_CONFIG}")
     for name in wanted:
-        if weights[name].shape != tuple(expected[name].shape):
-            shapes = f"{weights[name].shape}, the model has {tuple(expected[name].shape)}"
-            raise ExportError(f"{where}: {name} has shape {shapes}")
+        if weights[name].shape != (shape := tuple(expected[name].shape)):
+            raise ExportError(f"{where}: {name} has shape {weights[name].shape}, the model has {shape}: {_CONFIG}")
     kept = {name: weights[name] for name in expected if name in wanted}
     stand_ins = {name: torch.empty(weight.shape, device="meta") for name, weight in kept.items()}
     saved = revert_weight_conversion(model, dict(stand_ins))

@@ -2,9 +2,10 @@
 
 import argparse
 import difflib
+import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 _UNKNOWN = re.compile(r"(?<!\S)--?[A-Za-z][\w-]*")
@@ -81,6 +82,20 @@ def area(text: str) -> int:
     return pixels
 
 
+def check_least(settings: object, least: Mapping[str, float]) -> None:
+    """Refuse a number of a settings object that is under what it must be at least, infinite or no number (NaN).
+
+    Args:
+        least: By the attribute's name.
+
+    Raises:
+        ValueError: The first such number, by name.
+    """
+    for name, low in least.items():
+        if not low <= (value := getattr(settings, name)) < math.inf:
+            raise ValueError(f"{name} must be a finite number of at least {low}, and is {value}")
+
+
 def positive(text: str) -> int:
     """The `type` of an option that takes a whole number of at least 1.
 
@@ -90,4 +105,11 @@ def positive(text: str) -> int:
     """
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def not_negative(text: str) -> int:
+    """The `type` of an option that takes a whole number of at least 0; raises as `positive`."""
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
     return value

@@ -364,7 +364,7 @@ def test_a_budget_without_prices_would_stop_nothing(endpoints, capsys):
         (("--budget", "-1"), "--budget"),
         (("--budget", "nan"), "--budget"),
         (("--draft-temperature", "nan"), "temperature"),
-        (("--student-timeout", "inf"), "the student: an endpoint needs"),
+        (("--student-timeout", "inf"), "the student: timeout must be a finite number"),
         (("--teacher-url", "http://localhost:99999/v1"), "not the base URL"),
     ],
 )

@@ -107,7 +107,7 @@ def test_seeds_differ_between_questions_and_can_be_left_out(make_question):
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         SamplingSettings(**wrong)
 
 

@@ -18,7 +18,7 @@ from cinema_verl.prepare.draft import Adapter
 from cinema_verl.prepare.pipeline import Stopped, prepare, processors, summary
 from cinema_verl.prepare.sources import adapter as adapter_of
 from cinema_verl.prompts import modes
-from cinema_verl.utils.arguments import Parser, area, positive
+from cinema_verl.utils.arguments import Parser, area, not_negative, positive
 
 _PROG: Final = "cinema-verl prepare"
 
@@ -136,7 +136,7 @@ OUTPUT/rejected.jsonl with a reason and their place in the input; questions and 
     work = parser.add_argument_group("who works")
     work.add_argument(
         "--workers",
-        type=_count,
+        type=not_negative,
         default=processors(),
         metavar="N",
         help="processes that convert rows; 0 converts them in this process (default: one for each core, %(default)s)",
@@ -230,12 +230,6 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
         metavar="MODE",
         help=f"prompt mode whose system prompt is counted, one of {', '.join(modes())} (default: %(default)s)",
     )
-
-
-def _count(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
 
 
 def _directory(text: str) -> Path:
