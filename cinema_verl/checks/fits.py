@@ -89,7 +89,7 @@ def model_of(config: Any, name: str | None) -> tuple[str, Shape]:
             if each in known:
                 return each, shape_of(known[each])
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"the model {path}: {error}") from error
+        raise UsageError(f"the model {path} cannot be planned with: {error}") from error
     raise UsageError(
         f"the sizes of {wanted!r} are not known: give the model's folder as actor_rollout_ref.model.path, or --model, "
         f"one of {', '.join(known)}{did_you_mean(wanted, known)}"

@@ -221,8 +221,8 @@ def _trainer_values(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     for name, also in {**numbers, keep: (None,), "n_gpus_per_node": (), "nnodes": ()}.items():
         value = value_of(config, f"trainer.{name}")
         if value is not None and value not in also and (isinstance(value, bool) or not isinstance(value, int)):
-            known = " or ".join(["a whole number", *(one for one in also if one)])
-            yield Refusal(f"trainer.{name}", f"{value!r} is not {known}", "correct the value")
+            other = "".join(f" or {one}" for one in also if one)
+            yield Refusal(f"trainer.{name}", f"{value!r} is not a whole number{other}", "correct the value")
     if not value_of(config, "trainer.default_local_dir"):
         key, what = "trainer.default_local_dir", "empty: checkpoints would be written to wherever the command is given"
         yield Refusal(key, what, "name a folder; a shell makes nothing of a variable that is not set")
