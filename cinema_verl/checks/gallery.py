@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from cinema_verl.data.canonical import LETTERS, lists_options
+from cinema_verl.data.canonical import IMAGE, LETTERS, lists_options
 from cinema_verl.data.check import Inspected, uid_of
 from cinema_verl.data.faults import WARNINGS
 from cinema_verl.meta_action import parse
@@ -25,6 +25,7 @@ SHOWN: Final = 120
 """Rows on a page. Our choice: as many as somebody reads, some 3 MB."""
 _PICTURES: Final = 12  # of a row; our choice: the first frames of a video show what it is
 _SIDE: Final = 200  # pixels of a thumbnail; our choice: small print can be guessed
+_NAME: Final = 24  # letters; our choice: "Frame 12 of 16" is a name
 _LETTERS: Final = 4_000  # of a text; our choice: above any sensible question
 SOUND: Final = "none"
 """The finding of a row without findings, in the filter."""
@@ -107,7 +108,8 @@ def _card(inspected: Inspected, place: str) -> dict[str, Any]:
     info, reward, images = row.get("extra_info"), row.get("reward_model"), row.get("images")
     info = info if isinstance(info, Mapping) else {}
     images = images if isinstance(images, list) else []
-    question, options = _cut(info.get("question") or _asked(row)), _options(info, reward)
+    asked = _asked(row)
+    question, options = _cut(info.get("question") or asked), _options(info, reward)
     correct = [f"{option['letter']}. {option['text']}" for option in options if option["correct"]]
     gold = str(reward.get("ground_truth")) if isinstance(reward, Mapping) else ""
     listed = options and lists_options(question, tuple(option["text"] for option in options))
@@ -115,7 +117,10 @@ def _card(inspected: Inspected, place: str) -> dict[str, Any]:
         "uid": uid_of(row) or place,
         "place": place,
         "facts": {name: value or "(none)" for name, value in facts_of(row).items()},
-        "images": [_picture(number, cell) for number, cell in enumerate(images[:_PICTURES], 1)],
+        "images": [
+            {**_picture(number, cell), "called": "" if IMAGE in question else _called(asked, number)}
+            for number, cell in enumerate(images[:_PICTURES], 1)
+        ],
         "hidden": max(0, len(images) - _PICTURES),
         "count": len(images),
         "question": question,
@@ -132,6 +137,13 @@ def _card(inspected: Inspected, place: str) -> dict[str, Any]:
         ],
         "codes": sorted({fault.code for fault in inspected.faults}),
     }
+
+
+def _called(asked: str, number: int) -> str:
+    """What the prompt calls an image: the words before its placeholder on the line; "" for none, or for a sentence."""
+    before = asked.split(IMAGE)[:-1]
+    line = before[number - 1].rpartition("\n")[2].strip().rstrip(":") if number <= len(before) else ""
+    return line if len(line) <= _NAME else ""
 
 
 def _picture(number: int, cell: Any) -> dict[str, Any]:

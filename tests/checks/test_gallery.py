@@ -102,6 +102,26 @@ def test_a_row_of_any_shape_is_shown(row, spoil):
     assert html.count("<article") == 2
 
 
+def test_pictures_are_called_as_the_prompt_calls_them(row):
+    asked = "Image A: <image>\nLong words that are no name, which end before it: <image>\n<image>Which was taken later?"
+    spoilt = row("x/0", number=3, prompt=[{"role": "user", "content": asked}], question="Which was taken later?")
+    spoilt["images"].append(spoilt["images"][0])  # without a placeholder
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", gallery.page(chosen_of([spoilt]), SUMMARY))
+    assert captions == ["Image 1 of 4<br>“Image A”", "Image 2 of 4", "Image 3 of 4", "Image 4 of 4"]
+    shown = gallery.page(chosen_of([row("x/1")]), SUMMARY)  # its question has the names
+    assert "<br>“" not in shown
+
+
+def test_rows_without_a_system_prompt_open_nothing(row):
+    assert "1 of these rows has no system prompt" in (page := gallery.page(chosen_of([row("x/0")]), SUMMARY))
+    assert "<details" not in page
+
+
+def test_what_is_not_counted_is_not_shown_as_nothing(row):
+    spoilt = {**row("x/0"), "prompt": "x"}
+    assert "0 text" not in gallery.page(chosen_of([spoilt]), SUMMARY)
+
+
 def test_options_that_cannot_be_read_are_left_to_the_findings(row):
     spoilt = row("x/0")
     spoilt["extra_info"]["options_json"] = "A or B"
@@ -209,7 +229,7 @@ def test_the_page_shows_what_the_policy_is_told(row):
     assert gallery.system_prompts(rows, None) == [("<b>Rules</b>", 2), ("", 1)]
     page = gallery.page(chosen_of(rows), SUMMARY)
     assert "&lt;b&gt;Rules&lt;/b&gt;" in page
-    assert "No system prompt of 1 of these rows" in page
+    assert "1 of these rows has no system prompt" in page
 
 
 def test_the_mode_of_the_run_takes_the_place_of_the_rows_prompts(row):
