@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from cinema_verl.meta_action import PATTERN_MODES, parse, pattern_of
 from cinema_verl.prompts import removed_action
-from cinema_verl.utils.native_reasoning import NATIVE_REASONING, leading_end, unopened_end
+from cinema_verl.utils.native_reasoning import NATIVE_REASONING, VIOLATION, is_refused, trajectory_begins
 from cinema_verl.verify import decide
 from cinema_verl.verify.verdict import TIMED_OUT
 
@@ -115,12 +115,12 @@ def _score(
     num_images = _num_images(extra_info)
     answer_type = _need(extra_info, "answer_type")
 
-    begins = (unopened_end(solution) or leading_end(solution)) if native_reasoning == "strip" else 0
+    begins = trajectory_begins(solution, native_reasoning)
     trajectory = parse(solution[begins:])
     violations = trajectory.violations_for(num_images, removed)
-    refused = native_reasoning == "refuse" and unopened_end(solution) > 0
+    refused = is_refused(solution, native_reasoning)
     if refused:
-        violations = (*violations, "native_reasoning")
+        violations = (*violations, VIOLATION)
     try:
         verdict = decide(
             trajectory.answer,

@@ -12,17 +12,17 @@ from typing import Any, Final
 
 from cinema_verl.ask import harness
 from cinema_verl.ask.pictures import BadPicture, data_url
-from cinema_verl.ask.samples import NoSample, Sample, Sampling, chat_of, from_endpoint, from_folder
+from cinema_verl.ask.samples import NoSample, Reading, Sample, Sampling, chat_of, from_endpoint, from_folder
 from cinema_verl.ask.show import Painter, Stream, escaped, wants_colour
 from cinema_verl.ask.vote import ANY, Vote, count
 from cinema_verl.endpoint.settings import Endpoint, StopRun
-from cinema_verl.export.find import find, manner_of
+from cinema_verl.export.find import TEMPLATE_KWARGS, find, manner_of
 from cinema_verl.export.manner import STOP, Manner, NoManner, default, read
 from cinema_verl.export.shards import ExportError
-from cinema_verl.meta_action import parse
 from cinema_verl.prompts import modes, system_prompt
 from cinema_verl.rollout import openai_server
-from cinema_verl.training.model_folder import model_refusals
+from cinema_verl.training.model_folder import model_refusals, opens_think
+from cinema_verl.utils import native_reasoning
 from cinema_verl.utils.arguments import Parser, positive
 from cinema_verl.utils.resolvers import package_path
 from cinema_verl.verify import answer_types
@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.prompt_mode:
             system = None if options.prompt_mode == _NO_PROMPT else system_prompt(options.prompt_mode)
             manner = replace(manner, system=system)
+        if options.native_reasoning:
+            manner = replace(manner, native_reasoning=options.native_reasoning)
         if options.serve:
             return _serve(folder, manner, options)
         return _ask(folder, manner, options)
@@ -114,6 +116,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--option", action="append", default=[], metavar="TEXT", help="a choice, for --answer-type mcq; once for each")
     add("--prompt-mode", choices=(*modes(), _NO_PROMPT), metavar="MODE", help="another system prompt than in training")
+    add(
+        "--native-reasoning",
+        choices=[*native_reasoning.NATIVE_REASONING],
+        help="whose a leading <think> is: "
+        + "; ".join(f"{name}, {meaning}" for name, meaning in native_reasoning.NATIVE_REASONING.items())
+        + " (default: as the policy was trained; strip where its chat template opens <think>)",
+    )
     add("--json", action="store_true", help="one JSON object on standard output, and nothing else")
     add("--endpoint", metavar="URL", help="ask an OpenAI-compatible server, such as http://localhost:8000/v1")
     add("--api-key-env", default="", metavar="NAME", help="environment variable that holds the endpoint's key")
@@ -146,15 +155,16 @@ def _model(name: str) -> tuple[Path, Manner]:
                 "the recipes ask; --prompt-mode changes that",
                 file=sys.stderr,
             )
-        return folder, manner or default()
+        return folder, _as_its_template(folder, manner or default())
     found = find(folder)
-    policy = found.shards / "huggingface"
+    policy, command = found.shards / "huggingface", shlex.join(["cinema-verl", "export", name, "--output", "policy"])
     if not any(policy.glob("*.safetensors")):
-        command = shlex.join(["cinema-verl", "export", name, "--output", "policy"])
         raise NoSample(f"step {found.step} of {name} has its weights in shards: {command}, and ask policy")
     _refuse_what_is_not_whole(policy, name)
+    if found.setting(TEMPLATE_KWARGS):  # the export writes them into the template
+        raise NoSample(f"{name} was trained with {TEMPLATE_KWARGS}: {command}, and ask policy")
     print(f"cinema-verl ask: step {found.step} of {name}", file=sys.stderr)
-    return policy, manner_of(found)[0]
+    return policy, _as_its_template(policy, manner_of(found)[0])
 
 
 def _refuse_what_is_not_whole(folder: Path, name: str) -> None:
@@ -163,10 +173,18 @@ def _refuse_what_is_not_whole(folder: Path, name: str) -> None:
         raise NoSample("\n".join(map(str, refusals)))
 
 
+def _as_its_template(folder: Path, manner: Manner) -> Manner:
+    """A model whose chat template opens `<think>` reasons on its own, where nothing else is declared of it."""
+    strips = manner.native_reasoning == "none" and opens_think(folder)
+    return replace(manner, native_reasoning="strip") if strips else manner
+
+
 def _manner_at_endpoint(options: argparse.Namespace) -> Manner:
     """How the model behind an endpoint is asked: as its folder says, if its name is a folder's."""
     folder = Path(options.model)
-    return (read(folder) if folder.is_dir() else None) or default()
+    if not (folder / "config.json").is_file():
+        return (read(folder) if folder.is_dir() else None) or default()
+    return _as_its_template(folder, read(folder) or default())
 
 
 def _serve(folder: Path | None, manner: Manner, options: argparse.Namespace) -> int:
@@ -203,23 +221,25 @@ def _ask(folder: Path | None, manner: Manner, options: argparse.Namespace) -> in
     if temperature is None:
         temperature = 0.0 if options.n == 1 else 1.0
     sampling = Sampling(options.n, temperature, options.seed, options.max_tokens)
-    stream = Stream(lambda number: _painter(number, options))
+    declared = manner.native_reasoning
+    stream = Stream(lambda number: _painter(number, options, own=declared == "strip"))
     if folder is None:
         endpoint = Endpoint(options.endpoint, options.served_name or options.model, api_key_env=options.api_key_env)
         samples = from_endpoint(endpoint, chat, sampling, stream)
     else:
         samples = from_folder(folder, chat, sampling, stream)
-    trajectories = [parse(sample.text) for sample in samples]
-    vote = count([each.answer for each in trajectories], options.answer_type, options.option)
+    readings = [sample.read(declared) for sample in samples]
+    vote = count([each.trajectory.answer for each in readings], options.answer_type, options.option)
     if options.json:
-        print(json.dumps(_as_json(options, samples, vote), ensure_ascii=True, indent=1))
+        print(json.dumps(_as_json(options, samples, readings, vote, declared), ensure_ascii=True, indent=1))
     else:
         _say(vote, options.n)
+        _say_whose(readings, declared)
     return 0 if vote.answer is not None else 1
 
 
-def _painter(number: int, options: argparse.Namespace) -> Painter:
-    """Where a sample is shown: not at all for programs."""
+def _painter(number: int, options: argparse.Namespace, *, own: bool) -> Painter:
+    """Where a sample is shown, and whether it may begin with the model's own reasoning: not at all for programs."""
     if options.json:
         return Painter(lambda text: None, False)
     colour = wants_colour(sys.stdout)
@@ -231,7 +251,7 @@ def _painter(number: int, options: argparse.Namespace) -> Painter:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    return Painter(write, colour)
+    return Painter(write, colour, own)
 
 
 def _say(vote: Vote, samples: int) -> None:
@@ -244,14 +264,27 @@ def _say(vote: Vote, samples: int) -> None:
         print(f"vote: {escaped(vote.answer)}, {vote.votes} of {samples}{tie}. All: {shown}")
 
 
-def _as_json(options: argparse.Namespace, samples: Sequence[Sample], vote: Vote) -> dict[str, Any]:
+def _say_whose(readings: Sequence[Reading], declared: str) -> None:
+    """How many samples show reasoning of the model's own, which the trajectory above them does not tell."""
+    if found := sum(bool(reading.stripped) or reading.refused for reading in readings):
+        counts = "is refused" if declared == "refuse" else "is no part of the trajectory"
+        print(
+            f"cinema-verl ask: reasoning of the model's own in {found} of {len(readings)}, which {counts} "
+            f"(--native-reasoning {declared})",
+            file=sys.stderr,
+        )
+
+
+def _as_json(
+    options: argparse.Namespace, samples: Sequence[Sample], readings: Sequence[Reading], vote: Vote, declared: str
+) -> dict[str, Any]:
     shown = []
-    for sample in samples:
-        trajectory = parse(sample.text)
-        violations = trajectory.violations_for(len(options.image))
+    for sample, reading in zip(samples, readings, strict=True):
+        trajectory, violations = reading.trajectory, reading.violations_for(len(options.image))
         shown.append(
             {
                 "text": sample.text,
+                "stripped": reading.stripped,
                 "actions": [{"name": name, "text": text} for name, text in trajectory.actions],
                 "pattern": trajectory.pattern,
                 "answer": trajectory.answer,
@@ -265,6 +298,7 @@ def _as_json(options: argparse.Namespace, samples: Sequence[Sample], vote: Vote)
         "model": options.model,
         "question": options.question,
         "images": [str(path) for path in options.image],
+        "native_reasoning": declared,
         "answer": vote.answer,
         "vote": {
             "votes": vote.votes,

@@ -3,7 +3,7 @@
 A harness knows neither the system prompt nor the names of images that a policy was taught with, allows a handful of
 tokens, and looks for a letter in whatever comes back. This stands between it and the endpoint that serves the policy:
 each question is asked in the policy's own manner, with room for a trajectory, and of the reply the harness sees what
-stands in `<answer>`, or nothing where there is not exactly one. The trajectory is in `reasoning_content`.
+stands in `<answer>`, or nothing where there is not exactly one. The whole reply is in `reasoning_content`.
 """
 
 import asyncio
@@ -25,7 +25,6 @@ from cinema_verl.ask.samples import NoSample, asked, chat_of
 from cinema_verl.endpoint.client import Client
 from cinema_verl.endpoint.settings import Endpoint, StopRun
 from cinema_verl.export.manner import STOP, Manner
-from cinema_verl.meta_action import parse
 
 _IMAGE: Final = "<image>"
 _KEPT: Final = ("temperature", "top_p", "seed")
@@ -113,19 +112,19 @@ def application(endpoint: Endpoint, manner: Manner, name: str, max_tokens: int) 
         except (ValueError, AttributeError) as error:
             return _error(400, "invalid_request_error", str(error))
         try:
-            text, finish_reason = await asked(client, question)
+            sample = await asked(client, question)
         except (NoSample, StopRun) as error:
             return _error(502, "server_error", str(error))
-        answer = parse(text).answer
+        answer = sample.read(manner.native_reasoning).trajectory.answer
         counted["replies"] += 1
         if answer is None:
             counted["without"] += 1
             print(
                 f"cinema-verl ask: {counted['without']} of {counted['replies']} replies had not exactly one <answer>; "
-                f"the harness gets an empty one (this one ended by {finish_reason or 'nothing known'})",
+                f"the harness gets an empty one (this one ended by {sample.finish_reason or 'nothing known'})",
                 file=sys.stderr,
             )
-        return JSONResponse(_reply(name, answer or "", text, finish_reason))
+        return JSONResponse(_reply(name, answer or "", sample.reasoning + sample.text, sample.finish_reason))
 
     return app
 

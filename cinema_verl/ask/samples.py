@@ -12,9 +12,10 @@ from cinema_verl.endpoint.client import Client
 from cinema_verl.endpoint.outcomes import Again
 from cinema_verl.endpoint.settings import Endpoint
 from cinema_verl.export.manner import STOP, Manner
-from cinema_verl.meta_action import ANSWER, TAGS
+from cinema_verl.meta_action import ANSWER, TAGS, Trajectory, parse
 from cinema_verl.rollout.generation import Completion, generate
 from cinema_verl.rollout.openai_server import BadRequest, Model
+from cinema_verl.utils.native_reasoning import VIOLATION, is_refused, trajectory_begins
 from cinema_verl.utils.quiet_logger import errors_only
 
 
@@ -37,11 +38,45 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Sample:
-    """What was written, and how it ended ("stop" or "length")."""
+    """What was written, and how it ended ("stop" or "length").
+
+    Attributes:
+        reasoning: the model's own, where an endpoint gives it in a field of its own; it is not in `text`.
+    """
 
     text: str
     finish_reason: str
-    seed: int | None
+    seed: int | None = None
+    reasoning: str = ""
+
+    def read(self, native_reasoning: str) -> "Reading":
+        """The trajectory in it, found as the reward finds it.
+
+        Args:
+            native_reasoning: what is declared of the policy, one of `utils.native_reasoning.NATIVE_REASONING`.
+        """
+        begins = trajectory_begins(self.text, native_reasoning)
+        refused = native_reasoning == "refuse" and bool(self.reasoning)
+        refused = refused or is_refused(self.text, native_reasoning)
+        return Reading(self.reasoning + self.text[:begins], parse(self.text[begins:]), refused)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a sample says.
+
+    Attributes:
+        stripped: reasoning of the model's own, which is no part of the trajectory; "" for none.
+        refused: whether there is some although the policy was declared to have none.
+    """
+
+    stripped: str
+    trajectory: Trajectory
+    refused: bool
+
+    def violations_for(self, num_images: int) -> tuple[str, ...]:
+        """Codes of what breaks the format rule for a question with this many images."""
+        return (*self.trajectory.violations_for(num_images), *((VIOLATION,) if self.refused else ()))
 
 
 class NoSample(RuntimeError):
@@ -124,16 +159,16 @@ async def _asked(
         await client.check()
 
         async def one(number: int, body: Mapping[str, Any]) -> Sample:
-            text, finish_reason = await asked(client, body)
-            stream.finish(number, text)
-            return Sample(text, finish_reason, body.get("seed"))
+            sample = await asked(client, body)
+            stream.finish(number, sample.text)
+            return sample
 
         bodies = _bodies(chat, endpoint.model, sampling, endpoint.max_tokens_field)
         return list(await asyncio.gather(*(one(number, body) for number, body in enumerate(bodies))))
 
 
-async def asked(client: Client, body: Mapping[str, Any]) -> tuple[str, str]:
-    """The text of one chat completion, its stop text put back, and its finish reason.
+async def asked(client: Client, body: Mapping[str, Any]) -> Sample:
+    """One chat completion, its stop text put back.
 
     Raises:
         NoSample: the call failed.
@@ -146,7 +181,7 @@ async def asked(client: Client, body: Mapping[str, Any]) -> tuple[str, str]:
         raise NoSample(f"{url} does not answer: {reply.why}")
     if not reply.outcome.ledgered:
         raise NoSample(f"{url}: {reply.outcome}: {reply.text}")
-    return _with_stop(reply.text, reply.finish_reason), reply.finish_reason
+    return Sample(_with_stop(reply.text, reply.finish_reason), reply.finish_reason, body.get("seed"), reply.reasoning)
 
 
 def _with_stop(text: str, finish_reason: str) -> str:

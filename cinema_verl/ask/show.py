@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, Final
 
 from cinema_verl.meta_action import ACTIONS, TAGS
+from cinema_verl.utils.native_reasoning import OPEN
 
 _COLOURS: Final = dict(zip(ACTIONS, ("36", "33", "35", "34", "1;32"), strict=True))  # of ANSI: cyan, yellow, …, green
 _TAG: Final = re.compile("|".join(re.escape(tag) for tags in TAGS.values() for tag in tags))
@@ -34,10 +35,11 @@ class Painter:
     Args:
         write: takes text for the terminal.
         colour: whether actions are coloured; else the text is only escaped.
+        own: whether it may begin with reasoning of the model's own, which is no action.
     """
 
-    def __init__(self, write: Callable[[str], object], colour: bool) -> None:
-        self._write, self._colour = write, colour
+    def __init__(self, write: Callable[[str], object], colour: bool, own: bool = False) -> None:
+        self._write, self._colour, self._own = write, colour, own
         self._held = ""  # what may be the beginning of a tag
         self._inside: str | None = None
 
@@ -64,7 +66,8 @@ class Painter:
         for found in _TAG.finditer(text):
             self._body(text[place : found.start()])
             name = found[0].strip("</>")
-            if found[0] == TAGS[name].open:
+            self._own = self._own and found[0] == OPEN  # until its end, or an action
+            if found[0] == TAGS[name].open and not self._own:
                 self._inside = self._inside or name
             self._write(f"\x1b[2m{found[0]}\x1b[0m")
             if found[0] == TAGS[name].close and self._inside == name:
@@ -76,7 +79,8 @@ class Painter:
         if not text:
             return
         text = escaped(text)
-        self._write(f"\x1b[{_COLOURS[self._inside]}m{text}\x1b[0m" if self._inside else text)
+        colour = "2" if self._own else _COLOURS.get(self._inside or "")
+        self._write(f"\x1b[{colour}m{text}\x1b[0m" if colour else text)
 
 
 _TAGS: Final = tuple(tag for tags in TAGS.values() for tag in tags)

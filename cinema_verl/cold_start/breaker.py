@@ -8,9 +8,9 @@ from collections import Counter, deque
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from cinema_verl.cold_start.unwrap import REFUSED
 from cinema_verl.endpoint.outcomes import Outcome
 from cinema_verl.endpoint.settings import StopRun
+from cinema_verl.utils.native_reasoning import VIOLATION
 
 FIRST: Final = 30
 """Replies of a model after which it is looked at for the first time. Our choice: where every second reply fails in some
@@ -34,8 +34,8 @@ _ADVICE: Final = {
         Outcome.BAD_REQUEST
     ): "the reply names the parameter: --{who}-max-tokens-field, --no-seeds, --{step}-temperature "
     "1 and --{who}-extra-body change what is sent",
-    REFUSED: "the model reasons on its own: --{who}-native-reasoning strip takes that off, and --{who}-extra-body may "
-    "turn it off",
+    VIOLATION: "the model reasons on its own: --{who}-native-reasoning strip takes that off, and --{who}-extra-body "
+    "may turn it off",
 }
 _THINKS: Final = (
     "where the model reasons in <think> on its own, say --{who}-native-reasoning strip; otherwise look at the prompt "

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cinema_verl.cold_start.unwrap import BARE_CLOSING, REFUSED, SEPARATE, unwrap
+from cinema_verl.cold_start.unwrap import BARE_CLOSING, SEPARATE, unwrap
 from cinema_verl.data.canonical import Question
 from cinema_verl.data.schema import PLACEHOLDERS
 from cinema_verl.meta_action import PATTERN_SEPARATOR, Trajectory, parse
+from cinema_verl.utils.native_reasoning import VIOLATION
 from cinema_verl.verify import verify
 
 MAX_ACTIONS: Final = 16
@@ -105,7 +106,7 @@ def read(
     trajectory = parse(found.text)
     violations = trajectory.violations_for(len(question.images), removed)
     if native_reasoning == "refuse" and {SEPARATE, BARE_CLOSING} & dict(found.taken).keys():
-        violations = (*violations, REFUSED)
+        violations = (*violations, VIOLATION)
     return SampledTrajectory(
         origin, found.text, trajectory, violations, verdict(trajectory.answer, question), found.taken
     )

@@ -23,8 +23,6 @@ TAKEN_OFF: Final = {
     SEPARATE: "reasoning that the endpoint gives in a field of its own",
 }
 """What is taken off a reply: code -> meaning."""
-REFUSED: Final = "native_reasoning"
-"""The violation of a reply that shows reasoning of the model's own where it is declared that there may be none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,6 +152,8 @@ def _use(manner: Manner) -> str:
         if (manner.system)
         else "It was trained without a system prompt."
     )
+    if manner.native_reasoning == "strip":
+        system += " It reasons on its own first: its trajectory begins behind the `</think>` that ends that."
     return (
         "## Use\n\n"
         f'    cinema-verl ask FOLDER --image a.jpg --image b.jpg "Which …?"\n\n{system} Generation must stop at '

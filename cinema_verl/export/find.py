@@ -1,9 +1,9 @@
 """Which checkpoint of a run is meant, and what else the run left that belongs beside its weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +12,10 @@ from cinema_verl.export.manner import Manner, default, of_row
 from cinema_verl.export.shards import ExportError
 from cinema_verl.runs.locate import NothingFound, RunFiles, locate
 from cinema_verl.training.checkpoint import step_folder, steps_on_disk
+from cinema_verl.utils import native_reasoning
+
+TEMPLATE_KWARGS: Final = "data.apply_chat_template_kwargs"
+"""What a run gave its chat template."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,11 @@ def train_files(found: Found) -> list[Path]:
 
 def manner_of(found: Found) -> tuple[Manner, bool]:
     """How the policy was asked, and whether the run's data says so; else as the recipes ask."""
+    manner, known = _asked_in(found)
+    return replace(manner, native_reasoning=found.setting(native_reasoning.KEY) or "none"), known
+
+
+def _asked_in(found: Found) -> tuple[Manner, bool]:
     mode = found.setting("data.cinema_prompt_mode")
     for path in train_files(found):
         with pq.ParquetFile(path) as file:

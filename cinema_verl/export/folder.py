@@ -14,7 +14,7 @@ import torch
 from cinema_verl.data.directory import beside, contents_of, put_in_place
 from cinema_verl.export import lora, weights
 from cinema_verl.export.card import card
-from cinema_verl.export.find import Found, manner_of
+from cinema_verl.export.find import TEMPLATE_KWARGS, Found, manner_of
 from cinema_verl.export.manner import FILE, STOP, to_json
 from cinema_verl.export.shards import ExportError, Weight, read_safetensors, read_shards
 from cinema_verl.training.model_folder import family_refusal, model_refusals
@@ -107,7 +107,7 @@ def _fill(
 
     _describe(found, folder, name, dtype, options, record)
     weights.write(tensors, folder, dtype, progress=count)
-    if refusals := model_refusals(folder, str(found.shards)):
+    if refusals := model_refusals(folder, str(found.shards), rl=None):
         raise ExportError("what was written cannot be used: " + "; ".join(map(str, refusals)))
 
 
@@ -156,6 +156,8 @@ def _describe(
     # verl writes the dtype of its computation here, and transformers would load fp32 weights rounded to it.
     config = _with_dtype(config, _name(dtype))
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if given := found.setting(TEMPLATE_KWARGS):
+        _give_to_the_template(folder, given)
     generation = folder / "generation_config.json"
     settings = json.loads(generation.read_bytes()) if generation.exists() else _generation(hf)
     if options.stop_strings:
@@ -166,6 +168,17 @@ def _describe(
     about = {**record, "dtype": _name(dtype), "versions": versions, "asked": to_json(manner), "asked_is_known": known}
     (folder / FILE).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card(found, manner, _name(dtype), name), encoding="utf-8")
+
+
+def _give_to_the_template(folder: Path, given: Mapping[str, Any]) -> None:
+    """Set in the chat template what the run gave it, for whoever asks the policy does not know of it."""
+    from transformers import AutoProcessor
+
+    template = read_files(AutoProcessor, folder, local_files_only=True).chat_template
+    if not isinstance(template, str):
+        raise ExportError(f"{folder} has no single chat template, and the run gave it {json.dumps(given)}")
+    lines = [f"{{%- set {name} = {value!r} -%}}\n" for name, value in given.items()]  # Jinja reads Python's literals
+    (folder / "chat_template.jinja").write_text("".join([*lines, template]), encoding="utf-8")
 
 
 def _with_dtype(value: Any, dtype: str) -> Any:

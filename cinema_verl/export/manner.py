@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from cinema_verl.meta_action import ANSWER, TAGS
 from cinema_verl.prompts import system_prompt
+from cinema_verl.utils.native_reasoning import NATIVE_REASONING
 
 FILE: Final = "cinema.json"
 STOP: Final = TAGS[ANSWER].close
@@ -26,18 +27,20 @@ class NoManner(ValueError):
 
 @dataclass(frozen=True)
 class Manner:
-    """The system prompt, the names of images, and their sizes.
+    """The system prompt, the names of images and their sizes, and what is declared of the policy's own reasoning.
 
     Attributes:
         system: the system prompt; None for a policy that was taught without one.
         letters: whether images are called A, B, C, … and not 1, 2, 3, …
         min_pixels, max_pixels: between which images were resized; None for the processor's own limits.
+        native_reasoning: one of `cinema_verl.utils.native_reasoning.NATIVE_REASONING`.
     """
 
     system: str | None
     letters: bool = False
     min_pixels: int | None = None
     max_pixels: int | None = None
+    native_reasoning: str = "none"
 
     def messages(self, question: str, count: int) -> list[dict[str, Any]]:
         """The chat for a question over `count` images, contents as parts of text and image.
@@ -103,6 +106,7 @@ def read(folder: Path) -> Manner | None:
     except (ValueError, TypeError, KeyError) as error:
         raise NoManner(f"{path} does not say how the policy was asked ({error!r}): export it again") from error
     limits = (manner.min_pixels, manner.max_pixels)
-    if not isinstance(manner.system, str | None) or not all(isinstance(each, int | None) for each in limits):
+    understood = isinstance(manner.system, str | None) and manner.native_reasoning in NATIVE_REASONING
+    if not understood or not all(isinstance(each, int | None) for each in limits):
         raise NoManner(f"{path} does not say how the policy was asked: export it again")
     return manner

@@ -212,7 +212,8 @@ def _group(
 
 def _details(rollout: Rollout, alike: int, size: int, coefficient: float | None) -> dict[str, Any]:
     """What the page shows of one rollout: its actions, and its raw text where it breaks the format rule."""
-    text = rollout.text[:MAX_TEXT]
+    trajectory = rollout.text.removeprefix(rollout.stripped)
+    text, reasoning = trajectory[:MAX_TEXT], rollout.stripped[:MAX_TEXT]
     penalty = None
     if coefficient is not None and rollout.acc is not None:  # the paper's term, as in cinema_verl.diversity
         penalty = coefficient * 0.5 * rollout.acc * (alike - 1) / max(size - 1, 1)
@@ -220,7 +221,8 @@ def _details(rollout: Rollout, alike: int, size: int, coefficient: float | None)
         "pattern": rollout.pattern,
         "actions": parse(text).actions,
         "raw": text if rollout.violations or not rollout.pattern else "",
-        "cut": len(rollout.text) - len(text),
+        "reasoning": reasoning,
+        "cut": len(trajectory) - len(text) + len(rollout.stripped) - len(reasoning),
         "score": rollout.score,
         "acc": rollout.acc,
         "format": rollout.format,

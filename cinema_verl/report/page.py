@@ -27,6 +27,7 @@ from cinema_verl.runs.locate import RunFiles
 from cinema_verl.runs.metrics import Metrics, number, read_metrics
 from cinema_verl.runs.rollouts import read_leniently, step_files
 from cinema_verl.schedule import AnnealingSchedule, Stages
+from cinema_verl.utils.native_reasoning import KEY, VIOLATION
 from cinema_verl.utils.pages import json_for_script, render
 
 MAX_NAMES: Final = 2000
@@ -46,8 +47,9 @@ MEANINGS: Final = {
     "answer_not_last": "something follows the answer",
     "global_on_single_image": "global over one image",
     "removed_action": "an action that was taken away",
+    VIOLATION: "reasoning of the model's own",
 }
-"""The codes of `cinema_verl.meta_action.ViolationCode` in words."""
+"""The codes of `cinema_verl.meta_action.ViolationCode`, and the reward's own, in words."""
 
 _SCRIPTS: Final = ("dom.js", "chart.js", "curves.js", "patterns.js", "groups.js", "main.js")
 
@@ -219,10 +221,20 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         "Estimator": ask("algorithm.adv_estimator"),
         "Prompts a step": ask("data.train_batch_size"),
         "Rollouts a prompt": ask("actor_rollout_ref.rollout.n"),
+        "Reasoning of its own": _native_reasoning(run),
         "Stages": "; ".join(str(stage) for stage, _, _ in stages_planned.spans()) if stages_planned else None,
         "Seconds a step": f"{seconds[len(seconds) // 2]:.3g} (median)" if seconds else None,
     }
     return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
+
+
+def _native_reasoning(run: Run) -> str | None:
+    """What is declared of it where it is not none, and how much there was."""
+    declared = run.files.setting(KEY)
+    if declared in (None, "none"):
+        return None
+    shares = [share for share in run.metrics.series.get("cinema/native_reasoning", ()) if share is not None]
+    return f"{declared}" + (f", in {sum(shares) / len(shares):.1%} of rollouts" if shares else "")
 
 
 def _html(runs: Sequence[Run], data: Mapping[str, Any], notes: Sequence[tuple[str, str]]) -> str:

@@ -45,6 +45,7 @@ class Rollout:
         coefficient: of the diversity term in its step.
         offset: byte offset of its line in the file.
         prompt, text: only of `read_at`: those of all rollouts of a run would not fit into memory.
+        stripped: what `text` begins with that is no part of the trajectory, reasoning of the model's own; as `text`.
     """
 
     group: str
@@ -71,6 +72,7 @@ class Rollout:
     offset: int = 0
     prompt: str = ""
     text: str = ""
+    stripped: str = ""
 
     @property
     def question(self) -> str:
@@ -167,7 +169,8 @@ def read_at(path: Path, offsets: Iterable[int]) -> list[Rollout]:
                 record = _record(file.readline())
             except ValueError:
                 continue
-            found.append(replace(rollout_of(record, offset), prompt=_text(record, "input"), text=record["output"]))
+            texts = {"prompt": _text(record, "input"), "text": record["output"], "stripped": _text(record, "stripped")}
+            found.append(replace(rollout_of(record, offset), **texts))
     return found
 
 

@@ -255,6 +255,15 @@ def _prompt_end(key: str, processor: Any, kwargs: dict[str, Any]) -> Iterator[Re
     )
 
 
+def opens_think(folder: Path) -> bool:
+    """Whether the chat template of a whole folder (`model_refusals`) opens `<think>` for the policy."""
+    ensure_torchvision_importable()
+    from transformers import AutoProcessor
+
+    with _quiet():
+        return _opens_think(read_files(AutoProcessor, folder, local_files_only=True), {})
+
+
 def _opens_think(processor: Any, kwargs: Mapping[str, Any]) -> bool:
     text = processor.apply_chat_template([_QUESTION], tokenize=False, add_generation_prompt=True, **kwargs)
     return bool(text.rfind("<think>") > text.rfind("</think>"))

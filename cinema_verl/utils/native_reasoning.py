@@ -18,6 +18,18 @@ NATIVE_REASONING: Final = {
     "refuse": "a reply that shows reasoning of the model's own is not used; of a policy, it breaks the format rule",
 }
 """What can be declared of a model -> what follows from it."""
+VIOLATION: Final = "native_reasoning"
+"""The code of a response that breaks the format rule because it shows reasoning under "refuse"."""
+
+
+def trajectory_begins(text: str, declared: str) -> int:
+    """Where a policy's trajectory begins in its response, behind reasoning of its own; 0 unless declared "strip"."""
+    return (unopened_end(text) or leading_end(text)) if declared == "strip" else 0
+
+
+def is_refused(text: str, declared: str) -> bool:
+    """Whether a policy's response shows reasoning of its own that was declared not to be there."""
+    return declared == "refuse" and unopened_end(text) > 0
 
 
 def unopened_end(text: str) -> int:

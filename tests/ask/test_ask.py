@@ -9,18 +9,23 @@ import threading
 
 import pytest
 import uvicorn
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up_run import change_config
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from cinema_verl.ask import command
 from cinema_verl.ask.pictures import BadPicture, data_url
-from cinema_verl.ask.samples import _with_stop
+from cinema_verl.ask.samples import Sample, _with_stop
 from cinema_verl.cli import main
 from cinema_verl.demo.digit_images import draw_image, image_name, load_pools
 from cinema_verl.demo.digit_tasks import TASKS
 from cinema_verl.demo.train_policy import digits_cold_start
 from cinema_verl.export.manner import Manner, NoManner, default, of_row, read
+from cinema_verl.reward import compute_score
 from cinema_verl.rollout.openai_server import Model, application
+from cinema_verl.utils.native_reasoning import NATIVE_REASONING
 
 QUESTION = "Which image shows the largest digit?"
 
@@ -186,6 +191,35 @@ def test_a_folder_that_would_answer_nonsense_is_refused_before_it_is_loaded(
     assert says in capsys.readouterr().err
 
 
+def opening_think(folder):
+    """A copy of the shipped policy whose chat template opens <think>, unless it is told not to."""
+    shutil.copytree(digits_cold_start(), folder)
+    path = folder / "chat_template.jinja"
+    opens = "{% if add_generation_prompt and enable_thinking is not defined %}<think>\n{% endif %}"
+    path.write_text(path.read_text() + opens)
+    return folder
+
+
+@pytest.mark.parametrize(("declared", "expected"), [(None, "strip"), ("none", "strip"), ("refuse", "refuse")])
+def test_a_model_whose_template_opens_think_is_taken_for_one_that_reasons(
+    declared, expected, pictures, tmp_path, capsys
+):
+    folder = opening_think(tmp_path / "model")
+    if declared:
+        asked = {"system": None, "letters": True, "min_pixels": 784, "max_pixels": 784, "native_reasoning": declared}
+        (folder / "cinema.json").write_text(json.dumps({"asked": asked}))
+    main(["ask", str(folder), *pictures, "--json", "--max-tokens", "4", QUESTION])
+    assert json.loads(capsys.readouterr().out)["native_reasoning"] == expected
+
+
+def test_a_run_that_told_its_template_something_is_exported_first(pictures, tmp_path, make_run, capsys):
+    run = make_run(tmp_path / "run")
+    opening_think(run / "checkpoints" / "global_step_1" / "actor" / "huggingface")
+    change_config(run, data={"apply_chat_template_kwargs": {"enable_thinking": False}})
+    assert main(["ask", str(run), *pictures, QUESTION]) == 1
+    assert "cinema-verl export" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_neither_a_model_nor_a_run_says_so(pictures, tmp_path, capsys):
     (tmp_path / "photographs").mkdir()
     (tmp_path / "runs" / "first" / "global_step_3").mkdir(parents=True)
@@ -237,7 +271,32 @@ def test_the_manner_is_read_from_a_row():
     assert of_row([user], [cell], "cot") == Manner(default("cot").system, True, 784, 1000)
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"asked": {"other": 1}}', '{"asked": {"system": 3}}', "[]"])
+@given(
+    text=st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "a", " ", "\n"]), max_size=12),
+    declared=st.sampled_from([*NATIVE_REASONING]),
+)
+def test_a_sample_is_read_as_the_reward_reads_it(text, declared):
+    text = "".join(text)
+    row = {"answer_type": "text", "num_images": 2}
+    score = compute_score("made up", text, "a", row, native_reasoning=declared)
+    reading = Sample(text, "stop").read(declared)
+    assert reading.stripped == score["stripped"]
+    assert (reading.trajectory.answer or "", reading.trajectory.pattern) == (score["answer"], score["pattern"])
+    assert ",".join(reading.violations_for(2)) == score["violations"]
+    assert float(bool(reading.stripped) or reading.refused) == score["native_reasoning"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "{}",
+        '{"asked": {"other": 1}}',
+        '{"asked": {"system": null, "native_reasoning": 1}}',
+        '{"asked": {"system": 3}}',
+        "[]",
+    ],
+)
 def test_a_manner_that_cannot_be_read_is_an_error(tmp_path, text):
     (tmp_path / "cinema.json").write_text(text)
     with pytest.raises(NoManner):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from PIL import Image
 
 from cinema_verl.ask.harness import BadQuestion, application, as_trained, question_of
@@ -169,6 +170,74 @@ def test_an_endpoint_that_is_gone_is_a_server_error(policy, digits, monkeypatch)
     monkeypatch.setattr("cinema_verl.ask.harness.asked", _gone)
     with running(app) as place:
         assert post(place, digits).status_code == 502
+
+
+# --- Policies that reason on their own ------------------------------------------------------------------------
+
+TRAJECTORY = "<think>An eight.</think><answer>B</answer>"
+THINKS = "Is it <answer>A</answer>? No.</think>"
+
+
+def canned(content, **fields):
+    """An endpoint that always says the same."""
+    app = FastAPI()
+
+    @app.post("/v1/chat/completions")
+    async def complete():
+        message = {"role": "assistant", "content": content, **fields}
+        return {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": {}}
+
+    @app.get("/v1/models")
+    async def models():
+        return {"data": [{"id": "policy"}]}
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("declared", "content", "fields", "answer", "stripped", "violations"),
+    [
+        ("strip", THINKS + TRAJECTORY, {}, "B", THINKS, []),
+        ("none", THINKS + TRAJECTORY, {}, None, "", None),
+        ("refuse", THINKS + TRAJECTORY, {}, None, "", None),
+        ("strip", TRAJECTORY, {}, "B", "<think>An eight.</think>", ["no_action", "starts_with_answer"]),
+        ("none", TRAJECTORY, {}, "B", "", []),
+        ("refuse", TRAJECTORY, {}, "B", "", []),
+        ("none", TRAJECTORY, {"reasoning_content": "Hm."}, "B", "Hm.", []),
+        ("refuse", TRAJECTORY, {"reasoning_content": "Hm."}, "B", "Hm.", ["native_reasoning"]),
+    ],
+)
+def test_reasoning_of_the_model_s_own_is_no_part_of_what_is_asked_for_and_is_kept(
+    declared, content, fields, answer, stripped, violations, tmp_path, digits, capsys
+):
+    digits[0].save(tmp_path / "a.png")
+    asked = ["ask", "policy", "--image", str(tmp_path / "a.png"), "--json", "--native-reasoning", declared, "Which?"]
+    with running(canned(content, **fields)) as endpoint:
+        assert main([*asked, "--endpoint", endpoint]) == int(answer is None)
+        manner = Manner(None, native_reasoning=declared)
+        with running(application(Endpoint(endpoint, "policy"), manner, "policy", 200)) as place:
+            message = post(place, digits[:1]).json()["choices"][0]["message"]
+    said = json.loads(capsys.readouterr().out)
+    (sample,) = said["samples"]
+    assert (said["native_reasoning"], said["answer"], sample["stripped"]) == (declared, answer, stripped)
+    assert sample["text"] == content
+    assert sample["violations"] == violations or violations is None
+    assert sample["well_formed"] == (violations == [])
+    assert (message["content"], message["reasoning_content"]) == (
+        answer or "",
+        fields.get("reasoning_content", "") + content,
+    )
+
+
+def test_how_many_samples_reason_on_their_own_is_said(tmp_path, digits, capsys):
+    digits[0].save(tmp_path / "a.png")
+    with running(canned(THINKS + TRAJECTORY)) as endpoint:
+        asked = ["ask", "policy", "--endpoint", endpoint, "--image", str(tmp_path / "a.png"), "-n", "3", "Which?"]
+        assert main([*asked, "--native-reasoning", "strip"]) == 0
+    out, err = capsys.readouterr()
+    assert "vote: B, 3 of 3" in out
+    assert out.count(THINKS) == 3
+    assert "in 3 of 3" in err
 
 
 async def _gone(client, body):

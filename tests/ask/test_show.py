@@ -14,9 +14,9 @@ TEXTS = st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=5)), max_siz
 OURS = re.compile(r"\x1b\[(?:\d;)?\d{1,2}m")
 
 
-def painted(pieces, colour):
+def painted(pieces, colour, own=False):
     out = []
-    painter = Painter(out.append, colour)
+    painter = Painter(out.append, colour, own)
     for piece in pieces:
         painter.feed(piece)
     painter.end()
@@ -30,11 +30,19 @@ def test_plain_text_is_the_text_without_anything_that_a_terminal_obeys(text):
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", out)
 
 
-@given(TEXTS, st.integers(1, 7))
-def test_colours_add_nothing_but_colours_and_pieces_lose_nothing(text, size):
+@given(TEXTS, st.integers(1, 7), st.booleans())
+def test_colours_add_nothing_but_colours_and_pieces_lose_nothing(text, size, own):
     pieces = [text[i : i + size] for i in range(0, len(text), size)]
-    assert OURS.sub("", painted(pieces, colour=True)) == escaped(text) + "\n"
-    assert "\x1b" not in OURS.sub("", painted(pieces, colour=True))
+    assert OURS.sub("", painted(pieces, True, own)) == escaped(text) + "\n"
+    assert "\x1b" not in OURS.sub("", painted(pieces, True, own))
+
+
+@pytest.mark.parametrize("reasoning", ["It is 8.</think>", "<think>It is 8.</think>"])
+def test_reasoning_of_the_model_s_own_has_not_the_colour_of_an_action(reasoning):
+    out = painted([f"{reasoning}<think>8</think><answer>B</answer>"], True, own=True)
+    assert "\x1b[2mIt is 8.\x1b[0m" in out
+    assert "\x1b[34m8\x1b[0m" in out
+    assert "\x1b[33mB\x1b[0m" in painted(["<focus>B</focus>"], True, own=True), "it did not reason"
 
 
 def test_an_action_has_a_colour_and_a_tag_that_is_cut_in_two_is_one():

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from made_up_run import change_config
 from made_up_shards import write_checkpoint
 
 from cinema_verl.data.directory import sole_writer
@@ -238,6 +239,32 @@ def test_the_card_and_the_manner_come_from_the_run(checkpoints, make_run, tmp_pa
     asked = json.loads((tmp_path / "out" / "cinema.json").read_bytes())["asked"]
     assert asked["system"].startswith("You")
     assert (asked["letters"], asked["min_pixels"], asked["max_pixels"]) == (False, 3136, 602112)
+
+
+OPENS = "{% if add_generation_prompt and enable_thinking is not defined %}<think>\n{% endif %}"
+
+
+@pytest.mark.parametrize("way", ["strip", "enable_thinking"])
+def test_a_policy_whose_template_opens_think_is_asked_as_it_was_trained(checkpoints, make_run, tmp_path, way):
+    run = make_run(tmp_path / "run")
+    step = run / "checkpoints" / "global_step_6"
+    shutil.copytree(checkpoints / "global_step_5", step)
+    template = step / "actor" / "huggingface" / "chat_template.jinja"
+    template.write_text(template.read_text() + OPENS)
+    if way == "strip":
+        reward = {"custom_reward_function": {"reward_kwargs": {"native_reasoning": "strip"}}}
+        change_config(run, reward=reward)
+    else:
+        change_config(run, data={"apply_chat_template_kwargs": {"enable_thinking": False, "of": 'a "name"'}})
+    assert main([str(run), "--output", str(tmp_path / "out")]) == 0
+    asked = json.loads((tmp_path / "out" / "cinema.json").read_bytes())["asked"]
+    assert asked["native_reasoning"] == ("strip" if way == "strip" else "none")
+    prompts = [
+        AutoProcessor.from_pretrained(folder).apply_chat_template(CHAT, add_generation_prompt=True)
+        for folder in (template.parent, tmp_path / "out")
+    ]
+    assert prompts[0].endswith("<think>\n")
+    assert prompts[1] == (prompts[0] if way == "strip" else prompts[0].removesuffix("<think>\n"))
 
 
 def test_adapters_are_merged_as_peft_merges_them(tmp_path):

@@ -122,6 +122,20 @@ def test_without_a_coefficient_nothing_is_taken_off(tmp_path, make_run):
     assert from_metrics[0]["penalty"] == pytest.approx(0.2 * 0.5 / 3)
 
 
+def test_reasoning_of_the_model_s_own_is_shown_apart_from_the_actions(tmp_path, make_run):
+    own = "Is it <answer>A</answer>?</think>"
+    run = make_run(
+        tmp_path / "run", steps=1, texts=(f"{own}<focus>red</focus><answer>B</answer>", "<answer>A</answer>")
+    )
+    path = run / "rollouts" / "1.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    stripped = [{**line, "stripped": own if line["output"].startswith(own) else ""} for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in stripped))
+    first, second = unpack(show(run).groups[0])
+    assert (first["reasoning"], first["actions"]) == (own, [["focus", "red"], ["answer", "B"]])
+    assert "reasoning" not in second
+
+
 def test_long_texts_are_cut_and_say_so(tmp_path, make_run):
     long = "<think>" + "ü" * MAX_TEXT + "</think><answer>B</answer>"
     run = make_run(tmp_path / "run", steps=1, texts=(long, "<answer>A</answer>"))

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+from made_up_run import change_config
 
 from cinema_verl.report.page import MAX_NAMES, build, read_run
 from cinema_verl.runs.locate import locate
@@ -40,6 +41,20 @@ def test_what_was_run(run_dir):
     text, _, _ = page_of(run_dir)
     for fact in ("6 of 6", "/models/made-up", "coefficient 0.1 linear to 0, groups filtered by acc", "2 (median)"):
         assert fact in text
+
+
+def test_reasoning_of_the_model_s_own_is_counted_where_it_is_declared(run_dir):
+    assert "Reasoning of its own" not in page_of(run_dir)[0].split('id="data">')[0]
+    change_config(run_dir, reward={"custom_reward_function": {"reward_kwargs": {"native_reasoning": "strip"}}})
+    shares = {1: 0.5, 2: 0.25}
+    rewrite(run_dir / "metrics.jsonl", lambda line: with_metric(line, "cinema/native_reasoning", shares))
+    assert "strip, in 37.5% of rollouts" in page_of(run_dir)[0]
+
+
+def with_metric(line, name, values):
+    """A step's line with a metric, where `values` has it for that step."""
+    more = {name: values[line["step"]]} if line["step"] in values else {}
+    return {**line, "data": {**line["data"], **more}}
 
 
 def test_a_run_that_is_not_at_its_end(run_dir):

@@ -121,6 +121,7 @@ function rolloutCard(rollout, index, passes) {
     terms(rollout),
     h("p", { class: "quiet codes" }, [rollout.verdict && `verdict: ${rollout.verdict}`, rollout.tokens && `${rollout.tokens} tokens`, rollout.stop && `stopped by ${rollout.stop}`].filter(Boolean).join(" · ")),
     rollout.violations?.length ? h("p", { class: "wrong codes" }, `breaks the format rule: ${rollout.violations.join(", ").replaceAll("_", " ")}`) : null,
+    rollout.reasoning ? h("details", {}, h("summary", {}, "Reasoning of its own, not scored"), h("pre", { class: "raw" }, rollout.reasoning)) : null,
     (rollout.actions || []).map(([name, body]) => h("div", { class: `action ${name}` }, h("b", {}, name), h("pre", {}, body.trim()))),
     rollout.raw ? h("details", { open: !rollout.actions?.length }, h("summary", {}, "As it was written"), h("pre", { class: "raw" }, rollout.raw)) : null,
     rollout.cut ? h("p", { class: "quiet codes" }, `… and ${plural(rollout.cut, "more character")}`) : null);
