@@ -75,7 +75,9 @@ def folder_refusals(config: DictConfig) -> list[Refusal]:
     if folder is None:
         return []
     kwargs = OmegaConf.select(config, "data.apply_chat_template_kwargs") or {}
-    return model_refusals(folder, key, kwargs, rl=rl, strips=OmegaConf.select(config, REASONING) == "strip")
+    thinking = None if rl else OmegaConf.select(config, "data.enable_thinking_default")
+    strips = OmegaConf.select(config, REASONING) == "strip"
+    return model_refusals(folder, key, kwargs, rl=rl, strips=strips, thinking=thinking)
 
 
 def model_refusals(
@@ -85,6 +87,7 @@ def model_refusals(
     *,
     rl: bool | None = True,
     strips: bool = False,
+    thinking: Any = None,
 ) -> list[Refusal]:
     """Every reason not to train from this folder.
 
@@ -94,6 +97,7 @@ def model_refusals(
         rl: For reinforcement learning, whose responses follow the generation prompt; supervised fine-tuning has
             trajectories that the template renders; None looks at the template for neither.
         strips: Whether the reward takes the policy's own reasoning off (`REASONING`): then the template may open it.
+        thinking: ``data.enable_thinking_default``, with which verl renders what is taught.
     """
     if (found := family_refusal(folder, key)) is not None:
         return [found]
@@ -109,10 +113,12 @@ def model_refusals(
             return [Refusal(key, f"{folder}: {cause}", "name a folder with config, tokenizer and processor")]
         refusals = [*_weights(folder, key, config), *_processor(folder, key, config, processor)]
         if getattr(processor, "tokenizer", None) is not None:
+            kwargs = dict(template_kwargs or {})
             if rl and not strips:
-                refusals += _prompt_end(key, processor, dict(template_kwargs or {}))
+                refusals += _prompt_end(key, processor, kwargs)
             elif rl is False:
-                refusals += _rendering(key, processor)
+                taught = kwargs if thinking is None else {**kwargs, "enable_thinking": bool(thinking)}
+                refusals += _rendering(key, processor, kwargs, taught)
     return refusals
 
 
@@ -243,7 +249,7 @@ def _prompt_end(key: str, processor: Any, kwargs: dict[str, Any]) -> Iterator[Re
     if not _opens_think(processor, kwargs):
         return
     ways = []
-    if not _opens_think(processor, {**kwargs, "enable_thinking": False}):
+    if not _opens_think(processor, _without(kwargs)):
         ways.append("set +data.apply_chat_template_kwargs.enable_thinking=false")
     ways.append("put a chat template without it into the model's folder (chat_template.jinja)")
     ways.append(f"set {REASONING}=strip, which takes the model's own reasoning off before a response is scored")
@@ -269,16 +275,44 @@ def _opens_think(processor: Any, kwargs: Mapping[str, Any]) -> bool:
     return bool(text.rfind("<think>") > text.rfind("</think>"))
 
 
-def _rendering(key: str, processor: Any) -> Iterator[Refusal]:
-    """Whether a trajectory is trained on as it is: templates of reasoning models take `<think>` out of past turns."""
-    answer = {"role": "assistant", "content": [{"type": "text", "text": _TRAJECTORY}]}
-    if _TRAJECTORY not in processor.apply_chat_template([_QUESTION, answer], tokenize=False):
-        yield Refusal(
-            key,
-            "the chat template changes what the assistant says (it takes <think> out, or adds its own), so the "
-            "trajectories would not be trained on as they are",
-            "put a chat template that keeps it into the model's folder (chat_template.jinja)",
+def _rendering(key: str, processor: Any, kwargs: dict[str, Any], taught: dict[str, Any]) -> Iterator[Refusal]:
+    """Whether a trajectory is trained on as it is, and behind what the policy will be asked with.
+
+    Templates of reasoning models take `<think>` out of past turns, and open it at the end of a prompt. verl masks as
+    many tokens of each answer as the end of a prompt has (`MultiTurnSFTDataset`): where what is taught begins
+    otherwise, tokens of the trajectory are masked, or tokens of the template are learned.
+
+    Args:
+        kwargs: With which the policy is asked.
+        taught: With which verl renders what is taught.
+    """
+    if _is_taught(processor, kwargs, taught):
+        return
+    if not _opens_think(processor, kwargs):
+        what = "the trajectories would not be trained on as they are, behind the prompt that the policy is asked with"
+        what = f"the chat template changes what the assistant says (it takes <think> out, or adds its own), so {what}"
+    else:
+        what = (
+            "the chat template opens <think> where the policy is asked, and trajectories have actions of their own: "
+            "what is taught would begin elsewhere than what is asked for, or inside a tag that is not its own"
         )
+    default, off = "data.enable_thinking_default=null", "+data.apply_chat_template_kwargs.enable_thinking=false"
+    ways = {f"set {default}": kwargs, f"set {off} {default}, and the former where the policy is used": _without(kwargs)}
+    known = [way for way, given in ways.items() if _is_taught(processor, given, given)][:1]
+    template = "put a chat template that keeps the assistant's words into the model's folder (chat_template.jinja)"
+    yield Refusal(key, what, ", or ".join([*known, template]))
+
+
+def _without(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {**kwargs, "enable_thinking": False}
+
+
+def _is_taught(processor: Any, kwargs: Mapping[str, Any], taught: Mapping[str, Any]) -> bool:
+    """Whether what is rendered for training is the prompt of an inference, which opens no `<think>`, and the answer."""
+    answer = {"role": "assistant", "content": [{"type": "text", "text": _TRAJECTORY}]}
+    asked = processor.apply_chat_template([_QUESTION], tokenize=False, add_generation_prompt=True, **kwargs)
+    rendered: str = processor.apply_chat_template([_QUESTION, answer], tokenize=False, **taught)
+    return rendered.startswith(asked + _TRAJECTORY) and not _opens_think(processor, kwargs)
 
 
 @contextmanager

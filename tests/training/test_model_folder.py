@@ -200,7 +200,6 @@ def test_a_template_that_opens_think_for_the_policy(folder):
     assert "put a chat template without it" in text
     assert "native_reasoning=strip" in text
     assert said(folder, strips=True) == []
-    assert said(folder, rl=False) == [], "fine-tuning has no generation prompt"
 
 
 def test_a_run_that_strips_its_policys_reasoning_may_have_such_a_template(folder):
@@ -217,11 +216,65 @@ def test_a_template_that_can_be_told_not_to(folder):
     assert said(folder, {"enable_thinking": False}) == []
 
 
+TAUGHT = (
+    "{% for m in messages %}{{ m.role }}: "
+    "{% if m.role == 'assistant' and enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n"
+    "{% endif %}{% for c in m.content %}{{ c.text }}{% endfor %}\n{% endfor %}"
+)
+"""As Qwen3's templates render an answer that has no reasoning."""
+
+
 def test_a_template_that_takes_think_out_of_what_is_taught(folder):
-    cut = MESSAGES.replace("{{ c.text }}", "{{ c.text.split('</think>')[-1] }}")
+    cut = MESSAGES.replace("{{ c.text }}", "{{ c.text.split('</think>')[-1] }}") + ASSISTANT
     (folder / "chat_template.jinja").write_text(cut)
     assert said(folder) == [], "nothing is taught there"
     assert "the chat template changes what the assistant says" in said(folder, rl=False)[0]
+
+
+ASSISTANT = "{% if add_generation_prompt %}assistant: {% endif %}"
+OPENS_HERE = ASSISTANT.replace("assistant: ", "assistant: <think>\n")
+ASKS_HERE = (
+    "{% if add_generation_prompt %}assistant: {% if enable_thinking is defined and not enable_thinking %}<think>\n\n"
+    "</think>\n\n{% else %}<think>\n{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "kwargs", "thinking", "faults"),
+    [
+        (MESSAGES + ASSISTANT, {}, None, ()),
+        (MESSAGES + OPENS_HERE, {}, None, ("opens <think>",)),
+        (TAUGHT + ASKS_HERE, {}, None, ("opens <think>", "enable_thinking=false")),
+        (TAUGHT + ASKS_HERE, {"enable_thinking": False}, None, ()),
+        (TAUGHT + ASKS_HERE, {}, False, ("opens <think>", "enable_thinking=false")),
+        (
+            TAUGHT + ASKS_HERE,
+            {"enable_thinking": False},
+            True,
+            ("changes what", "set data.enable_thinking_default=null,"),
+        ),
+        (TAUGHT + ASKS_HERE, {"enable_thinking": False}, "none", ("changes what", "default=null,")),  # verl's: true
+        (MESSAGES + ASKS_HERE, {"enable_thinking": False}, None, ("changes what the assistant says",)),
+        (MESSAGES.replace("{{ m.role }}: ", "{{ m.role }}: <think>\n") + OPENS_HERE, {}, None, ("opens <think>",)),
+    ],
+)
+def test_what_is_taught_stands_behind_the_prompt_that_the_policy_is_asked_with(
+    folder, template, kwargs, thinking, faults
+):
+    (folder / "chat_template.jinja").write_text(template)
+    found = said(folder, kwargs, rl=False, thinking=thinking)
+    assert len(found) == bool(faults)
+    assert all(fault in found[0] for fault in faults)
+    assert "enable_thinking=false" not in "".join(found) or "enable_thinking=false" in faults
+
+
+def test_fine_tuning_gives_its_template_what_the_configuration_says(folder):
+    (folder / "chat_template.jinja").write_text(TAUGHT + ASKS_HERE)
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        overrides = ["+recipe=cinema_cold_start", f"model.path={folder}"]
+        assert folder_refusals(compose("sft_trainer_engine", overrides=overrides))
+        way_out = "+data.apply_chat_template_kwargs.enable_thinking=false"
+        assert not folder_refusals(compose("sft_trainer_engine", overrides=[*overrides, way_out]))
 
 
 # --- Where it is ----------------------------------------------------------------------------------------------
