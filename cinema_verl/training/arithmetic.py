@@ -6,7 +6,7 @@ verl asserts some of it after the first rollout, minutes into a run; where the r
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import ceil, lcm, prod
 from pathlib import Path
 from typing import Final
@@ -248,6 +248,26 @@ def gpus_wanted(config: DictConfig) -> int:
     return gpus_of(config) + _rollout_gpus(config)
 
 
+def gpus_there(resources: Mapping[str, float]) -> float:
+    """GPUs of a Ray, as verl counts them (`ResourcePoolManager`): NPUs where there are no GPUs."""
+    return resources.get("GPU", resources.get("NPU", 0.0))
+
+
+def gpus_refusal(config: DictConfig, have: float, where: str) -> Refusal | None:
+    """Whether a Ray has GPUs enough; `where` says which Ray."""
+    train, only_generate = gpus_of(config), _rollout_gpus(config)
+    if have >= train + only_generate:
+        return None
+    parts = f"{train} of trainer.n_gpus_per_node x trainer.nnodes"
+    parts += f", {only_generate} of actor_rollout_ref.rollout" if only_generate else ""
+    return Refusal(
+        "trainer.n_gpus_per_node",
+        f"{where} has {have:g} GPUs, and the run needs {train + only_generate} ({parts})",
+        "ask for fewer, or for a Ray that has them: more nodes (`ray status`), RAY_ADDRESS, "
+        "ray_kwargs.ray_init.num_gpus",
+    )
+
+
 def cpus_wanted(config: DictConfig) -> int:
     """CPUs that verl's processes hold in Ray: with fewer, one of them waits for ever.
 
@@ -280,7 +300,8 @@ def slots(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
     """Of a Ray that the run itself starts; of a cluster, `cinema-verl doctor` knows."""
     if facts.cpus is None or value_of(config, "ray_kwargs.ray_init.address"):
         return
-    given = value_of(config, "ray_kwargs.ray_init.num_cpus")
-    found = slots_refusal(config, given or facts.cpus, "this Ray" if given else "this machine")
-    if found is not None:
+    cpus, gpus = (value_of(config, f"ray_kwargs.ray_init.num_{kind}") for kind in ("cpus", "gpus"))
+    if gpus is not None and (found := gpus_refusal(config, gpus, "this Ray")) is not None:
+        yield found
+    if (found := slots_refusal(config, cpus or facts.cpus, "this Ray" if cpus else "this machine")) is not None:
         yield found

@@ -6,7 +6,7 @@ from typing import Final
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from cinema_verl.training.arithmetic import gpus_wanted, slots_refusal
+from cinema_verl.training.arithmetic import gpus_refusal, gpus_there, slots_refusal
 from cinema_verl.training.refusal import Refusal
 from cinema_verl.training.same_version import VARIABLE, installed
 
@@ -40,9 +40,8 @@ def too_small(config: DictConfig, resources: Mapping[str, float]) -> Iterator[Re
         config: of reinforcement learning.
         resources: of all nodes (`ray.cluster_resources`).
     """
-    gpus, wanted = resources.get("GPU", resources.get("NPU", 0.0)), gpus_wanted(config)
-    if gpus < wanted:
-        what = f"the cluster has {gpus:g} GPUs, and the run needs {wanted}"
-        yield Refusal("trainer.n_gpus_per_node", what, "start more nodes (`ray status`), or ask for fewer GPUs")
-    if (found := slots_refusal(config, resources.get("CPU", 0.0), "the cluster")) is not None:
-        yield found
+    found = (
+        gpus_refusal(config, gpus_there(resources), "the cluster"),
+        slots_refusal(config, resources.get("CPU", 0.0), "the cluster"),
+    )
+    yield from (refusal for refusal in found if refusal is not None)

@@ -167,10 +167,6 @@ def _asynchronous(config: DictConfig, _: Facts) -> Iterator[Refusal]:
             f"without log-probabilities of the rollout, {correction}={value_of(config, correction)} corrects nothing",
             f"set {rollout}.calculate_log_probs=true",
         )
-    have, wanted = value_of(config, "ray_kwargs.ray_init.num_gpus"), arithmetic.gpus_wanted(config)
-    if have is not None and have < wanted:
-        key = "ray_kwargs.ray_init.num_gpus"
-        yield Refusal(key, f"this Ray has {have}, and the run needs {wanted}", f"set {key}={wanted}, or ask for fewer")
     if value_of(config, "trainer.v1.trainer_mode") == SEPARATE:
         yield from arithmetic.separate(config)
 

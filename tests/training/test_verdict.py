@@ -133,13 +133,27 @@ def test_a_correction_without_what_it_is_computed_from_is_refused(recipe):
 
 @pytest.mark.parametrize(
     ("recipe", "wanted"),
-    [("cinema_colocate_async", 8), ("cinema_separate_async", 4 + 4), ("cinema_separate_async_cpu", 1 + 1)],
+    [
+        ("cinema", 8),
+        ("cinema_cpu", 1),
+        ("cinema_colocate_async", 8),
+        ("cinema_separate_async", 4 + 4),
+        ("cinema_separate_async_cpu", 1 + 1),
+    ],
 )
-def test_an_asynchronous_recipe_without_the_gpus_it_needs_is_refused(recipe, wanted):
+def test_a_ray_that_is_told_of_fewer_gpus_than_the_run_needs_is_refused(recipe, wanted):
     key = "ray_kwargs.ray_init.num_gpus"
-    found = judged(f"{key}={wanted - 1}", recipe=recipe)
-    assert f"this Ray has {wanted - 1}, and the run needs {wanted}" in found[key].what
+    found = judged(f"{key}={wanted - 1}", recipe=recipe)["trainer.n_gpus_per_node"]
+    assert f"this Ray has {wanted - 1} GPUs, and the run needs {wanted}" in found.what
+    assert key in found.advice
     assert judged(f"{key}={wanted}", recipe=recipe) == {}
+
+
+def test_a_cluster_of_others_is_not_judged_by_what_its_recipe_declares():
+    two = ["trainer.n_gpus_per_node=2"]
+    assert "trainer.n_gpus_per_node" in judged(*two, recipe="cinema_cpu")
+    joined = judged(*two, "ray_kwargs.ray_init.address=10.0.0.1:6379", recipe="cinema_cpu")
+    assert "trainer.n_gpus_per_node" not in joined
 
 
 @pytest.mark.parametrize(
