@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from cinema_verl.checks.finding import Finding
 from cinema_verl.checks.process import inspect_process
 from cinema_verl.checks.quiet import quiet
-from cinema_verl.training.arithmetic import cpus_wanted, gpus_wanted, slots_refusal
+from cinema_verl.training.arithmetic import cpus_wanted, gpus_there, gpus_wanted
+from cinema_verl.training.cluster import too_small
 
 WHERE: Final = "Ray"
 _SECONDS: Final = 300  # for a worker to start and import verl on a busy node; our choice
@@ -54,7 +55,7 @@ def workers(config: Any, engine: str | None) -> Iterator[Callable[[], list[Findi
         return
     try:
         have = ray.cluster_resources()
-        room = [] if config is None else [_gpus(config, have.get("GPU", 0)), _cpus(config, have.get("CPU", 0))]
+        room = [] if config is None else resource_findings(config, have)
         asked = list(_asked(engine))
         yield lambda: [*room, *_answers(asked)]
     finally:
@@ -92,18 +93,13 @@ def _answers(asked: Sequence[tuple[str, Any]]) -> Iterator[Finding]:
             yield Finding(where, "worker", False, f"{type(error).__name__}: {error}", advice)
 
 
-def _gpus(config: Any, have: float) -> Finding:
-    want, train = gpus_wanted(config), config.trainer.n_gpus_per_node * config.trainer.nnodes
-    parts = "trainer.n_gpus_per_node × trainer.nnodes"
-    if want > train:
-        parts += f", and {want - train} of actor_rollout_ref.rollout"
-    detail = f"{have:g} in Ray, {want:g} wanted ({parts})"
-    advice = "set trainer.n_gpus_per_node and trainer.nnodes to what there is, or RAY_ADDRESS to the cluster"
-    return Finding(WHERE, "GPUs", have >= want, detail, advice)
+def resource_findings(config: Any, have: Mapping[str, float]) -> list[Finding]:
+    """Whether a Ray has what the run holds, as the run itself asks before its workers start.
 
-
-def _cpus(config: Any, have: float) -> Finding:
-    refusal = slots_refusal(config, have, "this Ray")
-    if refusal is not None:
-        return Finding.of(WHERE, refusal)
-    return Finding(WHERE, "CPUs", True, f"{have:g} in Ray, {cpus_wanted(config)} held by verl's processes")
+    Args:
+        have: Of all nodes (`ray.cluster_resources`).
+    """
+    found = [Finding.of(WHERE, refusal) for refusal in too_small(config, have)]
+    counts = f"{gpus_there(have):g} GPUs, {have.get('CPU', 0):g} CPUs"
+    held = f"verl's processes hold {gpus_wanted(config)} and {cpus_wanted(config)}"
+    return found or [Finding(WHERE, "resources", True, f"{counts}; {held}")]

@@ -10,6 +10,7 @@ from cinema_verl.checks import cluster, process
 from cinema_verl.checks.compose import compose
 from cinema_verl.checks.doctor import inspect_config
 from cinema_verl.checks.finding import Finding
+from cinema_verl.training.cluster import too_small
 
 DOCTOR = ("-m", "cinema_verl", "doctor", "--json")
 
@@ -104,19 +105,16 @@ def test_fine_tuning_is_judged_too():
     assert found["data.val_files"].ok is False
 
 
-def test_too_few_cpus_in_ray():
-    config, _ = compose("cinema_cpu", [])
-    assert cluster._cpus(config, 5.0).ok is True
-    found = cluster._cpus(config, 4.0)
-    assert found.ok is False
-    assert "would wait for ever" in found.detail
-
-
-def test_too_few_gpus():
+@pytest.mark.parametrize("device", ["GPU", "NPU"])
+def test_a_ray_is_judged_as_the_run_judges_it(device):
     config, _ = compose("cinema", ["trainer.nnodes=2"])
-    found = cluster._gpus(config, 8.0)
-    assert found.ok is False
-    assert found.detail.startswith("8 in Ray, 16 wanted")
+    (well,) = cluster.resource_findings(config, {device: 16.0, "CPU": 57.0})
+    assert well.ok is True
+    assert well.detail.startswith("16 GPUs, 57 CPUs; ")
+    for have in ({device: 8.0, "CPU": 57.0}, {device: 16.0, "CPU": 56.0}, {device: 8.0, "CPU": 4.0}, {}):
+        found = cluster.resource_findings(config, have)
+        assert [(each.what, each.detail) for each in found] == [each[:2] for each in too_small(config, have)]
+        assert not any(each.ok for each in found)
 
 
 def test_an_environment_without_the_entry_point(monkeypatch):
