@@ -13,8 +13,7 @@ from omegaconf import OmegaConf
 from cinema_verl.checks.finding import Finding
 from cinema_verl.checks.process import inspect_process
 from cinema_verl.checks.quiet import quiet
-from cinema_verl.training.arithmetic import cpus_wanted, gpus_there, gpus_wanted
-from cinema_verl.training.cluster import too_small
+from cinema_verl.training.arithmetic import cpus_wanted, gpus_there, gpus_wanted, too_small
 
 WHERE: Final = "Ray"
 _SECONDS: Final = 300  # for a worker to start and import verl on a busy node; our choice

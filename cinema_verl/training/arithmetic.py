@@ -296,6 +296,20 @@ def slots_refusal(config: DictConfig, have: float, where: str) -> Refusal | None
     )
 
 
+def too_small(config: DictConfig, resources: Mapping[str, float]) -> Iterator[Refusal]:
+    """What the run holds and the cluster does not have: verl would find out after its workers have started, or wait.
+
+    Args:
+        config: of reinforcement learning.
+        resources: of all nodes (`ray.cluster_resources`).
+    """
+    found = (
+        gpus_refusal(config, gpus_there(resources), "the cluster"),
+        slots_refusal(config, resources.get("CPU", 0.0), "the cluster"),
+    )
+    yield from (refusal for refusal in found if refusal is not None)
+
+
 def slots(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
     """Of a Ray that the run itself starts; of a cluster, `cinema-verl doctor` knows."""
     if facts.cpus is None or value_of(config, "ray_kwargs.ray_init.address"):

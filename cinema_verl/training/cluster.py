@@ -1,13 +1,11 @@
 """What a run tells Ray of the cluster that it joins, and the cluster of the run; before Ray is asked for anything."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from cinema_verl.training.arithmetic import gpus_refusal, gpus_there, slots_refusal
-from cinema_verl.training.refusal import Refusal
 from cinema_verl.training.same_version import VARIABLE, installed
 
 _INIT: Final = "ray_kwargs.ray_init"
@@ -31,17 +29,3 @@ def prepare(config: DictConfig, environment: Mapping[str, str] = os.environ) -> 
             for name in _OF_ITS_OWN:
                 OmegaConf.update(config, f"{_INIT}.{name}", None, force_add=True)
         OmegaConf.update(config, f"{_INIT}.runtime_env.env_vars.{VARIABLE}", installed(), force_add=True)
-
-
-def too_small(config: DictConfig, resources: Mapping[str, float]) -> Iterator[Refusal]:
-    """What the run holds and the cluster does not have: verl would find out after its workers have started, or wait.
-
-    Args:
-        config: of reinforcement learning.
-        resources: of all nodes (`ray.cluster_resources`).
-    """
-    found = (
-        gpus_refusal(config, gpus_there(resources), "the cluster"),
-        slots_refusal(config, resources.get("CPU", 0.0), "the cluster"),
-    )
-    yield from (refusal for refusal in found if refusal is not None)

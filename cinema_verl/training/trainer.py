@@ -26,6 +26,7 @@ from cinema_verl.runs.metrics import records
 from cinema_verl.runs.stop_reason import StopReason
 from cinema_verl.schedule import Stages
 from cinema_verl.training import advantage, dynamic_sampling, log_probs
+from cinema_verl.training.arithmetic import too_small
 from cinema_verl.training.async_sampling import BoundedReplayBufferAsync, clear_what_was_trained
 from cinema_verl.training.checkpoint import (
     QUEUE,
@@ -40,7 +41,6 @@ from cinema_verl.training.checkpoint import (
     run_that_resumes,
     step_folder,
 )
-from cinema_verl.training.cluster import too_small
 from cinema_verl.training.continuing import ContinuingClient
 from cinema_verl.training.file_logger import AppendingFileLogger
 from cinema_verl.training.history import is_due, logged, numbers

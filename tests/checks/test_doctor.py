@@ -10,7 +10,7 @@ from cinema_verl.checks import cluster, process
 from cinema_verl.checks.compose import compose
 from cinema_verl.checks.doctor import inspect_config
 from cinema_verl.checks.finding import Finding
-from cinema_verl.training.cluster import too_small
+from cinema_verl.training.arithmetic import too_small
 
 DOCTOR = ("-m", "cinema_verl", "doctor", "--json")
 

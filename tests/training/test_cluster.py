@@ -9,9 +9,10 @@ from hydra import compose, initialize_config_module
 
 from cinema_verl.registration.command_line import PROGRAMS, program_of
 from cinema_verl.training import same_version
+from cinema_verl.training.arithmetic import too_small
 from cinema_verl.training.before_start import RefuseBeforeStart
 from cinema_verl.training.checkpoint import TRACKER, shard_path, write_progress
-from cinema_verl.training.cluster import prepare, too_small
+from cinema_verl.training.cluster import prepare
 from cinema_verl.training.resume import resume_refusals
 from cinema_verl.training.same_version import VARIABLE, VersionsDiffer, installed, refuse_different
 
