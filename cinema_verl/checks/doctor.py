@@ -24,6 +24,7 @@ from cinema_verl.checks.process import REPORT, inspect_process
 from cinema_verl.checks.quiet import quiet
 from cinema_verl.checks.selection import inspect_selection
 from cinema_verl.registration.command_line import RL_TRAINER
+from cinema_verl.training.model_folder import folder_refusals
 from cinema_verl.training.verdict import refusals
 from cinema_verl.utils.arguments import Parser
 
@@ -69,7 +70,7 @@ def inspect_config(config: Any, *, rl: bool) -> list[Finding]:
             findings += inspect_selection(config)
         except Exception as error:  # a broken registry is reported already; the doctor must not die of it
             findings.append(Finding(WHERE, "selection", False, f"{type(error).__name__}: {error}", REPORT))
-    found = refusals(config)
+    found = refusals(config) or folder_refusals(config)
     findings += [Finding.of(WHERE, refusal) for refusal in found]
     if not found:
         findings.append(Finding(WHERE, "verdict", True, "the run would accept this configuration"))

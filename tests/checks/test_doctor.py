@@ -1,6 +1,7 @@
 """`cinema-verl doctor` in a good environment and in broken ones."""
 
 import json
+import shutil
 import subprocess
 from importlib import metadata
 
@@ -10,6 +11,7 @@ from cinema_verl.checks import cluster, process
 from cinema_verl.checks.compose import compose
 from cinema_verl.checks.doctor import inspect_config
 from cinema_verl.checks.finding import Finding
+from cinema_verl.demo.train_policy import digits_cold_start
 from cinema_verl.training.arithmetic import too_small
 
 DOCTOR = ("-m", "cinema_verl", "doctor", "--json")
@@ -103,6 +105,19 @@ def test_fine_tuning_is_judged_too():
     config, _ = compose("cinema_cold_start", ["data.val_files=null", "model.path=somebody/model"])
     found = {finding.what: finding for finding in inspect_config(config, rl=False)}
     assert found["data.val_files"].ok is False
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key"), [("cinema_cold_start", "model.path"), ("cinema", "actor_rollout_ref.model.path")]
+)
+def test_the_folder_of_the_model_is_looked_at_as_the_run_looks_at_it(recipe, key, tmp_path):
+    shutil.copytree(digits_cold_start(), tmp_path / "model")
+    template = tmp_path / "model" / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if add_generation_prompt %}<think>\n{% endif %}")
+    config, _ = compose(recipe, [f"{key}={tmp_path}/model"])
+    found = {finding.what: finding for finding in inspect_config(config, rl=recipe == "cinema")}
+    assert found[key].ok is False
+    assert "opens <think>" in found[key].detail
 
 
 @pytest.mark.parametrize("device", ["GPU", "NPU"])
