@@ -114,7 +114,7 @@ def test_the_folder_of_the_model_is_looked_at_as_the_run_looks_at_it(recipe, key
     shutil.copytree(digits_cold_start(), tmp_path / "model")
     template = tmp_path / "model" / "chat_template.jinja"
     template.write_text(template.read_text() + "{% if add_generation_prompt %}<think>\n{% endif %}")
-    config, _ = compose(recipe, [f"{key}={tmp_path}/model"])
+    config, _ = compose(recipe, [f"{key}={tmp_path}/model", "trainer.test_freq=-1"])
     found = {finding.what: finding for finding in inspect_config(config, rl=recipe == "cinema")}
     assert found[key].ok is False
     assert "opens <think>" in found[key].detail
