@@ -70,7 +70,9 @@ def inspect_config(config: Any, *, rl: bool) -> list[Finding]:
             findings += inspect_selection(config)
         except Exception as error:  # a broken registry is reported already; the doctor must not die of it
             findings.append(Finding(WHERE, "selection", False, f"{type(error).__name__}: {error}", REPORT))
-    found = refusals(config) or folder_refusals(config)
+    found = refusals(config)
+    if not any(refusal.key.endswith("model.path") for refusal in found):  # else the folder's faults are said already
+        found += folder_refusals(config)
     findings += [Finding.of(WHERE, refusal) for refusal in found]
     if not found:
         findings.append(Finding(WHERE, "verdict", True, "the run would accept this configuration"))
