@@ -51,14 +51,12 @@ class RefuseBeforeStart(Callback):
         """Called by Hydra with the whole configuration, its own node included.
 
         Raises:
-            SystemExit: With every reason, or with the extension that cannot be used.
+            SystemExit: With every reason, or with what kept them from being found.
         """
-        try:
+        with _ending():
             found = refusals(config)
             found = [*found, *file_refusals(config), *([] if found else folder_refusals(config))]
             found = found or hub_refusals(config) or resume_refusals(config)
-        except ExtensionError as error:
-            raise SystemExit(f"\ncinema-verl: {error}. Nothing was started.") from error
         if found:
             reasons = "\n".join(f"  {refusal}" for refusal in found)
             raise SystemExit(
@@ -119,7 +117,7 @@ def _once_ray_runs(function: Callable[[], None]) -> None:
 def _ending() -> Iterator[None]:
     try:
         yield
-    except Taken as error:
+    except (Taken, ExtensionError) as error:
         raise SystemExit(f"\ncinema-verl: nothing was started: {error}") from None
     except Exception as error:
         raise SystemExit(f"\ncinema-verl: nothing was started: {type(error).__name__}: {error}") from error

@@ -22,6 +22,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cinema_verl.runs.locate import RUN
+from cinema_verl.training.refusal import fine_tunes
 from cinema_verl.utils.files import FULL, atomic_write
 
 logger = logging.getLogger(__name__)
@@ -271,7 +272,7 @@ def keeps(max_to_keep: int | None) -> int | None:
 
 def saves_nothing(config: DictConfig) -> bool:
     """Whether a training would end without a checkpoint; verl's SFT program saves its last step whatever it is told."""
-    if OmegaConf.select(config, "actor_rollout_ref") is None or OmegaConf.select(config, "trainer.val_only"):
+    if fine_tunes(config) or OmegaConf.select(config, "trainer.val_only"):
         return False
     frequency = OmegaConf.select(config, "trainer.save_freq")
     return not isinstance(frequency, int) or frequency <= 0

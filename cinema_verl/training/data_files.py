@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from cinema_verl.training.refusal import Refusal
+from cinema_verl.training.refusal import Refusal, fine_tunes
 
 
 class Unusable(NamedTuple):
@@ -49,7 +49,7 @@ def unusable(path: str, local: Path, split: str) -> Unusable | None:
 
 def file_refusals(config: DictConfig) -> list[Refusal]:
     """Every file of a composed configuration that is not there; of files elsewhere (`hdfs://`) nothing is known."""
-    supervised = OmegaConf.select(config, "actor_rollout_ref") is None
+    supervised = fine_tunes(config)
     return [
         Refusal(f"data.{split}_files", *found)
         for split in ("train", "val")

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from cinema_verl.data.families import FAMILIES, refused
-from cinema_verl.training.refusal import Refusal
+from cinema_verl.training.refusal import Refusal, fine_tunes
 from cinema_verl.utils.hub import HubUnreachable, only_local
 from cinema_verl.utils.native_reasoning import KEY as REASONING
 from cinema_verl.utils.pretrained import read_files
@@ -50,7 +50,7 @@ def folder_of(path: str) -> Path | None:
 
 
 def _key(config: DictConfig) -> str:
-    return "model.path" if OmegaConf.select(config, "actor_rollout_ref") is None else "actor_rollout_ref.model.path"
+    return "model.path" if fine_tunes(config) else "actor_rollout_ref.model.path"
 
 
 def hub_refusals(config: DictConfig) -> list[Refusal]:

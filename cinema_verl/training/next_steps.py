@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from cinema_verl.training.checkpoint import complete_steps, step_folder
+from cinema_verl.training.refusal import fine_tunes
 from cinema_verl.utils import native_reasoning
 
 
@@ -20,8 +21,9 @@ def next_steps(config: DictConfig) -> str:
     """
     folder = Path(config.trainer.default_local_dir)
     steps = complete_steps(folder)
-    supervised = OmegaConf.select(config, "actor_rollout_ref") is None
-    lines = list((_after_sft if supervised else _after_rl)(config, step_folder(folder, steps[-1]) if steps else None))
+    lines = list(
+        (_after_sft if fine_tunes(config) else _after_rl)(config, step_folder(folder, steps[-1]) if steps else None)
+    )
     return "\n".join(f"  {name:<12}{text}" for name, text in lines)
 
 

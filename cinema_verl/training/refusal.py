@@ -47,6 +47,11 @@ class Facts(NamedTuple):
         return cls(processes, None if environment.get("RAY_ADDRESS") else os.cpu_count())
 
 
+def fine_tunes(config: DictConfig) -> bool:
+    """Whether a configuration is composed for supervised fine-tuning; any other is for reinforcement learning."""
+    return OmegaConf.select(config, "actor_rollout_ref.rollout") is None
+
+
 def value_of(config: DictConfig, key: str, default: Any = None) -> Any:
     """A value, the default where it is absent, null, or made of others that are."""
     try:

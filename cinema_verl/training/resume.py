@@ -16,7 +16,7 @@ from cinema_verl.training.checkpoint import (
     step_to_resume,
     world_sizes,
 )
-from cinema_verl.training.refusal import Refusal
+from cinema_verl.training.refusal import Refusal, fine_tunes
 from cinema_verl.training.run_folder import branches_from
 
 _PATH = "trainer.resume_from_path"
@@ -29,7 +29,7 @@ def resume_refusals(config: DictConfig) -> list[Refusal]:
         config: the composed configuration, with absolute paths. The folder of a run that this machine does not see is
             not judged; a checkpoint that is named is.
     """
-    supervised = OmegaConf.select(config, "actor_rollout_ref") is None
+    supervised = fine_tunes(config)
     actor = config if supervised else config.actor_rollout_ref.actor
     strategy = config.engine.strategy if supervised else actor.strategy
     if strategy not in ("fsdp", "fsdp2"):

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cinema_verl.runs.locate import CONFIG, METRICS, RUN
 from cinema_verl.training.checkpoint import complete_steps, run_of, run_that_resumes, step_folder, steps_on_disk
+from cinema_verl.training.refusal import fine_tunes
 from cinema_verl.utils.files import Locked, atomic_write, only_one
 
 LOCK: Final = ".run.lock"
@@ -268,8 +269,7 @@ def _came_from(source: Path, folder: Path, branch_of: str | None) -> bool:
 
 def branches_from(config: DictConfig) -> str | None:
     """The checkpoint that the configuration names; verl's SFT trainer looks at it in the mode `auto`, too."""
-    supervised = OmegaConf.select(config, "actor_rollout_ref") is None
-    named = config.trainer.resume_mode == "resume_path" or (supervised and config.trainer.resume_mode == "auto")
+    named = config.trainer.resume_mode == "resume_path" or (fine_tunes(config) and config.trainer.resume_mode == "auto")
     return config.trainer.resume_from_path if named else None
 
 

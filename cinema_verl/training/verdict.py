@@ -21,7 +21,7 @@ from cinema_verl.schedule import Stages
 from cinema_verl.training import arithmetic
 from cinema_verl.training.arithmetic import SEPARATE, rows_of
 from cinema_verl.training.estimators import schemes
-from cinema_verl.training.refusal import Facts, Refusal, is_whole, value_of
+from cinema_verl.training.refusal import Facts, Refusal, fine_tunes, is_whole, value_of
 from cinema_verl.training.settings import SHORTHANDS, CinemaSettings
 from cinema_verl.utils.native_reasoning import KEY as REASONING
 from cinema_verl.utils.native_reasoning import NATIVE_REASONING
@@ -43,7 +43,7 @@ def refusals(config: DictConfig, facts: Facts | None = None) -> list[Refusal]:
     """
     facts = Facts.here() if facts is None else facts
     rules: Sequence[Callable[[DictConfig, Facts], Iterator[Refusal]]]
-    if OmegaConf.select(config, "actor_rollout_ref") is None:
+    if fine_tunes(config):
         rules = (_no_section, _trainer_values, _model, _sft_files, arithmetic.sft_batches)
     elif OmegaConf.select(config, "cinema") is None and value_of(config, "trainer.v1.trainer_mode") not in TRAINERS:
         return []
@@ -190,8 +190,10 @@ def _log_probs(config: DictConfig, _: Facts) -> Iterator[Refusal]:
 
 def _no_section(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     """Keys that nobody would read."""
-    if OmegaConf.select(config, "cinema") is not None:
-        yield Refusal("cinema", "supervised fine-tuning has no such section, and would not look at it", "drop its keys")
+    for section in ("cinema", "actor_rollout_ref", "algorithm", "reward"):
+        if OmegaConf.select(config, section) is not None:
+            what = "supervised fine-tuning has no such section, and would not look at it"
+            yield Refusal(section, what, "drop its keys; those of the model are model.…, of the optimiser optim.…")
 
 
 def _sft_files(config: DictConfig, _: Facts) -> Iterator[Refusal]:
@@ -210,9 +212,9 @@ def _sft_files(config: DictConfig, _: Facts) -> Iterator[Refusal]:
 
 def _trainer_values(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     """Values that verl meets when it compares, saves or resumes, minutes or hours later."""
-    supervised = OmegaConf.select(config, "actor_rollout_ref") is None
-    whens = ("after_each_epoch",) if supervised else ()
-    keep = "max_ckpt_to_keep" if supervised else "max_actor_ckpt_to_keep"
+    fine_tuning = fine_tunes(config)
+    whens = ("after_each_epoch",) if fine_tuning else ()
+    keep = "max_ckpt_to_keep" if fine_tuning else "max_actor_ckpt_to_keep"
     numbers = {"save_freq": whens, "test_freq": whens, "total_epochs": (), "total_training_steps": (None,)}
     for name, also in {**numbers, keep: (None,), "n_gpus_per_node": (), "nnodes": ()}.items():
         value = value_of(config, f"trainer.{name}")
@@ -232,7 +234,7 @@ def _trainer_values(config: DictConfig, _: Facts) -> Iterator[Refusal]:
 
 def _model(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     """Whether verl can train this kind of model at all, from the folder's `config.json`."""
-    key = "actor_rollout_ref.model.path" if OmegaConf.select(config, "actor_rollout_ref") is not None else "model.path"
+    key = "model.path" if fine_tunes(config) else "actor_rollout_ref.model.path"
     path = str(value_of(config, key) or "")
     if path.startswith("~"):
         yield Refusal(key, f"{path}: neither verl nor transformers expands ~", "write the whole path")

@@ -44,7 +44,19 @@ def test_every_reason_is_given_at_once():
 
 def test_an_extension_that_cannot_be_used_ends_the_run_here(install):
     install("mine", {estimators.GROUP: {"x": "nowhere:a"}})
-    with pytest.raises(SystemExit, match=r"distribution mine 1\.0 .* Nothing was started"):
+    with pytest.raises(SystemExit, match=r"nothing was started: .*distribution mine 1\.0"):
+        RefuseBeforeStart().on_job_start(composed("cinema_cpu"))
+
+
+@pytest.mark.parametrize("module", ["verdict.refusals", "resume.resume_refusals"])
+def test_a_verdict_that_fails_ends_the_run_as_well(module, files_of_digits, monkeypatch):
+    """Hydra makes a warning of an exception, and a run that nobody has judged would go on."""
+
+    def fails(*_):
+        raise AttributeError("no such key")
+
+    monkeypatch.setattr(f"cinema_verl.training.before_start.{module.partition('.')[2]}", fails)
+    with pytest.raises(SystemExit, match="nothing was started: AttributeError: no such key"):
         RefuseBeforeStart().on_job_start(composed("cinema_cpu"))
 
 

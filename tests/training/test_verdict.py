@@ -34,6 +34,13 @@ SFT = ("data.val_files=[v.parquet]", "model.path=somebody/model")
 ROLLOUT, ACTOR = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
 
 
+@pytest.mark.parametrize(
+    "key", ["actor_rollout_ref.model.path", "reward.reward_kwargs.x", "algorithm.adv_estimator", "cinema.coefficient"]
+)
+def test_fine_tuning_has_none_of_the_sections_of_reinforcement_learning(key):
+    assert f"{key.partition('.')[0]}" in judged(*SFT, f"{key}=x", recipe="cinema_cold_start")
+
+
 @pytest.mark.parametrize("recipe", sorted({*shipped_recipes()} - {"cinema_val_only"}))
 def test_every_shipped_recipe_can_train_what_it_says(recipe):
     overrides = SFT if "cold_start" in recipe else ()
