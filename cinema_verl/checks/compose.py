@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from cinema_verl.checks.finding import Finding
 from cinema_verl.registration.command_line import PROGRAMS, RL_TRAINER, program_of, shipped_recipes
 from cinema_verl.registration.search_path import PROVIDER, CinemaSearchPath
+from cinema_verl.training.values import misspelt
 from cinema_verl.utils.arguments import did_you_mean
 
 WHERE = "recipe"
@@ -55,7 +56,8 @@ def compose(recipe: str, overrides: Sequence[str]) -> tuple[Any, list[Finding]]:
             cause = f" ({error.__cause__})" if error.__cause__ else ""
             advice = f"correct the recipe's name or the override{_hint(recipe, f'{error}{cause}')}"
             return None, [*findings, Finding(WHERE, f"+recipe={recipe}", False, f"{error}{cause}", advice)]
-    return config, [*findings, Finding(WHERE, f"+recipe={recipe}", True, f"composes for {program}")]
+    findings.append(Finding(WHERE, f"+recipe={recipe}", True, f"composes for {program}"))
+    return config, [*findings, *(Finding.of(WHERE, refusal) for refusal in misspelt(config, overrides))]
 
 
 def _configurations() -> str:

@@ -67,6 +67,7 @@ def examine(
     decode: bool = False,
     show: gallery.Chosen | None = None,
     here: bool = True,
+    known: Sequence[Finding] = (),
 ) -> dict[str, Any]:
     """Everything about a composed configuration, as JSON values; ``ok`` is whether the run would get through.
 
@@ -74,21 +75,22 @@ def examine(
         program: `RL_TRAINER` or `SFT_TRAINER`.
         sample, decode, show: See `survey`.
         here: Whether the run will be on this machine, or on machines like it.
+        known: What was found already.
     """
     plan = Plan.of(config, program)
     model, counting = _look_at_model(config, plan)
     decode = decode or config.data.get("cinema_checks") == "full"
     found = survey(plan, counting.counter, counting.patching, sample=sample, decode=decode, show=show)
     verdict = [Finding.of("run", refusal) for refusal in refusals(config, _facts(found, here=here))]
-    findings = [*model, *counting.findings, *inspect_files(plan, config, found), *inspect_judge(found)]
+    findings = [*known, *model, *counting.findings, *inspect_files(plan, config, found), *inspect_judge(found)]
     findings += inspect_engine(config, counting.patching)
     batch = config.data.train_batch_size
     memory = project(plan, config, found, counting.patching) if isinstance(batch, int) and batch > 0 else []
     if here:
         findings += inspect_machine(config, folder_of(plan.model), memory, rl=program == RL_TRAINER)
         findings += _where_it_writes(plan, config)
-    known = {(finding.what, finding.detail) for finding in model}  # the family is the verdict's, and the folder's, too
-    findings += [finding for finding in verdict if (finding.what, finding.detail) not in known]
+    said = {(finding.what, finding.detail) for finding in model}  # the family is the verdict's, and the folder's, too
+    findings += [finding for finding in verdict if (finding.what, finding.detail) not in said]
     return summarise(plan, counting, found, findings, memory)
 
 
@@ -141,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         decode=parsed.full,
         show=show,
         here=not parsed.other_machine,
+        known=[finding for finding in composed if finding.ok is False],
     )
     print(text_report(summary))
     try:

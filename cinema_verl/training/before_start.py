@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cinema_verl.runs.locate import CONFIG
 from cinema_verl.training import cluster
-from cinema_verl.training.checkpoint import saves_nothing
+from cinema_verl.training.checkpoint import saves_nothing, saves_too_little
 from cinema_verl.training.data_files import file_refusals
 from cinema_verl.training.model_folder import folder_refusals, hub_refusals
 from cinema_verl.training.next_steps import next_steps
@@ -26,6 +26,7 @@ from cinema_verl.training.quiet import configuration_to_file, filter_warnings
 from cinema_verl.training.resume import resume_refusals
 from cinema_verl.training.run_folder import Taken, claimed, refuse_validations_of_a_training, use_absolute_paths
 from cinema_verl.training.stop_signal import EXIT_CODE, StopRequest
+from cinema_verl.training.values import misspelt
 from cinema_verl.training.verdict import TRAINERS, refusals
 from cinema_verl.utils.extensions import ExtensionError
 
@@ -54,7 +55,7 @@ class RefuseBeforeStart(Callback):
             SystemExit: With every reason, or with what kept them from being found.
         """
         with _ending():
-            found = refusals(config)
+            found = [*misspelt(config, OmegaConf.select(config, "hydra.overrides.task") or ()), *refusals(config)]
             found = [*found, *file_refusals(config), *([] if found else folder_refusals(config))]
             found = found or hub_refusals(config) or resume_refusals(config)
         if found:
@@ -70,6 +71,12 @@ class RefuseBeforeStart(Callback):
             with _ending():
                 self._stop = StopRequest(self._held.enter_context(claimed(config)))
                 self._stop.clear()
+                if saves_too_little(config):
+                    print(
+                        "cinema-verl: checkpoint.save_contents is without some of model, optimizer, extra: the run "
+                        "cannot be resumed",
+                        file=sys.stderr,
+                    )
                 if OmegaConf.select(config, "trainer.v1.trainer_mode") in TRAINERS:
                     _once_ray_runs(self._listen)
                     if saves_nothing(config):

@@ -278,6 +278,13 @@ def saves_nothing(config: DictConfig) -> bool:
     return not isinstance(frequency, int) or frequency <= 0
 
 
+def saves_too_little(config: DictConfig) -> bool:
+    """Whether no run could go on from the checkpoints of a training."""
+    where = "checkpoint" if fine_tunes(config) else "actor_rollout_ref.actor.checkpoint"
+    saved = OmegaConf.select(config, f"{where}.save_contents") or RESUMABLE
+    return not set(RESUMABLE) <= set(saved)
+
+
 def retire(
     folder: Path, run: str, step: int, leave: int | None, contents: Sequence[str] = RESUMABLE, *, saved: bool = True
 ) -> list[int]:

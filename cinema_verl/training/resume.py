@@ -36,10 +36,27 @@ def resume_refusals(config: DictConfig) -> list[Refusal]:
         return []
     contents = OmegaConf.select(actor, "checkpoint.load_contents") or RESUMABLE
     named = branches_from(config)
-    found = [*_of_the_path(config, named, contents), *_of_the_tracker(config, contents)]
+    found = list(_of_the_contents(config, contents))
+    found = found or [*_of_the_path(config, named, contents), *_of_the_tracker(config, contents)]
     if found or supervised:  # the SFT trainer looks at the ranks itself, as torchrun knows the number of processes
         return found
     return list(_of_the_ranks(config, named, contents))
+
+
+def _of_the_contents(config: DictConfig, contents: Sequence[str]) -> Iterator[Refusal]:
+    """Whether a run would go on with half of what it was: a new optimiser, or the schedule from its beginning."""
+    trainer = config.trainer
+    lacks = [part for part in RESUMABLE if part not in contents]
+    folder = Path(trainer.default_local_dir)
+    if lacks and trainer.resume_mode == "auto" and not trainer.resume_from_path and (folder / TRACKER).is_file():
+        section = "checkpoint" if fine_tunes(config) else "actor_rollout_ref.actor.checkpoint"
+        yield Refusal(
+            f"{section}.load_contents",
+            f"without {', '.join(lacks)}, the run in {folder} would not go on from where it was (extra is the schedule "
+            "and the random numbers)",
+            f"begin another run from its weights, in another folder; {section}.save_contents=[model,optimizer,extra] "
+            "is for runs that are to be resumed",
+        )
 
 
 def _of_the_path(config: DictConfig, named: str | None, contents: Sequence[str]) -> Iterator[Refusal]:

@@ -23,12 +23,12 @@ from cinema_verl.training.arithmetic import SEPARATE, rows_of
 from cinema_verl.training.estimators import schemes
 from cinema_verl.training.refusal import Facts, Refusal, fine_tunes, is_whole, value_of
 from cinema_verl.training.settings import SHORTHANDS, CinemaSettings
+from cinema_verl.training.values import wrong_values
 from cinema_verl.utils.native_reasoning import KEY as REASONING
 from cinema_verl.utils.native_reasoning import NATIVE_REASONING
 
 TRAINERS: Final = ("cinema", "cinema_colocate_async", SEPARATE)
 """In verl's modes sync, colocate_async and separate_async (`cinema_verl.training.trainer`)."""
-RESUME_MODES: Final = ("auto", "disable", "resume_path")
 
 
 def refusals(config: DictConfig, facts: Facts | None = None) -> list[Refusal]:
@@ -44,7 +44,7 @@ def refusals(config: DictConfig, facts: Facts | None = None) -> list[Refusal]:
     facts = Facts.here() if facts is None else facts
     rules: Sequence[Callable[[DictConfig, Facts], Iterator[Refusal]]]
     if fine_tunes(config):
-        rules = (_no_section, _trainer_values, _model, _sft_files, arithmetic.sft_batches)
+        rules = (_no_section, wrong_values, _model, _sft_files, arithmetic.sft_batches)
     elif OmegaConf.select(config, "cinema") is None and value_of(config, "trainer.v1.trainer_mode") not in TRAINERS:
         return []
     elif value_of(config, "trainer.val_only"):
@@ -210,28 +210,6 @@ def _sft_files(config: DictConfig, _: Facts) -> Iterator[Refusal]:
 # --- Both -----------------------------------------------------------------------------------------------------
 
 
-def _trainer_values(config: DictConfig, _: Facts) -> Iterator[Refusal]:
-    """Values that verl meets when it compares, saves or resumes, minutes or hours later."""
-    fine_tuning = fine_tunes(config)
-    whens = ("after_each_epoch",) if fine_tuning else ()
-    keep = "max_ckpt_to_keep" if fine_tuning else "max_actor_ckpt_to_keep"
-    numbers = {"save_freq": whens, "test_freq": whens, "total_epochs": (), "total_training_steps": (None,)}
-    for name, also in {**numbers, keep: (None,), "n_gpus_per_node": (), "nnodes": ()}.items():
-        value = value_of(config, f"trainer.{name}")
-        if value is not None and value not in also and (isinstance(value, bool) or not isinstance(value, int)):
-            other = "".join(f" or {one}" for one in also if one)
-            yield Refusal(f"trainer.{name}", f"{value!r} is not a whole number{other}", "correct the value")
-    if not value_of(config, "trainer.default_local_dir"):
-        key, what = "trainer.default_local_dir", "empty: checkpoints would be written to wherever the command is given"
-        yield Refusal(key, what, "name a folder; a shell makes nothing of a variable that is not set")
-    mode = value_of(config, "trainer.resume_mode")
-    if mode not in RESUME_MODES:
-        yield Refusal("trainer.resume_mode", f"{mode!r} is none of {', '.join(RESUME_MODES)}", "set one of them")
-    for name in ("val_before_train", "val_only"):
-        if not isinstance(value := value_of(config, f"trainer.{name}", False), bool):
-            yield Refusal(f"trainer.{name}", f"{value!r} is neither true nor false", "set one of them")
-
-
 def _model(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     """Whether verl can train this kind of model at all, from the folder's `config.json`."""
     key = "model.path" if fine_tunes(config) else "actor_rollout_ref.model.path"
@@ -276,5 +254,5 @@ def _scoring(config: DictConfig, _: Facts) -> Iterator[Refusal]:
         yield Refusal("reward.num_workers", f"0 leaves nobody to score, with {without}", "set reward.num_workers=1")
 
 
-_ASKED: Final = (_settings, _trainer_values, _selection, _reasoning, _data_options, _model, _scoring)
+_ASKED: Final = (_settings, wrong_values, _selection, _reasoning, _data_options, _model, _scoring)
 """Of every run with an actor, evaluations as well."""

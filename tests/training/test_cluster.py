@@ -92,6 +92,19 @@ def test_a_cluster_that_is_too_small_ends_the_run_before_its_workers_start(recip
     assert said(GPU=gpus, CPU=cpus - 1) == ["ray_kwargs.ray_init.num_cpus"]
 
 
+@pytest.mark.parametrize("contents", ["[model]", "[hf_model]", "[model,optimizer]"])
+def test_a_run_does_not_go_on_with_half_of_what_it_was(tmp_path, contents):
+    """verl would load the weights, and begin with a new optimiser or the schedule's first step, without a word."""
+    overrides = [f"trainer.default_local_dir={tmp_path}", f"{SAVED}={contents}"]
+    assert resume_refusals(composed(*overrides)) == []
+    (tmp_path / TRACKER).write_text("4")
+    (refusal,) = resume_refusals(composed(*overrides))
+    assert refusal.key == "actor_rollout_ref.actor.checkpoint.load_contents"
+
+
+SAVED = "actor_rollout_ref.actor.checkpoint.save_contents"
+
+
 # ---- another number of ranks ------------------------------------------------------------------------------------
 
 
