@@ -1,4 +1,4 @@
-"""Are the files of rows there? verl opens them after Ray and the model, minutes into a run."""
+"""Are the files of rows there, and of the kind that the run reads? verl opens them minutes into a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from cinema_verl.training.refusal import Refusal, fine_tunes
+from cinema_verl.training.refusal import Refusal, fine_tunes, value_of
 
 
 class Unusable(NamedTuple):
@@ -48,14 +48,41 @@ def unusable(path: str, local: Path, split: str) -> Unusable | None:
 
 
 def file_refusals(config: DictConfig) -> list[Refusal]:
-    """Every file of a composed configuration that is not there; of files elsewhere (`hdfs://`) nothing is known."""
+    """Every file of a composed configuration that cannot be read; of files elsewhere (`hdfs://`) nothing is known."""
     supervised = fine_tunes(config)
-    return [
-        Refusal(f"data.{split}_files", *found)
-        for split in ("train", "val")
-        for path in dict.fromkeys(_listed(config, split))
-        if (local := local_path(path, supervised=supervised)) and (found := unusable(path, local, split))
-    ]
+    found = []
+    for split in ("train", "val"):
+        key, paths = f"data.{split}_files", _listed(config, split)
+        if not paths and not (supervised and split == "val"):
+            advice = "name one; a reinforcement learning run opens both, whether it validates or not"
+            found.append(Refusal(key, "no file", "name one" if supervised else advice))
+        for path in dict.fromkeys(paths):
+            local = local_path(path, supervised=supervised)
+            if local and (fault := unusable(path, local, split) or _of_another_kind(config, path, local)):
+                found.append(Refusal(key, *fault))
+    return found
+
+
+def _of_another_kind(config: DictConfig, path: str, local: Path) -> Unusable | None:
+    """Why a parquet file has no rows for this program: from its footer."""
+    if local.suffix != ".parquet":
+        return None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        columns = pq.read_schema(local).names
+    except (OSError, pa.ArrowException) as error:
+        return Unusable(f"{path} cannot be read: {error}", "copy it again, or make it again")
+    reader = str(value_of(config, "data.custom_cls.path") or "cinema_verl.data")
+    key, default = ("messages_key", "messages") if fine_tunes(config) else ("prompt_key", "prompt")
+    column = value_of(config, f"data.{key}", default)
+    if column in columns or "cinema_verl.data" not in reader:  # somebody's own class may read anything
+        return None
+    other = {"messages": "supervised fine-tuning", "prompt": "reinforcement learning"}
+    made_for = [program for name, program in other.items() if name in columns]
+    what = f"{path} has no column {column}" + (f": its rows are for {made_for[0]}" if made_for else "")
+    return Unusable(what, f"name another file, or the column that it has as data.{key}")
 
 
 def _listed(config: DictConfig, split: str) -> list[str]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from jinja2 import TemplateError
 from omegaconf import DictConfig, OmegaConf
 
 from cinema_verl.data.families import FAMILIES, refused
@@ -112,14 +113,27 @@ def model_refusals(
             cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
             return [Refusal(key, f"{folder}: {cause}", "name a folder with config, tokenizer and processor")]
         refusals = [*_weights(folder, key, config), *_processor(folder, key, config, processor)]
+        refusals += _generation(folder, key)
         if getattr(processor, "tokenizer", None) is not None:
             kwargs = dict(template_kwargs or {})
-            if rl and not strips:
-                refusals += _prompt_end(key, processor, kwargs)
-            elif rl is False:
-                taught = kwargs if thinking is None else {**kwargs, "enable_thinking": bool(thinking)}
-                refusals += _rendering(key, processor, kwargs, taught)
+            taught = kwargs if thinking is None else {**kwargs, "enable_thinking": bool(thinking)}
+            refusals += _template(key, processor, kwargs, taught, rl=rl, strips=strips)
     return refusals
+
+
+def _template(
+    key: str, processor: Any, kwargs: dict[str, Any], taught: dict[str, Any], *, rl: bool | None, strips: bool
+) -> list[Refusal]:
+    """Whether the chat template renders a question over images as this program needs it."""
+    try:
+        _opens_think(processor, kwargs)
+        if rl and not strips:
+            return list(_prompt_end(key, processor, kwargs))
+        return list(_rendering(key, processor, kwargs, taught)) if rl is False else []
+    except (ValueError, TypeError, TemplateError) as error:  # there is none, it is no Jinja, it refuses the question
+        what = f"the chat template does not render a question: {error}"
+        advice = "put the chat template of the model that this one was made from into its folder (chat_template.jinja)"
+        return [Refusal(key, what, advice)]
 
 
 def family_refusal(folder: Path, key: str) -> Refusal | None:
@@ -135,15 +149,40 @@ def family_refusal(folder: Path, key: str) -> Refusal | None:
 # --- Weights --------------------------------------------------------------------------------------------------
 
 
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that transformers reads, and adapters beside them; others are not looked at, by nobody.
+
+    Raises:
+        ValueError: It would not find them.
+    """
+    index, adapters = folder / "model.safetensors.index.json", sorted(folder.glob("adapter_model*.safetensors"))
+    if (folder / "model.safetensors").exists() or (folder / "model.safetensors").is_symlink():
+        return [folder / "model.safetensors", *adapters]
+    if index.exists():
+        try:
+            found = json.loads(index.read_bytes())
+            named, _ = sorted(set(found["weight_map"].values())), found["metadata"]  # transformers wants both
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{index.name} cannot be read ({error!r})") from error
+        if gone := [name for name in named if not (folder / name).is_file()]:
+            raise ValueError(f"{index.name} names {', '.join(gone)}, and {len(gone)} of them are not there")
+        return [*(folder / name for name in named), *adapters]
+    if others := sorted({*folder.glob("*.safetensors")} - {*adapters}):
+        raise ValueError(
+            f"neither model.safetensors nor {index.name}, which would name {others[0].name} and the others"
+        )
+    return adapters
+
+
 def read_headers(folder: Path) -> dict[str, Header]:
     """Name, dtype and shape of every tensor in a folder's safetensors files; no weight is read.
 
     Raises:
-        ValueError: A file that is cut short, or no such file at all.
+        ValueError: A file that is cut short, or that is not there although others say so.
         OSError: As reading raises it.
     """
     headers: dict[str, Header] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in _weight_files(folder):
         with open(path, "rb") as file:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
@@ -242,6 +281,16 @@ def _processor(folder: Path, key: str, config: Any, processor: Any) -> Iterator[
         if have != want:
             what = f"the image processor of {folder} has {ours} {have}, and the model's vision tower {want}"
             yield Refusal(key, what, "copy preprocessor_config.json (or processor_config.json) from the model it is of")
+
+
+def _generation(folder: Path, key: str) -> Iterator[Refusal]:
+    """Whether what transformers reads beside the weights, once it has them, is whole."""
+    path = folder / "generation_config.json"
+    try:
+        if path.exists():
+            dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        yield Refusal(key, f"{path} cannot be read: {error}", "copy it again, or leave it out")
 
 
 def _prompt_end(key: str, processor: Any, kwargs: dict[str, Any]) -> Iterator[Refusal]:

@@ -99,17 +99,6 @@ def test_weights_that_cannot_be_trained(folder):
     assert "weights of F8_E4M3, which cannot be trained" in said(folder)[0]
 
 
-def test_a_model_in_two_files_is_one_model(folder):
-    weights = load_file(folder / "model.safetensors")
-    names = sorted(weights)
-    (folder / "model.safetensors").unlink()
-    for number, part in enumerate((names[:9], names[9:]), 1):
-        save_file({name: weights[name] for name in part}, folder / f"model-0000{number}-of-00002.safetensors")
-    assert said(folder) == []
-    (folder / "model-00002-of-00002.safetensors").unlink()
-    assert "are missing and would be random" in said(folder)[0]
-
-
 # --- Tokenizer and processor ----------------------------------------------------------------------------------
 
 
@@ -179,6 +168,58 @@ def test_a_policy_that_is_only_asked_may_think_first(folder):
     (folder / "chat_template.jinja").write_text(MESSAGES + OPENS)
     assert len(said(folder)) == 1
     assert said(folder, rl=None) == []
+
+
+def in_two(folder):
+    """The weights in two files; what an index would say of them."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    path.unlink()
+    names = sorted(weights)
+    files = {f"model-0000{i}-of-00002.safetensors": names[i - 1 :: 2] for i in (1, 2)}
+    for name, inside in files.items():
+        save_file({each: weights[each] for each in inside}, folder / name, metadata={"format": "pt"})
+    return {each: name for name, inside in files.items() for each in inside}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda found: found, None),
+        (lambda found: dict.fromkeys(found, "model-00001-of-00002.safetensors"), "would be random"),
+        (lambda found: {**found, "more": "model-00003-of-00003.safetensors"}, "names model-00003-of-00003.safetensors"),
+        (lambda found: 3, "cannot be read"),
+        (lambda found: None, "neither model.safetensors nor"),
+    ],
+)
+def test_weights_are_those_that_the_index_names(folder, change, says):
+    """`from_pretrained` reads nothing else: a weight in a file that no index names is random."""
+    found = change(in_two(folder))
+    if found is not None:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": found}))
+    said_of = said(folder)
+    assert [says in text for text in said_of] == ([True] if says else [])
+
+
+def test_a_file_that_nobody_reads_is_not_looked_at(folder):
+    (folder / "old.safetensors").write_bytes(b"half")
+    assert said(folder) == []
+
+
+@pytest.mark.parametrize("rl", [True, False])
+@pytest.mark.parametrize(
+    "template", [None, "{{ raise_exception('system first') }}", "{% for m in messages %}{{ m.role }"]
+)
+def test_a_template_that_does_not_render_a_question(folder, template, rl):
+    path = folder / "chat_template.jinja"
+    path.write_text(template) if template else path.unlink()
+    (text,) = said(folder, rl=rl)
+    assert "does not render a question" in text
+
+
+def test_a_generation_config_that_is_cut_short(folder):
+    (folder / "generation_config.json").write_text("{")
+    assert "generation_config.json cannot be read" in said(folder)[0]
 
 
 # --- The end of the prompt ------------------------------------------------------------------------------------
