@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from cinema_verl.training.refusal import Refusal, fine_tunes, value_of
+from cinema_verl.training.refusal import VERLS_OWN, Refusal, fine_tunes, value_of
 
 
 class Unusable(NamedTuple):
@@ -37,6 +37,8 @@ def unusable(path: str, local: Path, split: str) -> Unusable | None:
         path, local: see `local_path`.
         split: `train` or `val`.
     """
+    if not local.exists() and path in VERLS_OWN:
+        return Unusable(f"no file is named ({path} is verl's own default)", f"name them: data.{split}_files=[a,b]")
     if not local.exists():
         advice = f"correct data.{split}_files"
         if set(path) & set("*?[~"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -45,6 +45,15 @@ class Facts(NamedTuple):
         """Of this process and machine."""
         processes = int(environment.get("WORLD_SIZE") or 0) or None
         return cls(processes, None if environment.get("RAY_ADDRESS") else os.cpu_count())
+
+
+VERLS_OWN: Final = frozenset(
+    {
+        *("~/data/gsm8k/train.parquet", "~/data/rlhf/gsm8k/train.parquet", "~/data/rlhf/gsm8k/test.parquet"),
+        "~/models/deepseek-llm-7b-chat",
+    }
+)
+"""Paths that verl's configurations have where nobody names one."""
 
 
 def fine_tunes(config: DictConfig) -> bool:

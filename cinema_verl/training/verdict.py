@@ -21,7 +21,7 @@ from cinema_verl.schedule import Stages
 from cinema_verl.training import arithmetic
 from cinema_verl.training.arithmetic import SEPARATE, rows_of
 from cinema_verl.training.estimators import schemes
-from cinema_verl.training.refusal import Facts, Refusal, fine_tunes, is_whole, value_of
+from cinema_verl.training.refusal import VERLS_OWN, Facts, Refusal, fine_tunes, is_whole, value_of
 from cinema_verl.training.settings import SHORTHANDS, CinemaSettings
 from cinema_verl.training.values import wrong_values
 from cinema_verl.utils.native_reasoning import KEY as REASONING
@@ -214,7 +214,9 @@ def _model(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     """Whether verl can train this kind of model at all, from the folder's `config.json`."""
     key = "model.path" if fine_tunes(config) else "actor_rollout_ref.model.path"
     path = str(value_of(config, key) or "")
-    if path.startswith("~"):
+    if path in VERLS_OWN:
+        yield Refusal(key, f"no model is named ({path} is verl's own default)", f"set {key} to a folder, or a name")
+    elif path.startswith("~"):
         yield Refusal(key, f"{path}: neither verl nor transformers expands ~", "write the whole path")
     elif path.startswith(("/", "./", "../")) and not Path(path).is_dir():
         yield Refusal(key, f"{path} does not exist", "correct the path")

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from cinema_verl.data.schema import RL_SCHEMA
 from cinema_verl.registration.command_line import PROGRAMS, program_of, shipped_recipes
 from cinema_verl.training.arithmetic import cpus_wanted
-from cinema_verl.training.refusal import Facts
+from cinema_verl.training.data_files import file_refusals
+from cinema_verl.training.refusal import VERLS_OWN, Facts
 from cinema_verl.training.verdict import refusals
 
 GPUS = Facts(cpus=64, rows={"train": 58_000, "val": 2_000})
@@ -412,3 +413,17 @@ def test_how_many_to_keep_may_be_left_open(value):
 
 def test_fine_tuning_has_no_section_of_ours():
     assert "cinema" in judged(*SFT, "cinema.coefficient=0.05", recipe="cinema_cold_start")
+
+
+def test_what_nobody_named_is_said_so_and_is_verls_default():
+    """verl's own paths are no files of anybody's: "does not exist" would send people to look for them."""
+    found = judged("data.val_files=[v.parquet]", recipe="cinema_cold_start_cpu")
+    assert "no model is named" in found["model.path"].what
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        rl, sft = (compose(name) for name in ("ppo_trainer", "sft_trainer_engine"))
+    named = [rl.data.train_files, rl.data.val_files, rl.actor_rollout_ref.model.path]
+    assert {*named, sft.data.train_files, sft.model.path} == VERLS_OWN
+    for config, keys in ((rl, {"data.train_files", "data.val_files"}), (sft, {"data.train_files"})):
+        refused = file_refusals(config)
+        assert {refusal.key for refusal in refused} == keys
+        assert all("no file is named" in refusal.what for refusal in refused)
