@@ -79,10 +79,10 @@ def model_of(config: Any, name: str | None) -> tuple[str, Shape]:
     Raises:
         UsageError: It is not known.
     """
-    known, path = known_models(), str(config.actor_rollout_ref.model.path)
+    known, path = known_models(), name or str(config.actor_rollout_ref.model.path)
     folder = Path(path) / "config.json"
     try:
-        if name is None and folder.is_file():
+        if folder.is_file():
             return path, shape_of(json.loads(folder.read_text(encoding="utf-8")))
         wanted = name or Path(path).name.lower()
         for each in (wanted, wanted.removesuffix("-instruct")):
@@ -91,8 +91,8 @@ def model_of(config: Any, name: str | None) -> tuple[str, Shape]:
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"the model {path} cannot be planned with: {error}") from error
     raise UsageError(
-        f"the sizes of {wanted!r} are not known: give the model's folder as actor_rollout_ref.model.path, or --model, "
-        f"one of {', '.join(known)}{did_you_mean(wanted, known)}"
+        f"the sizes of {wanted!r} are not known: give a folder with the model's config.json as "
+        f"actor_rollout_ref.model.path or --model, or one of {', '.join(known)}{did_you_mean(wanted, known)}"
     )
 
 
@@ -240,8 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--model",
-        metavar="NAME",
-        help="Sizes of a published model, such as qwen2.5-vl-7b. (default: those of the path)",
+        metavar="MODEL",
+        help="A model's folder, or a published one, such as qwen2.5-vl-7b. (default: the model of the path)",
     )
     parsed = parser.parse_intermixed_args(arguments)
     try:

@@ -212,6 +212,9 @@ def sole_writer(directory: str | Path) -> Iterator[Path]:
             stack.enter_context(only_one(directory / WORK / _LOCK))
         except Locked as error:
             raise Locked(f"another run is writing to {directory}: wait for it, or give another --output") from error
+        except (FileExistsError, NotADirectoryError) as error:
+            what = f"{directory} can be no folder: there is a file in its way, or a link that leads nowhere"
+            raise NotADirectoryError(f"{what}. Give another --output") from error
         try:
             yield directory
         finally:

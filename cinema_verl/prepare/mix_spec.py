@@ -77,8 +77,7 @@ class MixSpec:
         """Read a YAML file.
 
         Raises:
-            MixError: the file is not a specification.
-            OSError: it cannot be read.
+            MixError: the file is not a specification, or cannot be read.
         """
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -87,6 +86,8 @@ class MixSpec:
                 f"--spec {path}: there is no such file. Begin with a copy of data_preprocess/mix_example.yaml, which "
                 "explains each key; the least is `size: 1000`"
             ) from error
+        except OSError as error:
+            raise MixError(f"--spec {path} cannot be read: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise MixError(f"{path} is not YAML: {error}") from error
         if not isinstance(values, Mapping):

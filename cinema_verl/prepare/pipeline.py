@@ -107,7 +107,9 @@ def prepare(
     except HubUnreachable as error:
         raise Stopped(str(error)) from error
     except OSError as error:
-        raise _stopped(f"{error.strerror or error}: {error.filename or output}") from error
+        if not error.strerror:  # a sentence of our own
+            raise Stopped(str(error)) from error
+        raise _stopped(f"{error.strerror}: {error.filename or output}") from error
 
 
 def _finished(identity: Mapping[str, Any], output: Path, overwrite: Overwrite) -> dict[str, Any] | None:

@@ -138,13 +138,18 @@ def test_the_command(capsys):
     assert "does not fit" in capsys.readouterr().out
 
 
+def test_a_folder_may_be_named_as_the_model(tiny_model, capsys):
+    assert main(["+recipe=cinema", "--model", str(tiny_model)]) == 0
+    assert f"{tiny_model}: 0.00 billion parameters" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["+recipe=cinema_cold_start"], "is for SFT"),
         (["+recipe=cinema_cpu"], "trains on the CPU"),
         (["+recipe=cinema", "--model", "qwen2.5-vl-7"], "Did you mean qwen2.5-vl-7b?"),
-        (["+recipe=cinema", "actor_rollout_ref.model.path=/models/mine"], "give the model's folder"),
+        (["+recipe=cinema", "actor_rollout_ref.model.path=/models/mine"], "give a folder with the model's config.json"),
         (["+recipe=cinma"], "Did you mean cinema?"),
     ],
 )

@@ -224,6 +224,15 @@ def test_one_writer_at_a_time(tmp_path):
     assert not (tmp_path / "out" / WORK).exists()
 
 
+def test_an_output_with_a_file_in_its_way(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted" / "disk")
+    for way in ("file", "link", "file/below"):
+        with pytest.raises(NotADirectoryError, match=r"can be no folder: .* Give another --output"):
+            sole_writer(tmp_path / way).__enter__()
+    assert (tmp_path / "file").read_text() == ""
+
+
 def test_a_writer_that_fails_leaves_nothing_but_work_to_go_on_with(tmp_path):
     with pytest.raises(OSError, match="full"), sole_writer(tmp_path / "out"):
         raise OSError("full")

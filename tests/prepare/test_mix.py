@@ -232,6 +232,8 @@ def test_a_file_that_is_no_specification(tmp_path, content):
     (tmp_path / "mix.yaml").write_bytes(content)
     with pytest.raises(MixError, match=r"mix\.yaml is not"):
         MixSpec.read(tmp_path / "mix.yaml")
+    with pytest.raises(MixError, match=f"--spec {tmp_path} cannot be read: Is a directory"):
+        MixSpec.read(tmp_path)
 
 
 def question(number, source="a", images=2, pass_rate=None, answer_type="yesno"):

@@ -227,6 +227,12 @@ def test_a_directory_with_something_else_is_left_alone(make_source, tmp_path):
     assert (tmp_path / "out" / "manifest.json").read_text() == '{"spec": "of a mix"}'
 
 
+def test_a_file_in_the_way_of_the_output(make_source, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(Stopped, match=r"/out can be no folder: .* Give another --output$"):
+        run(make_source(10), tmp_path / "out")
+
+
 def test_one_run_at_a_time(make_source, tmp_path, small_shards):
     source = make_source(10)
 
