@@ -52,7 +52,10 @@ class Manner:
         """
         placed = question.count(_IMAGE)
         if placed not in (0, count):
-            raise ValueError(f"the question has {placed} times {_IMAGE}, and {count} images are given")
+            raise ValueError(
+                f"the question has {placed} times {_IMAGE}, and {count} pictures are given: write it once for each, or "
+                "not at all"
+            )
         if not placed:
             names = [chr(ord("A") + i) if self.letters and i < 26 else str(i + 1) for i in range(count)]
             lines = [f"Image {name}: {_IMAGE}" for name in names] if count > 1 or self.letters else [_IMAGE] * count
