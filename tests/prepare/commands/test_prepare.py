@@ -174,7 +174,7 @@ def test_failures_are_one_line_and_exit_1(make_source, tmp_path, capsys):
     for given, says in (
         ((tmp_path / "nowhere", tmp_path / "out"), f"own: {tmp_path}/nowhere does not exist\n"),
         ((tmp_path, tmp_path / "out"), f"own: {tmp_path} has no *.jsonl or *.json or *.csv or *.parquet; "),
-        ((source, source / "rows.jsonl" / "out"), "own: Not a directory: "),
+        ((source, source / "rows.jsonl" / "out"), f"own: {source}/rows.jsonl/out can be no folder: "),
     ):
         assert own(*given) == 1
         said = capsys.readouterr().err
@@ -243,7 +243,7 @@ def test_an_input_of_which_nothing_is_left_is_a_failure(make_source, tmp_path, c
     assert own(source, tmp_path / "out") == 1
     said = capsys.readouterr()
     assert "1 rows = 0 questions + 1 rejected" in said.out
-    assert said.err.endswith("own: no row became a question\n")
+    assert "own: no row became a question" in said.err.splitlines()[-1]
 
 
 def test_an_interrupt_says_how_to_go_on(make_source, tmp_path, capsys, monkeypatch):
