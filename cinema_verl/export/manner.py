@@ -53,7 +53,7 @@ class Manner:
         placed = question.count(_IMAGE)
         if placed not in (0, count):
             raise ValueError(
-                f"the question has {placed} times {_IMAGE}, and {count} pictures are given: write it once for each, or "
+                f"the question has {placed} times {_IMAGE}, and {count} images are given: write it once for each, or "
                 "not at all"
             )
         if not placed:
