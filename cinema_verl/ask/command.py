@@ -159,6 +159,8 @@ def _model(name: str) -> tuple[Path, Manner]:
     found = find(folder)
     policy, command = found.shards / "huggingface", shlex.join(["cinema-verl", "export", name, "--output", "policy"])
     if not any(policy.glob("*.safetensors")):
+        if not any(found.shards.glob("model_world_size_*.pt")):
+            raise NoSample(f"step {found.step} of {name} has no weights, neither as shards nor in huggingface/")
         raise NoSample(f"step {found.step} of {name} has its weights in shards: {command}, and ask policy")
     _refuse_what_is_not_whole(policy, name)
     if found.setting(TEMPLATE_KWARGS):  # the export writes them into the template

@@ -62,8 +62,8 @@ def find(directory: Path, step: int | None = None) -> Found:
         run = None
     folder = next((each for each in _places(directory, run) if steps_on_disk(each)), None)
     if folder is None:
-        steps_below = [*directory.glob("*/global_step_*"), *directory.glob("*/*/global_step_*")]
-        if below := sorted({str(path.parent) for path in steps_below}):
+        around = {path.parent for depth in ("*", "*/*") for path in directory.glob(f"{depth}/global_step_*")}
+        if below := sorted(str(place) for place in around if steps_on_disk(place)):
             raise ExportError(f"{directory} holds no checkpoint itself; give one of {', '.join(below)}")
         if run is None:
             raise ExportError(

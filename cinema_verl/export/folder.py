@@ -120,6 +120,7 @@ def read(found: Found, dtype: str | None = None) -> tuple[dict[str, Weight], tor
     from transformers import AutoConfig
 
     hf, adapters = found.shards / "huggingface", False
+    _settings(hf / "config.json")
     if (refusal := family_refusal(hf, str(hf))) is not None:
         raise ExportError(str(refusal))
     if any(found.shards.glob("model_world_size_*.pt")):
@@ -150,7 +151,7 @@ def _describe(
         for path in hf.glob(pattern):
             if not path.name.endswith(".safetensors.index.json"):
                 shutil.copyfile(path, folder / path.name)
-    config = json.loads((hf / "config.json").read_bytes())
+    config = _settings(hf / "config.json")
     if config.get("auto_map"):
         raise ExportError(f"{hf}/config.json asks for code of the model's own, which is not run or copied here")
     # verl writes the dtype of its computation here, and transformers would load fp32 weights rounded to it.
@@ -159,7 +160,7 @@ def _describe(
     if given := found.setting(TEMPLATE_KWARGS):
         _give_to_the_template(folder, given)
     generation = folder / "generation_config.json"
-    settings = json.loads(generation.read_bytes()) if generation.exists() else _generation(hf)
+    settings = _settings(generation) if generation.exists() else _generation(hf)
     if options.stop_strings:
         settings["stop_strings"] = [STOP]
     generation.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -179,6 +180,13 @@ def _give_to_the_template(folder: Path, given: Mapping[str, Any]) -> None:
         raise ExportError(f"{folder} has no single chat template, and the run gave it {json.dumps(given)}")
     lines = [f"{{%- set {name} = {value!r} -%}}\n" for name, value in given.items()]  # Jinja reads Python's literals
     (folder / "chat_template.jinja").write_text("".join([*lines, template]), encoding="utf-8")
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise ExportError(f"{path} cannot be read ({error}): copy it again, or export another step") from error
 
 
 def _with_dtype(value: Any, dtype: str) -> Any:

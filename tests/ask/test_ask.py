@@ -227,6 +227,11 @@ def test_a_folder_that_is_neither_a_model_nor_a_run_says_so(pictures, tmp_path, 
     err = capsys.readouterr().err
     assert "neither a model (config.json) nor a run's checkpoints" in err
     assert "--rollouts" not in err  # another command's option
+    (tmp_path / "cut" / "second" / "global_step_3.partial").mkdir(parents=True)
+    assert main(["ask", str(tmp_path / "cut"), *pictures, QUESTION]) == 1
+    assert "neither a model (config.json) nor a run's checkpoints" in capsys.readouterr().err
+    assert main(["ask", str(tmp_path / "runs" / "first"), *pictures, QUESTION]) == 1
+    assert "has no weights, neither as shards nor in huggingface/" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 1
     assert f"give one of {tmp_path}/runs/first" in capsys.readouterr().err
 

@@ -131,7 +131,7 @@ def test_a_step_whose_weights_are_in_huggingface_alone_is_exported(checkpoints, 
     assert (tmp_path / "out" / "model.safetensors").stat().st_size == shipped
 
 
-@pytest.mark.parametrize("damage", ["missing", "extra", "shape", "config", "family"])
+@pytest.mark.parametrize("damage", ["missing", "extra", "shape", "config", "cut config", "cut generation", "family"])
 def test_what_is_not_the_model_s_is_refused_and_leaves_nothing(tmp_path, damage, capsys):
     state = trained_state()
     if damage == "missing":
@@ -143,10 +143,14 @@ def test_what_is_not_the_model_s_is_refused_and_leaves_nothing(tmp_path, damage,
     actor = write_checkpoint(tmp_path / "run" / "global_step_1", digits_cold_start(), state, 2)
     if damage == "config":
         (actor / "huggingface" / "config.json").unlink()
+    if damage.startswith("cut "):
+        name = "config.json" if damage == "cut config" else "generation_config.json"
+        (actor / "huggingface" / name).write_text("{")
     if damage == "family":
         config = json.loads((actor / "huggingface" / "config.json").read_bytes()) | {"model_type": "smolvlm"}
         (actor / "huggingface" / "config.json").write_text(json.dumps(config))
-    says = {"config": "config.json", "family": "use a model of Qwen2-VL"}
+    cut = {"cut config": "/config.json cannot be read", "cut generation": "/generation_config.json cannot be read"}
+    says = {**cut, "config": "config.json", "family": "use a model of Qwen2-VL"}
     assert main([str(tmp_path / "run"), "--output", str(tmp_path / "out")]) == 1
     assert says.get(damage, "weight") in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
