@@ -12,14 +12,13 @@ from cinema_verl.checks.finding import Finding
 from cinema_verl.checks.process import engine_finding, importable, version_of
 from cinema_verl.checks.quiet import quiet
 from cinema_verl.checks.vllm_versions import inspect_vllm
-from cinema_verl.training.estimators import CINEMA_DPS, schemes
+from cinema_verl.training.registered import choices
 from cinema_verl.training.settings import CinemaSettings
-from cinema_verl.training.verdict import TRAINERS
 
 
 def inspect_selection(config: Any) -> list[Finding]:
     """What an RL configuration selects: names in verl's registries, verl's own validation, optional packages."""
-    findings = [_named(config, *choice) for choice in _choices()]
+    findings = [_named(config, *choice) for choice in choices()]
     return [*findings, *_stages(config), _validated(config), *_engines(config)]
 
 
@@ -31,20 +30,6 @@ def _stages(config: Any) -> Iterator[Finding]:
         return
     for stage, first, last in spans:
         yield Finding(WHERE, "stage", None, f"steps {first} to {last}, {stage}")
-
-
-def _choices() -> Iterator[tuple[str, str, Collection[str], Collection[str]]]:
-    """What is chosen, by which key, CINEMA's choices (none: any) and all there are."""
-    from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
-    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
-    from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
-    from verl.workers.rollout.base import _ROLLOUT_REGISTRY
-
-    rollout = "actor_rollout_ref.rollout"
-    yield "trainer", "trainer.v1.trainer_mode", TRAINERS, TRAINER_REGISTRY
-    yield "estimator", "algorithm.adv_estimator", [CINEMA_DPS], {*ADV_ESTIMATOR_REGISTRY, *schemes()}
-    yield "agent loop", f"{rollout}.agent.default_agent_loop", ["cinema"], _agent_loop_registry
-    yield "rollout", f"{rollout}.name", [], {engine for engine, _ in _ROLLOUT_REGISTRY}
 
 
 def _named(config: Any, what: str, key: str, cinemas: Collection[str], known: Collection[str]) -> Finding:

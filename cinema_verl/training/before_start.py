@@ -23,6 +23,7 @@ from cinema_verl.training.data_files import file_refusals
 from cinema_verl.training.model_folder import folder_refusals, hub_refusals
 from cinema_verl.training.next_steps import next_steps
 from cinema_verl.training.quiet import configuration_to_file, filter_warnings
+from cinema_verl.training.registered import unregistered
 from cinema_verl.training.resume import resume_refusals
 from cinema_verl.training.run_folder import Taken, claimed, refuse_validations_of_a_training, use_absolute_paths
 from cinema_verl.training.stop_signal import EXIT_CODE, StopRequest
@@ -57,7 +58,7 @@ class RefuseBeforeStart(Callback):
         with _ending():
             found = [*misspelt(config, OmegaConf.select(config, "hydra.overrides.task") or ()), *refusals(config)]
             found = [*found, *file_refusals(config), *([] if found else folder_refusals(config))]
-            found = found or hub_refusals(config) or resume_refusals(config)
+            found = found or unregistered(config) or hub_refusals(config) or resume_refusals(config)
         if found:
             reasons = "\n".join(f"  {refusal}" for refusal in found)
             raise SystemExit(

@@ -60,6 +60,20 @@ def test_a_verdict_that_fails_ends_the_run_as_well(module, files_of_digits, monk
         RefuseBeforeStart().on_job_start(composed("cinema_cpu"))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("algorithm.adv_estimator", "grpoo"),
+        ("actor_rollout_ref.rollout.name", "transformer"),
+        ("actor_rollout_ref.rollout.agent.default_agent_loop", "cinemaa"),
+    ],
+)
+def test_a_name_that_verl_does_not_know_ends_the_run_here(key, value, files_of_digits):
+    """verl looks for the estimator after the first rollout."""
+    with pytest.raises(SystemExit, match=f"{key}: {value} is not registered"):
+        RefuseBeforeStart().on_job_start(composed("cinema_cpu", f"{key}={value}"))
+
+
 def test_what_can_be_trained_goes_on(files_of_digits):
     RefuseBeforeStart().on_job_start(composed("cinema_cpu"))
 
