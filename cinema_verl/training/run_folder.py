@@ -42,15 +42,20 @@ _DECIDE: Final = {
     "cinema": "stages term_guard pattern_mode",
     "algorithm": "",
     "data": "train_batch_size seed shuffle train_max_samples max_prompt_length max_response_length max_length "
-    "truncation cinema_prompt_mode",
-    "actor_rollout_ref.model": "lora_rank lora_alpha",
+    "truncation cinema_prompt_mode prompt_key messages_key image_key apply_chat_template_kwargs "
+    "enable_thinking_default",
+    "actor_rollout_ref.model": "lora_rank lora_alpha target_modules exclude_modules",
     "actor_rollout_ref.actor": "ppo_mini_batch_size ppo_epochs loss_agg_mode clip_ratio clip_ratio_low clip_ratio_high "
-    "grad_clip use_kl_loss kl_loss_coef entropy_coeff",
-    "actor_rollout_ref.actor.optim": "lr betas weight_decay lr_warmup_steps lr_warmup_steps_ratio lr_scheduler_type",
-    "actor_rollout_ref.rollout": "n temperature top_p top_k seed",
+    "clip_ratio_c grad_clip use_kl_loss kl_loss_coef kl_loss_type entropy_coeff policy_loss",
+    "actor_rollout_ref.actor.fsdp_config": "mixed_precision",
+    "actor_rollout_ref.actor.optim": "lr betas weight_decay lr_warmup_steps lr_warmup_steps_ratio lr_scheduler_type "
+    "min_lr_ratio num_cycles",
+    "actor_rollout_ref.rollout": "n temperature top_p top_k seed ignore_eos",
     "reward": "custom_reward_function reward_manager reward_kwargs",
-    "model": "lora_rank lora_alpha",
-    "optim": "lr betas weight_decay clip_grad lr_warmup_steps lr_warmup_steps_ratio lr_scheduler_type",
+    "model": "lora_rank lora_alpha target_modules exclude_modules",
+    "engine": "mixed_precision",
+    "optim": "lr betas weight_decay clip_grad lr_warmup_steps lr_warmup_steps_ratio lr_scheduler_type min_lr_ratio "
+    "num_cycles",
     "trainer": "seed",
 }
 """What decides a run: what it starts from, and what each step computes. How long it trains, where, on how many GPUs,
@@ -58,6 +63,8 @@ how often it saves and validates, and what it logs may change at a restart.
 
 By section of either program's configuration, "" for the whole of it; beside them the contents of `_FILES`.
 """
+_LISTED: Final = 12  # differences in a message; our choice: of one program's folder given to the other there are 100
+_PARTS: Final = re.compile(r"global_step_.*|\.global_step_.*|rollouts|validation|evaluation|tensorboard")
 _SEEDS: Final = (
     "data.seed",
     "actor_rollout_ref.rollout.seed",
@@ -181,6 +188,9 @@ def refuse_taken(config: DictConfig) -> None:
     config = config.copy()
     use_absolute_paths(config)
     folder = Path(config.trainer.default_local_dir)
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise Taken(f"{folder} cannot be made or written to: {there} is no folder, or not yours to write to")
     _refuse_another_run(folder, config, _read(folder / RUN), deciding(config))
 
 
@@ -224,6 +234,7 @@ def _refuse_another_run(folder: Path, config: DictConfig, before: Mapping[str, A
     Raises:
         Taken: the folder holds something that this run would overwrite.
     """
+    _refuse_part_of_another_run(config)
     trainer, metrics = config.trainer, metrics_path(folder)
     dumps = [folder / "rollouts", folder / "validation", *_dumps(config).values()]
     held = [_within(folder, path) for path in dict.fromkeys(dumps) if any(path.glob("*.jsonl"))]
@@ -246,11 +257,30 @@ def _refuse_another_run(folder: Path, config: DictConfig, before: Mapping[str, A
     )  # a run that was started without this record is taken for the one that it looks like
     changed = [key for key in sorted(had.keys() | now.keys()) if _held(had.get(key)) != _held(now.get(key))]
     if changed:
-        listed = "".join(f"\n  {key} was {had.get(key)}, is {now.get(key)}" for key in changed)
+        listed = "".join(f"\n  {key} was {had.get(key)}, is {now.get(key)}" for key in changed[:_LISTED])
+        listed += f"\n  and {len(changed) - _LISTED} more" if changed[_LISTED:] else ""
         raise Taken(
             f"{holds}, and this one would compute something else:{listed}\n{way_out}; to branch off, add "
             "trainer.resume_mode=resume_path trainer.resume_from_path=…/global_step_N"
         )
+
+
+def _refuse_part_of_another_run(config: DictConfig) -> None:
+    """Keep out of what another run writes to, and deletes, by itself: its checkpoints, rollouts and validations.
+
+    Raises:
+        Taken: naming that run.
+    """
+    folder = Path(config.trainer.default_local_dir)
+    places = {"trainer.default_local_dir": folder, **_dumps(config)}
+    for key, place in places.items():
+        real = Path(os.path.realpath(place))
+        for run in real.parents:
+            inside = (run / RUN).exists() and run != Path(os.path.realpath(folder))
+            if inside and _PARTS.fullmatch(real.relative_to(run).parts[0]):
+                raise Taken(
+                    f"{place} is a part of the run in {run}, which writes there by itself: choose another {key}"
+                )
 
 
 def _within(folder: Path, path: Path) -> str:

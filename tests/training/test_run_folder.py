@@ -60,6 +60,57 @@ def run_of(folder):
     return json.loads((folder / RUN).read_text())
 
 
+@pytest.mark.parametrize(
+    "part", ["global_step_4", "global_step_4/actor", "rollouts", "rollouts/mine", "validation", "global_step_5.partial"]
+)
+def test_a_run_is_no_part_of_another(folder, part):
+    """Which writes there by itself, and deletes its old checkpoints."""
+    start()
+    train(folder)
+    for place in (f"trainer.default_local_dir={folder}/{part}", f"trainer.rollout_data_dir={folder}/{part}"):
+        own = "trainer.default_local_dir=other" if "rollout" in place.partition("=")[0] else place
+        with pytest.raises(Taken, match="is a part of the run in"):
+            start(own, place)
+    (folder / "rollouts").mkdir(exist_ok=True)
+    (folder.parent / "link").symlink_to(folder / "rollouts")
+    with pytest.raises(Taken, match="is a part of the run in"):
+        start("trainer.default_local_dir=other", "trainer.validation_data_dir=link")
+    start(f"trainer.default_local_dir={folder}/mine")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "change"),
+    [
+        ("cinema_cpu", "+data.apply_chat_template_kwargs.enable_thinking=false"),
+        ("cinema_cpu", "actor_rollout_ref.actor.policy_loss.loss_mode=gspo"),
+        ("cinema_cpu", "actor_rollout_ref.actor.kl_loss_type=mse"),
+        ("cinema_cpu", "actor_rollout_ref.actor.clip_ratio_c=5"),
+        ("cinema_cpu", "actor_rollout_ref.actor.optim.min_lr_ratio=0.3"),
+        ("cinema_cpu", "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=bf16"),
+        ("cinema_cpu", "actor_rollout_ref.rollout.ignore_eos=true"),
+        ("cinema_cpu", "data.prompt_key=question"),
+        ("cinema_cold_start_cpu", "+data.apply_chat_template_kwargs.enable_thinking=false"),
+        ("cinema_cold_start_cpu", "data.enable_thinking_default=true"),
+        ("cinema_cold_start_cpu", "model.exclude_modules=null"),
+        ("cinema_cold_start_cpu", "optim.min_lr_ratio=0.3"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_loss_prompt_or_schedule(folder, recipe, change):
+    start(recipe=recipe)
+    train(folder)
+    start(recipe=recipe)
+    with pytest.raises(Taken, match="compute something else"):
+        start(change, recipe=recipe)
+
+
+def test_the_folder_of_the_other_program_is_refused_in_a_few_lines(folder):
+    start()
+    train(folder)
+    with pytest.raises(Taken, match=r"and \d+ more") as error:
+        start(recipe="cinema_cold_start_cpu")
+    assert len(str(error.value).splitlines()) < 20
+
+
 # ---- where ------------------------------------------------------------------------------------------------------
 
 
@@ -80,7 +131,7 @@ def test_where_the_driver_says_the_metrics_go_the_cluster_writes_them(folder, mo
     assert metrics_path(folder) == folder.parent / "elsewhere" / "m.jsonl"
 
 
-def test_hydra_hands_the_changed_paths_to_the_program(folder):
+def test_hydra_hands_the_changed_paths_to_the_program(folder, files_of_digits):
     """Through Hydra itself: what its callback changes is what the program and `.hydra/` get."""
     program = """
 import hydra
@@ -91,7 +142,8 @@ def main(config):
 main()
 """
     (folder.parent / "program.py").write_text(program)
-    arguments = ["+recipe=cinema_cpu", "trainer.default_local_dir=run", "data.train_files=", "data.val_files="]
+    shutil.copytree(files_of_digits / "outputs", folder.parent / "outputs")
+    arguments = ["+recipe=cinema_cpu", "trainer.default_local_dir=run"]
     done = subprocess.run(
         [sys.executable, "program.py", *arguments, "hydra.run.dir=hydra"],
         capture_output=True,
