@@ -19,8 +19,7 @@ import pytest
 
 import cinema_verl.training.trainer  # noqa: F401  first: other modules of `training` alone meet verl half loaded
 from cinema_verl import cli
-from cinema_verl.checks.compose import compose
-from cinema_verl.checks.preflight import split_overrides
+from cinema_verl.checks.compose import compose, split_overrides
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/*.ipynb"), *ROOT.glob("studies/*/*.md")])

@@ -9,8 +9,7 @@ import method_picture
 import site_hooks
 import yaml
 
-from cinema_verl.checks.compose import compose
-from cinema_verl.checks.preflight import split_overrides
+from cinema_verl.checks.compose import compose, split_overrides
 from cinema_verl.cli import COMMANDS
 from studies.dps import analyse
 

@@ -24,6 +24,22 @@ WHERE = "recipe"
 _NO_KEY = re.compile(r"full_key: ([\w.]+)")  # as OmegaConf names a key that is not there
 
 
+class UsageError(ValueError):
+    """A command line that no run could have."""
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The recipe's name, and the other overrides.
+
+    Raises:
+        UsageError: No recipe, or two.
+    """
+    recipes = [argument.removeprefix("+recipe=") for argument in arguments if argument.startswith("+recipe=")]
+    if len(recipes) != 1:
+        raise UsageError(f"name one recipe, as the run does: +recipe=NAME, of {', '.join(shipped_recipes())}")
+    return recipes[0], [argument for argument in arguments if not argument.startswith("+recipe=")]
+
+
 def default_recipe() -> str:
     """The recipe for this machine, as verl would detect its platform."""
     from verl.plugin.platform import get_platform

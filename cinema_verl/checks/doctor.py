@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from cinema_verl.checks.cluster import workers
-from cinema_verl.checks.compose import WHERE, compose, default_recipe, program_for
+from cinema_verl.checks.compose import WHERE, UsageError, compose, default_recipe, program_for, split_overrides
 from cinema_verl.checks.finding import Finding
 from cinema_verl.checks.judge import inspect_judge
 from cinema_verl.checks.process import REPORT, inspect_process
@@ -31,7 +31,7 @@ from cinema_verl.utils.arguments import Parser
 EXAMPLES = """\
 examples:
   cinema-verl doctor                              the recipe for this machine: cinema, or cinema_cpu without a GPU
-  cinema-verl doctor --recipe cinema trainer.nnodes=2 actor_rollout_ref.rollout.name=vllm
+  cinema-verl doctor +recipe=cinema trainer.nnodes=2 actor_rollout_ref.rollout.name=vllm
   cinema-verl doctor --no-ray                     faster, but cannot see what Ray workers see
   cinema-verl doctor --json | jq '.[] | select(.ok == false)'
 
@@ -87,13 +87,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--recipe", help="the recipe to compose (default: the one that suits this machine)")
+    parser.add_argument("--recipe", help="the same as +recipe=RECIPE (default: the one for this machine)")
     parser.add_argument("--no-ray", action="store_true", help="do not start or join Ray")
     parser.add_argument("--json", action="store_true", help="print a JSON array of findings instead of lines")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides of the run to come")
-    parsed = parser.parse_args(arguments)
+    parser.add_argument("overrides", nargs="*", metavar="+recipe=NAME key=value", help="what the run to come is given")
+    parsed = parser.parse_intermixed_args(arguments)
+    named = [f"+recipe={parsed.recipe}"] if parsed.recipe else []
+    given = [*named, *parsed.overrides]
+    recipe, overrides = None, given
+    if any(override.startswith("+recipe=") for override in given):
+        try:
+            recipe, overrides = split_overrides(given)
+        except UsageError as error:
+            parser.error(str(error))
 
-    findings = examine(parsed.recipe, parsed.overrides, with_ray=not parsed.no_ray)
+    findings = examine(recipe, overrides, with_ray=not parsed.no_ray)
     if parsed.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], ensure_ascii=False, indent=2))
     else:

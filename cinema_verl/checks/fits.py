@@ -19,9 +19,8 @@ from typing import Any, Final
 
 from omegaconf import OmegaConf
 
-from cinema_verl.checks.compose import compose, program_for
+from cinema_verl.checks.compose import UsageError, compose, program_for, split_overrides
 from cinema_verl.checks.memory import GIB, Load, Memory, Shape, cache_of_token, memory, shape_of
-from cinema_verl.checks.preflight import UsageError, split_overrides
 from cinema_verl.registration.command_line import RL_TRAINER
 from cinema_verl.utils.arguments import Parser, did_you_mean
 

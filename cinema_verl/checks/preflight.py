@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cinema_verl.checks import gallery
-from cinema_verl.checks.compose import compose, program_for
+from cinema_verl.checks.compose import UsageError, compose, program_for, split_overrides
 from cinema_verl.checks.counting import Counting, load_counting
 from cinema_verl.checks.engine import inspect_engine
 from cinema_verl.checks.finding import Finding
@@ -27,7 +27,7 @@ from cinema_verl.checks.plan import Plan
 from cinema_verl.checks.report import summarise, text_report
 from cinema_verl.checks.survey import Survey, survey
 from cinema_verl.data.tokens import QWEN2_5_VL
-from cinema_verl.registration.command_line import RL_TRAINER, shipped_recipes
+from cinema_verl.registration.command_line import RL_TRAINER
 from cinema_verl.training.model_folder import folder_of, folder_refusals
 from cinema_verl.training.refusal import Facts
 from cinema_verl.training.resume import resume_refusals
@@ -53,10 +53,6 @@ as Qwen2.5-VL cuts them, text is not counted, and the report says so.
 The exit code is 0 when the run would get through, 1 when it would fail, 2 for a command line that is not understood.
 Lines that begin with "-" are for your information and stop nothing.
 """
-
-
-class UsageError(ValueError):
-    """A command line that no run could have."""
 
 
 def examine(
@@ -182,18 +178,6 @@ def _parser() -> Parser:
         "--show", type=positive, default=gallery.SHOWN, metavar="N", help="rows on the page (default: %(default)s)"
     )
     return parser
-
-
-def split_overrides(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The recipe's name, and the other overrides.
-
-    Raises:
-        UsageError: No recipe, or two.
-    """
-    recipes = [argument.removeprefix("+recipe=") for argument in arguments if argument.startswith("+recipe=")]
-    if len(recipes) != 1:
-        raise UsageError(f"name one recipe, as the run does: +recipe=NAME, of {', '.join(shipped_recipes())}")
-    return recipes[0], [argument for argument in arguments if not argument.startswith("+recipe=")]
 
 
 if __name__ == "__main__":

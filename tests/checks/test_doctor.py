@@ -7,7 +7,7 @@ from importlib import metadata
 
 import pytest
 
-from cinema_verl.checks import cluster, process
+from cinema_verl.checks import cluster, doctor, process
 from cinema_verl.checks.compose import compose
 from cinema_verl.checks.doctor import inspect_config
 from cinema_verl.checks.finding import Finding
@@ -91,6 +91,19 @@ def test_an_engine_is_imported_as_the_run_imports_it(monkeypatch, tmp_path):
     found = process.engine_finding("driver", "vllm")
     assert found.ok is False
     assert "libcuda is missing" in found.detail
+
+
+@pytest.mark.parametrize(
+    "given", [["+recipe=cinema_cold_start", "model.path=m"], ["model.path=m", "--recipe", "cinema_cold_start"]]
+)
+def test_the_recipe_is_named_as_the_run_names_it(monkeypatch, given):
+    asked = []
+    monkeypatch.setattr(doctor, "examine", lambda recipe, overrides, with_ray: asked.append((recipe, overrides)) or [])
+    assert doctor.main(given) == 0
+    assert asked == [("cinema_cold_start", ["model.path=m"])]
+    with pytest.raises(SystemExit) as stopped:
+        doctor.main([*given, "+recipe=cinema"])
+    assert stopped.value.code == 2
 
 
 @pytest.mark.slow
