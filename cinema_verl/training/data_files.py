@@ -57,7 +57,7 @@ def file_refusals(config: DictConfig) -> list[Refusal]:
         key, paths = f"data.{split}_files", _listed(config, split)
         if not paths and not (supervised and split == "val"):
             advice = "name one; a reinforcement learning run opens both, whether it validates or not"
-            found.append(Refusal(key, "no file", "name one" if supervised else advice))
+            found.append(Refusal(key, "no file is named", "name one" if supervised else advice))
         for path in dict.fromkeys(paths):
             local = local_path(path, supervised=supervised)
             if local and (fault := unusable(path, local, split) or _of_another_kind(config, path, local)):
@@ -83,7 +83,7 @@ def _of_another_kind(config: DictConfig, path: str, local: Path) -> Unusable | N
         return None
     other = {"messages": "supervised fine-tuning", "prompt": "reinforcement learning"}
     made_for = [program for name, program in other.items() if name in columns]
-    what = f"{path} has no column {column}" + (f": its rows are for {made_for[0]}" if made_for else "")
+    what = f"{path} has no column {column} for data.{key}" + (f": its rows are for {made_for[0]}" if made_for else "")
     return Unusable(what, f"name another file, or the column that it has as data.{key}")
 
 

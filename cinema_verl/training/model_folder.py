@@ -163,7 +163,7 @@ def _weight_files(folder: Path) -> list[Path]:
             found = json.loads(index.read_bytes())
             named, _ = sorted(set(found["weight_map"].values())), found["metadata"]  # transformers wants both
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{index.name} cannot be read ({error!r})") from error
+            raise ValueError(f"{index.name} is no index of weights ({error!r})") from error
         if gone := [name for name in named if not (folder / name).is_file()]:
             raise ValueError(f"{index.name} names {', '.join(gone)}, and {len(gone)} of them are not there")
         return [*(folder / name for name in named), *adapters]

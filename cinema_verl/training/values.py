@@ -138,13 +138,15 @@ def wrong_values(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     for key, kind in kinds.items():
         value = value_of(config, key)
         if value is not None and not kind.holds(OmegaConf.to_object(value) if OmegaConf.is_config(value) else value):
-            yield Refusal(key, f"{value!r} is not {kind.words}", "correct the value")
+            yield Refusal(key, f"{value!r} cannot be: it must be {kind.words}", "correct the value")
     if not str(value_of(config, "trainer.default_local_dir") or "").strip():
         key, what = "trainer.default_local_dir", "empty: checkpoints would be written to wherever the command is given"
         yield Refusal(key, what, "name a folder; a shell makes nothing of a variable that is not set")
 
 
 _ADDED: Final = re.compile(r"\+([\w.]+)=")
+_PASSED_ON: Final = re.compile(r"(?!reward_).*kwargs|override_.*|env_vars")
+"""Sections whose keys are somebody else's arguments, of which verl's files show a few (Ray: num_cpus, not num_gpus)."""
 _NEAR: Final = 0.8  # of difflib's ratio; our choice: max_ckpt_to_keep and max_actor_ckpt_to_keep are near
 
 
@@ -160,6 +162,8 @@ def misspelt(config: DictConfig, overrides: Sequence[str]) -> Iterator[Refusal]:
     for key in added:
         parts = key.split(".")
         for depth, part in enumerate(parts):
+            if depth and _PASSED_ON.fullmatch(parts[depth - 1]):
+                break
             above = ".".join(parts[:depth])
             section = OmegaConf.select(config, above) if above else config
             if not OmegaConf.is_dict(section) or part not in section:

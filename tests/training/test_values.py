@@ -150,6 +150,7 @@ def test_a_key_that_is_added_beside_one_of_nearly_its_name_is_refused(recipe, ov
         "+data.apply_chat_template_kwargs.enable_thinking=false",
         "+ray_kwargs.ray_init.runtime_env.env_vars.WANDB_API_KEY=x",
         "+ray_kwargs.ray_init.address=10.0.0.1:6379",
+        "+ray_kwargs.ray_init.num_gpu=8",  # beside num_cpus, num_gpus: Ray itself refuses what it does not know
         "+actor_rollout_ref.rollout.engine_kwargs.transformers.batch_window=0.1",
         "+actor_rollout_ref.rollout.enable_sleep_mode=false",
         "+trainer.note=x",
