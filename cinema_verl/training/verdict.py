@@ -20,6 +20,7 @@ from cinema_verl.data.families import FAMILIES, refused
 from cinema_verl.schedule import Stages
 from cinema_verl.training import arithmetic
 from cinema_verl.training.arithmetic import SEPARATE, rows_of
+from cinema_verl.training.code_files import missing_code
 from cinema_verl.training.estimators import schemes
 from cinema_verl.training.refusal import VERLS_OWN, Facts, Refusal, fine_tunes, is_whole, value_of
 from cinema_verl.training.settings import SHORTHANDS, CinemaSettings
@@ -44,7 +45,7 @@ def refusals(config: DictConfig, facts: Facts | None = None) -> list[Refusal]:
     facts = Facts.here() if facts is None else facts
     rules: Sequence[Callable[[DictConfig, Facts], Iterator[Refusal]]]
     if fine_tunes(config):
-        rules = (_no_section, wrong_values, _model, _sft_files, arithmetic.sft_batches)
+        rules = (_no_section, wrong_values, missing_code, _model, _sft_files, arithmetic.sft_batches)
     elif OmegaConf.select(config, "cinema") is None and value_of(config, "trainer.v1.trainer_mode") not in TRAINERS:
         return []
     elif value_of(config, "trainer.val_only"):
@@ -256,5 +257,5 @@ def _scoring(config: DictConfig, _: Facts) -> Iterator[Refusal]:
         yield Refusal("reward.num_workers", f"0 leaves nobody to score, with {without}", "set reward.num_workers=1")
 
 
-_ASKED: Final = (_settings, wrong_values, _selection, _reasoning, _data_options, _model, _scoring)
+_ASKED: Final = (_settings, wrong_values, missing_code, _selection, _reasoning, _data_options, _model, _scoring)
 """Of every run with an actor, evaluations as well."""

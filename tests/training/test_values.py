@@ -65,6 +65,8 @@ WRONG = {
         f"{ACTOR}.optim.lr": (-1e-6, "abc"),
         f"{ACTOR}.optim.lr_scheduler_type": ("Cosine",),
         f"{ACTOR}.clip_ratio_low": (-1,),
+        f"{ACTOR}.ppo_epochs": (0, 1.5),
+        "data.shuffle": ("maybe",),
         f"{ROLLOUT}.temperature": (0, -1, "warm"),
         f"{ROLLOUT}.top_p": (0, 1.5),
         f"{ROLLOUT}.val_kwargs.n": (0, 2.5),
