@@ -31,7 +31,7 @@ def missing_code(config: DictConfig, _: Facts) -> Iterator[Refusal]:
             yield Refusal(f"{section}.path", f"{path} does not exist", "correct the path, or the module after pkg://")
         elif (known := _defined(source)) is not None and name not in known:
             yield Refusal(
-                f"{section}.name", f"{path} has no {name}", f"correct the name{did_you_mean(str(name), known)}"
+                f"{section}.name", f"{path} defines no {name}", f"correct the name{did_you_mean(str(name), known)}"
             )
 
 

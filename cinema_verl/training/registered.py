@@ -40,11 +40,14 @@ def unregistered(config: DictConfig) -> list[Refusal]:
     """Every name of a configuration that verl would not find."""
     if fine_tunes(config):
         return []
-    own_loops = value_of(config, f"{_ROLLOUT}.agent.agent_loop_config_path")  # verl registers them in its workers
+    # Code that verl loads in its workers only, which may register names of its own.
+    in_workers = value_of(config, "actor_rollout_ref.model.external_lib")
+    loops = in_workers or value_of(config, f"{_ROLLOUT}.agent.agent_loop_config_path")
+    unknown_here = {"rollout": in_workers, "agent loop": loops}
     found = []
     for choice in choices():
         name = value_of(config, choice.key)
-        if name not in choice.known and not (own_loops and choice.what == "agent loop"):
+        if name not in choice.known and not unknown_here.get(choice.what):
             advice = f"set one of {', '.join(sorted(map(str, choice.known)))}"
             found.append(Refusal(choice.key, f"{name} is not registered with verl", advice))
     return found

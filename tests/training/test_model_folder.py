@@ -188,7 +188,7 @@ def in_two(folder):
         (lambda found: found, None),
         (lambda found: dict.fromkeys(found, "model-00001-of-00002.safetensors"), "would be random"),
         (lambda found: {**found, "more": "model-00003-of-00003.safetensors"}, "names model-00003-of-00003.safetensors"),
-        (lambda found: 3, "cannot be read"),
+        (lambda found: 3, "is no index of weights"),
         (lambda found: None, "neither model.safetensors nor"),
     ],
 )
