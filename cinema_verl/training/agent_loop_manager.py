@@ -39,6 +39,7 @@ def scorer_here(config: Any) -> Any:
 class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ignore[misc, name-defined]
     """verl's agent-loop worker that runs the processor over shared images once."""
 
+    llm_client: Any
     reward_loop_worker_handles: list[Any] | None
 
     def __init__(self, *args: Any, **kwargs: Any):

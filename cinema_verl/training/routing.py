@@ -96,7 +96,7 @@ async def spared_the_balancer(client: Any) -> Any:
     if len(await client._load_balancer.get_all_servers.remote()) != 1:
         return client
     quicker = OneServerClient(client.config, client._load_balancer)
-    vars(quicker).update(vars(client))  # the worker has set some of it
+    quicker.__dict__ |= client.__dict__  # the worker has set some of it
     return quicker
 
 
