@@ -102,7 +102,6 @@ def overrides(side: str, folder: Path, options: argparse.Namespace) -> list[str]
         f"actor_rollout_ref.rollout.n={options.group}",
         f"data.max_response_length={options.tokens}",
         f"reward.custom_reward_function.path={Path(__file__).resolve()}",
-        "reward.custom_reward_function.reward_kwargs=null",
         "actor_rollout_ref.rollout.ignore_eos=true",
         f"cinema.exploration_steps={options.steps + WARM}",
         *("cinema.annealing_steps=0", "cinema.stages.exploration.filter=acc"),
