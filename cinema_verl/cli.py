@@ -4,6 +4,8 @@ A subcommand is a line in `COMMANDS` and a module with `main(arguments: list[str
 """
 
 import argparse
+import atexit
+import gc
 import importlib
 import os
 import re
@@ -39,7 +41,7 @@ COMMANDS = {
 EXAMPLES = """\
 examples:
   cinema-verl doctor                                     before the first run, and when something is odd
-  cinema-verl doctor --recipe cinema trainer.nnodes=2    with the overrides of the run to come
+  cinema-verl doctor +recipe=cinema trainer.nnodes=2     with the overrides of the run to come
   cinema-verl preflight +recipe=cinema data.train_files=train.parquet data.val_files=val.parquet
                                                          before GPUs are paid for
   cinema-verl report outputs/demo                        a run, finished or going, as one page
@@ -68,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 is well, 1 is a finding, 2 is a command line that is not understood, 130 is Ctrl-C.
     """
+    if arguments is None:  # the program itself: with PyTorch loaded, looking for cycles at its end takes over a second
+        atexit.register(gc.freeze)
     width = max(map(len, COMMANDS))
     parser = Parser(
         prog="cinema-verl",

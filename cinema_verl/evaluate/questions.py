@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -41,6 +40,8 @@ def check_files(files: Sequence[str]) -> None:
         DataError: naming the file that is missing, is no parquet, is empty, lacks a column of the RL schema, or has a
             column of another type than a file before it.
     """
+    import datasets  # a second, and preflight needs `check_questions` only
+
     types: dict[str, tuple[str, Any]] = {}
     for file in files:
         if "://" in file or not file.endswith(".parquet"):
@@ -141,6 +142,8 @@ def ask_again(data_set: "CinemaDataset", conditions: Sequence[str], size: int | 
         if len(asked) < len(chosen):
             logger.info("%d of %d questions can be asked over %s images", len(asked), len(chosen), condition)
     if again:
+        import datasets
+
         added = datasets.Dataset.from_list(again, features=data_set.dataframe.features)
         data_set.dataframe = datasets.concatenate_datasets([data_set.dataframe, added])
 
