@@ -167,11 +167,13 @@ def decide(claims: Sequence[Claim], runs: Runs, start: Mapping[str, Any]) -> lis
 # --- Tables --------------------------------------------------------------------------------------------------------
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
-def _with_interval(values: Sequence[float], digits: int = 3) -> str:
+def with_interval(values: Sequence[float], digits: int = 3) -> str:
+    """A mean over seeds, and half of its 95 % t-interval."""
     found = mean(values)
     return (
         f"{found.mean:.{digits}f}\u00a0±\u00a0{found.high - found.mean:.{digits}f}"
@@ -184,19 +186,19 @@ def arms_table(runs: Runs, start: Mapping[str, Any]) -> str:
     """What every arm ended as: means over seeds with the half-width of 95 % t-intervals."""
     head = ["arm", "seeds", "pass@1", "pass@8", "greedy", "format", "entropy after stage 1", "entropy at the end",
             "term's share in stage 1", "groups generated"]  # fmt: skip
-    lines = [_row(head), _row(["---"] * len(head))]
+    lines = [row(head), row(["---"] * len(head))]
     first = [f"{start[name]:.3f}" for name in ("pass_1", "pass_8", "greedy", "format", "pattern_entropy")]
-    lines.append(_row(["cold start", "", *first, "", "", ""]))
+    lines.append(row(["cold start", "", *first, "", "", ""]))
 
     def add(name: str, of: Sequence[Mapping[str, Any]], explored: Sequence[str], share: str) -> None:
-        cells = [_with_interval([p[metric] for p in of]) for metric in ("pass_1", "pass_8", "greedy", "format")]
-        entropy = _with_interval([p["pattern_entropy"] for p in of], 2)
+        cells = [with_interval([p[metric] for p in of]) for metric in ("pass_1", "pass_8", "greedy", "format")]
+        entropy = with_interval([p["pattern_entropy"] for p in of], 2)
         groups = f"{np.mean([p['generated'] for p in of]):.0f}"
-        lines.append(_row([name, str(len(of)), *cells, *explored, entropy, share, groups]))
+        lines.append(row([name, str(len(of)), *cells, *explored, entropy, share, groups]))
 
     for arm, by_seed in runs.items():
         every = [by_seed[seed] for seed in sorted(by_seed)]
-        explored = _with_interval([run["exploration"]["pattern_entropy"] for run in every], 2)
+        explored = with_interval([run["exploration"]["pattern_entropy"] for run in every], 2)
         share = np.mean([np.mean([s["share"] for s in run["curve"][:EXPLORATION]]) for run in every])
         add(f"`{arm}`", [run["end"] for run in every], [explored], f"{share:.2f}")
         if arm == "dapo":
@@ -212,11 +214,11 @@ def arms_table(runs: Runs, start: Mapping[str, Any]) -> str:
 def decisions_table(decisions: Sequence[Decision]) -> str:
     """The claims of a family and what became of them."""
     head = ["claim", "seeds", "difference [95 %]", "must exceed", "p, one-sided", "holds"]
-    lines = [_row(head), _row(["---"] * len(head))]
+    lines = [row(head), row(["---"] * len(head))]
     for each in decisions:
         value = f"{each.estimate.mean:+.3f} [{each.estimate.low:+.3f}, {each.estimate.high:+.3f}]"
         lines.append(
-            _row([each.claim.name, str(each.seeds), value, f"{each.claim.above:+.2f}", f"{each.p:.2g}", each.verdict])
+            row([each.claim.name, str(each.seeds), value, f"{each.claim.above:+.2f}", f"{each.p:.2g}", each.verdict])
         )
     return "\n".join(lines)
 
@@ -224,7 +226,7 @@ def decisions_table(decisions: Sequence[Decision]) -> str:
 def paths_table(runs: Runs, start: Mapping[str, Any], arms: Sequence[str] = ("two_stages", "dapo")) -> str:
     """By kind of question: the commonest path and its share before and after, and accuracy."""
     head = ["question", "cold start", *(f"`{arm}`, end" for arm in arms)]
-    lines = [_row(head), _row(["---"] * len(head))]
+    lines = [row(head), row(["---"] * len(head))]
 
     def cell(of: Sequence[Mapping[str, Any]]) -> str:
         share: dict[str, float] = {}
@@ -238,7 +240,7 @@ def paths_table(runs: Runs, start: Mapping[str, Any], arms: Sequence[str] = ("tw
 
     for task in start["tasks"]:
         ends = [[run["end"]["tasks"][task] for run in runs[arm].values()] for arm in arms if arm in runs]
-        lines.append(_row([task, cell([start["tasks"][task]]), *map(cell, ends)]))
+        lines.append(row([task, cell([start["tasks"][task]]), *map(cell, ends)]))
     return "\n".join(lines)
 
 
@@ -281,17 +283,17 @@ class Found:
         return "\n\n".join(parts) + "\n"
 
 
-def with_tables(page: str, tables: str) -> str:
+def with_tables(page: str, tables: str, marks: tuple[str, str] = (BEGIN, END)) -> str:
     """A page with the tables between its marks.
 
     Raises:
         ValueError: if the page lacks them.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = page.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not (begin and end):
-        raise ValueError(f"the page lacks the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{tables}\n{END}{after}"
+        raise ValueError(f"the page lacks the lines {marks[0]} and {marks[1]}")
+    return f"{before}{begin}\n\n{tables}\n{end}{after}"
 
 
 def published(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
