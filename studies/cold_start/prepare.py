@@ -11,6 +11,7 @@ import torch
 
 from cinema_verl.cold_start.retrieval import PACKAGED_ENCODER, Encoder
 from cinema_verl.demo.digit_images import Pools, load_pools
+from cinema_verl.demo.digits import DigitsQuestion
 from cinema_verl.demo.tiny_model import save_tiny_model
 from cinema_verl.utils.files import atomic_write, sha256_of
 from studies.cold_start import data
@@ -51,13 +52,13 @@ def second_paths(output: Path) -> data.Seconds:
     ]
 
 
-def _second_paths(questions: list[data.DigitsQuestion]) -> list[Any]:
+def _second_paths(questions: list[DigitsQuestion]) -> list[Any]:
     print(f"retrieving second paths of {len(questions)} questions", flush=True)
     found = data.second_paths(questions, Encoder(PACKAGED_ENCODER, "cpu"))
     return [[[first, *both] for first, both in each.items()] for each in found]
 
 
-def _pretrained(output: Path, pools: Pools, questions: list[data.DigitsQuestion]) -> dict[str, Any]:
+def _pretrained(output: Path, pools: Pools, questions: list[DigitsQuestion]) -> dict[str, Any]:
     directory = backbone(output)
     shutil.rmtree(directory, ignore_errors=True)
     save_tiny_model(directory)

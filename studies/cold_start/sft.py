@@ -16,14 +16,15 @@ LR: Final = 2e-3  # optim.lr
 BETAS: Final = (0.9, 0.98)  # optim.betas
 WEIGHT_DECAY: Final = 0.05  # optim.weight_decay
 GRAD_CLIP: Final = 1.0  # optim.clip_grad
-WARMUP: Final = 60  # optim.lr_warmup_steps
+WARMUP: Final = 60  # optim.lr_warmup_steps; our choice: at most a fifth of the steps, as some runs are short
 
 
 def rate(step: int, steps: int) -> float:
     """The share of `LR` at a step from 0 on: a linear rise, then half a cosine down to 0."""
-    if step < WARMUP:
-        return step / WARMUP
-    return 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / max(1, steps - WARMUP)))
+    warmup = min(WARMUP, steps // 5)
+    if step < warmup:
+        return step / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def fine_tune(

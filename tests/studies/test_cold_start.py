@@ -75,13 +75,13 @@ def test_the_drafts_of_a_seed_are_the_same_in_every_arm(drawn, seconds):
 
 
 def test_the_rate_rises_and_falls():
-    assert [sft.rate(step, 200) for step in (0, 30, 60, 130, 200)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+    assert [sft.rate(step, 1000) for step in (0, 30, 60, 530, 1000)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+    assert [sft.rate(step, 100) for step in (0, 10, 20, 60, 100)] == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 
-def test_fine_tuning_lowers_the_loss_of_what_it_is_shown(drawn, monkeypatch):
+def test_fine_tuning_lowers_the_loss_of_what_it_is_shown(drawn):
     torch.set_num_threads(1)
     policy = open_policy(load_pools())
-    monkeypatch.setattr(sft, "WARMUP", 2)
     made = data.rows("chain_of_thought", drawn, [{}] * 16, seed=1)
     losses = []
     sft.fine_tune(policy, made * 4, lambda step, loss: losses.append(loss))
