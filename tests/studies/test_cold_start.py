@@ -1,6 +1,7 @@
 """The cold-start study in small: whose rows an arm has, which second paths, and what becomes of records."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,15 @@ import torch
 from cinema_verl.cold_start.retrieval import embed
 from cinema_verl.demo import digits
 from cinema_verl.demo.digit_images import load_pools
-from studies.cold_start import analyse, data, run, sft
+from studies.cold_start import analyse, data, prepare, run, sft
+from studies.cold_start.__main__ import main
 from studies.dps import records
+from studies.dps.analyse import RECORDS, published, with_tables
 from studies.dps.prepare import open_policy
+from studies.dps.testbed import Sets, questions
+
+ROOT = Path(__file__).parents[2]
+MARKS = (analyse.BEGIN, analyse.END)
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +165,39 @@ def test_what_is_recorded_is_not_run_again(tmp_path, monkeypatch):
     assert [json.loads(line)["unit"] for line in (tmp_path / run.FILE).read_text().splitlines()] == [
         unit for unit, _ in run.units([1])
     ]
+
+
+def test_the_study_in_miniature(tmp_path, monkeypatch, capsys):
+    few = Sets(*(list(questions(load_pools(), split, 11)) for split in ("train", "val", "test")))
+    monkeypatch.setattr(data, "PRETRAIN", 16)
+    monkeypatch.setattr(data, "QUESTIONS", 8)
+    monkeypatch.setattr(prepare, "Encoder", lambda name, device: by_letters)
+    for module in (prepare, run):
+        monkeypatch.setattr(module, "sets", lambda pools: few)
+    monkeypatch.setattr(run.arms, "STEPS", 1)
+    monkeypatch.setattr(run, "units", lambda seeds: [("habit_two", 1), ("habit_two/rl", 1)])
+    output, page = tmp_path / "study", tmp_path / "page.md"
+    with pytest.raises(SystemExit):
+        main(["run", "--output", str(output)])
+    assert main(["prepare", "--output", str(output)]) == 0
+    assert main(["run", "--output", str(output)]) == 0
+    page.write_text(f"before\n{analyse.BEGIN}\n{analyse.END}\nafter\n")
+    results = ["--results", str(tmp_path / "results"), "--docs", str(page)]
+    assert main(["analyse", "--output", str(output), *results]) == 0
+    made = page.read_text()
+    assert made.count("| `habit_two` | 1 |") == 2
+    assert main(["analyse", "--output", str(tmp_path / "none"), *results]) == 0
+    assert page.read_text() == made
+
+    (output / "backbone" / "model.safetensors").write_bytes(
+        (output / "backbone" / "model.safetensors").read_bytes()[:-4] + b"\0\0\0\1"
+    )
+    with pytest.raises(run.OtherPolicy):
+        main(["run", "--output", str(output)])
+
+
+def test_the_page_has_the_tables_of_the_records_there_are():
+    results, page = ROOT / "studies" / "cold_start" / "results", (ROOT / "docs" / "science.md").read_text()
+    made = analyse.tables(*published(results)) if (results / RECORDS).exists() else ""
+    command = "run: python -m studies.cold_start analyse --results studies/cold_start/results --docs docs/science.md"
+    assert page == with_tables(page, made, MARKS), command
