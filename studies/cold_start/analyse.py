@@ -85,7 +85,9 @@ def paths_table(runs: Runs) -> str:
     for arm, by_seed in runs.items():
         learnt = _mean_shares([run["rows"]["share"] for run in by_seed.values()])
         tasks = [task for run in by_seed.values() for task in run["cold_start"]["tasks"].values()]
-        said = _mean_shares([{path: each["share"] for path, each in task["patterns"].items()} for task in tasks])
+        said = _mean_shares(
+            [{_shown(path): each["share"] for path, each in task["patterns"].items()} for task in tasks]
+        )
         entropy = np.mean([run["rows"]["entropy"] for run in by_seed.values()])
         lines.append(row([f"`{arm}`", f"{entropy:.2f}", _commonest(learnt), _commonest(said)]))
     return "\n".join(lines)
@@ -101,7 +103,12 @@ def _mean_shares(of: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _commonest(shares: Mapping[str, float], most: int = 3) -> str:
     common = sorted(shares, key=lambda path: (-shares[path], path))[:most]
-    return ", ".join(f"{path.removesuffix('>answer').replace('>', ' → ')} {shares[path]:.2f}" for path in common)
+    return ", ".join(f"{path.replace('>', ' → ')} {shares[path]:.2f}" for path in common)
+
+
+def _shown(pattern: str) -> str:
+    whole = pattern.removesuffix(">answer")
+    return whole if whole != pattern else f"{pattern or 'nothing'} (no answer)"
 
 
 def tables(start: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> str:
