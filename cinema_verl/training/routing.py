@@ -12,6 +12,7 @@ repeated asks for the same.
 
 from collections import Counter
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import ray
@@ -72,20 +73,6 @@ class GroupClient:
             raise ReplicaDied(_LOST[-1]) from error
 
 
-class OneServerClient(LLMServerClient):
-    """verl's client where there is one server: it is asked for once, and there is nothing to balance."""
-
-    _server: tuple[str, Any] | None = None
-
-    async def _acquire_server(self, request_id: str, **extra: Any) -> tuple[str, Any]:
-        if self._server is None:
-            self._server = await super()._acquire_server(request_id, **extra)
-        return self._server
-
-    def _release_server(self, server_id: str, request_id: str | None = None) -> None:
-        """It stays acquired."""
-
-
 async def spared_the_balancer(client: Any) -> Any:
     """The client of a worker of agent loops, or a quicker one where servers do not change and there is one.
 
@@ -93,11 +80,27 @@ async def spared_the_balancer(client: Any) -> Any:
     """
     if type(client) is not LLMServerClient:  # with asynchronous training servers come and go
         return client
-    if len(await client._load_balancer.get_all_servers.remote()) != 1:
+    balancer = client._load_balancer
+    if len(await balancer.get_all_servers.remote()) != 1:
         return client
-    quicker = OneServerClient(client.config, client._load_balancer)
-    quicker.__dict__ |= client.__dict__  # the worker has set some of it
+    only = SimpleNamespace(
+        acquire_server=_answering(await balancer.acquire_server.remote(request_id="all")),
+        require_acquire_fields=_answering([]),
+        require_release_fields=_answering([]),
+        release_server=SimpleNamespace(remote=lambda **_: None),  # it stays acquired
+    )
+    quicker = LLMServerClient(client.config, only)
+    quicker.__dict__ |= {name: value for name, value in client.__dict__.items() if name not in quicker.__dict__}
     return quicker
+
+
+def _answering(value: Any) -> SimpleNamespace:
+    """Stands for an actor's method that always answers the same."""
+
+    async def remote(**_: Any) -> Any:
+        return value
+
+    return SimpleNamespace(remote=remote)
 
 
 _LOST: list[str] = []

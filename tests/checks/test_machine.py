@@ -23,7 +23,8 @@ def config(tmp_path):
                 "default_local_dir": str(tmp_path / "not" / "yet"),
             },
             "actor_rollout_ref": {
-                "actor": {"checkpoint": {"save_contents": ["model", "optimizer", "extra", "hf_model"]}}
+                "actor": {"checkpoint": {"save_contents": ["model", "optimizer", "extra", "hf_model"]}},
+                "rollout": {"n": 8},
             },
         }
     )

@@ -25,6 +25,7 @@ from cinema_verl.report.summarise import (
 )
 from cinema_verl.runs.metrics import Metrics
 from cinema_verl.schedule import AnnealingSchedule
+from cinema_verl.utils.native_reasoning import VIOLATION
 
 
 def cell(pattern="focus>answer", correct=1, violations=(), source="squares", answer_type="mcq"):
@@ -124,4 +125,4 @@ def test_trend_by_hand():
 
 
 def test_every_violation_has_a_meaning():
-    assert set(MEANINGS) == set(ViolationCode)
+    assert set(MEANINGS) == {*ViolationCode, VIOLATION}

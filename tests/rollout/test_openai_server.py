@@ -125,11 +125,11 @@ def test_a_batch_that_fails_is_a_server_error_and_the_next_one_is_served(ask, mo
 
     whole, failed = openai_server.generate, []
 
-    def fails_once(policy, requests):
+    def fails_once(policy, requests, watch):
         if not failed:
             failed.append(1)
             raise RuntimeError("out of memory")
-        return whole(policy, requests)
+        return whole(policy, requests, watch)
 
     monkeypatch.setattr(openai_server, "generate", fails_once)
     status, reply = ask(body())

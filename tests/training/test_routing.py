@@ -227,7 +227,7 @@ def test_where_there_is_one_replica_the_balancer_is_asked_once():
         await roll_out(given, 16, begins="")
 
     asyncio.run(two_steps())
-    assert acquired == ["the first"]
+    assert len(acquired) == 1
     assert len(only.asked) == 1 + 16 * SESSIONS
 
 
