@@ -13,32 +13,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from studies.dps.records import PROPERTIES
+from studies.command_line import is_prepared, parser_of, published
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m studies.cold_start", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
     helps = {
         "prepare": "Pretrain the backbone and retrieve second paths; does nothing where that is done.",
         "run": "Train and measure every arm with every seed; what is recorded is not done again.",
         "analyse": "Write tables and decisions from the records there are.",
     }
-    made = {name: commands.add_parser(name, help=text, description=text) for name, text in helps.items()}
-    for command in made.values():
-        command.add_argument(
-            "--output", type=Path, default=Path("outputs/cold_start_study"), help="Folder. (default: %(default)s)"
-        )
+    parser, made = parser_of("python -m studies.cold_start", __doc__, helps, "outputs/cold_start_study")
     made["run"].add_argument("--seeds", type=int, nargs="+", help="Seeds to run. (default: 1 to 6)")
-    made["analyse"].add_argument(
-        "--results",
-        type=Path,
-        help="Folder for records and tables; with records that were published there, OUTPUT is not needed. "
-        "(default: OUTPUT/results)",
-    )
-    made["analyse"].add_argument("--docs", type=Path, help="Page whose tables to renew.")
     return parser
 
 
@@ -52,23 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(json.dumps(prepare(output), indent=2))
         return 0
-    prepared = (output / PROPERTIES).exists()
     if options.command == "run":
-        if not prepared:
+        if not is_prepared(output):
             parser.error(f"{output} is not prepared: run `python -m studies.cold_start prepare --output {output}`")
         from studies.cold_start.run import SEEDS, run
 
         run(output, options.seeds or SEEDS)
         return 0
     from studies.cold_start.analyse import analyse
-    from studies.dps.analyse import RECORDS, publish
 
-    results: Path = options.results or output / "results"
-    if prepared and any(output.glob("records-*.jsonl")):
-        publish(output, results)
-    elif not (results / RECORDS).exists():
-        parser.error(f"neither {output} nor {results} holds records: run `python -m studies.cold_start run` first")
-    print(analyse(results, options.docs))
+    print(analyse(published(parser, options), options.docs))
     return 0
 
 

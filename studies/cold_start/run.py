@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -105,6 +105,12 @@ def reinforce(bench: Bench, arm: str, seed: int) -> dict[str, Any]:
     return {"end": bench.measured(), "generated": learner.generated, "curve": curve}
 
 
+def trained(bench: Bench, unit: str, seed: int) -> dict[str, Any]:
+    """What a unit finds, by its arm."""
+    arm = unit.removesuffix(RL)
+    return {arm: reinforce(bench, arm, seed) if unit.endswith(RL) else cold_start(bench, arm, seed)}
+
+
 def units(seeds: Sequence[int]) -> Iterator[tuple[str, int]]:
     """Units with their seeds in the order in which they are run: what most depends on first."""
     first, rest = [s for s in seeds if s in RL_SEEDS], [s for s in seeds if s not in RL_SEEDS]
@@ -122,16 +128,6 @@ def run(output: Path, seeds: Sequence[int]) -> None:
     left = [each for each in units(seeds) if each not in bench.done]
     print(f"{len(left)} runs to do", flush=True)
     for number, (unit, seed) in enumerate(left, 1):
-        begun, cpu = time.time(), time.process_time()
-        arm = unit.removesuffix(RL)
-        found = reinforce(bench, arm, seed) if unit.endswith(RL) else cold_start(bench, arm, seed)
-        record = {
-            "unit": unit,
-            "seed": seed,
-            "policy": bench.digest,
-            "cpu_seconds": round(time.process_time() - cpu, 1),
-            "seconds": round(time.time() - begun, 1),
-            "arms": {arm: found},
-        }
+        record = records.of_unit(unit, seed, bench.digest, partial(trained, bench, unit, seed))
         records.append(output / FILE, record)
         print(f"{number}/{len(left)} seed {seed} {unit}: {record['seconds']:.0f} s", flush=True)

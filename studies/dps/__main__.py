@@ -14,26 +14,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from studies.command_line import is_prepared, parser_of, published
 from studies.dps.arms import FAMILIES, RECIPES, REMOVED, SEEDS
-from studies.dps.records import PROPERTIES
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m studies.dps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
     helps = {
         "prepare": "Measure the cold start on the testbed; does nothing where that is done.",
         "run": "Train and measure every arm with every seed; what is recorded is not done again.",
         "confirm": "Train one arm through verl itself, with the same questions and random numbers, and compare.",
         "analyse": "Write tables, decisions and plots from the records there are.",
     }
-    made = {name: commands.add_parser(name, help=text, description=text) for name, text in helps.items()}
-    for command in made.values():
-        command.add_argument(
-            "--output", type=Path, default=Path("outputs/dps"), help="Folder of the study. (default: %(default)s)"
-        )
+    parser, made = parser_of("python -m studies.dps", __doc__, helps, "outputs/dps")
     run = made["run"]
     run.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="Seeds to run. (default: 1 to 16)")
     units = [unit for family in FAMILIES for unit in family]
@@ -43,15 +35,6 @@ def _parser() -> argparse.ArgumentParser:
     confirm = made["confirm"]
     confirm.add_argument("--arm", choices=[a for a in RECIPES if a not in REMOVED], required=True, help="Arm to train.")
     confirm.add_argument("--seed", type=int, required=True, help="Seed of the run.")
-    analyse = made["analyse"]
-    analyse.add_argument(
-        "--results",
-        type=Path,
-        default=None,
-        help="Folder for records, tables and plots; with records that were published there, OUTPUT is not needed. "
-        "(default: OUTPUT/results)",
-    )
-    analyse.add_argument("--docs", type=Path, default=None, help="Page whose tables and pictures to renew.")
     return parser
 
 
@@ -66,9 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(json.dumps(prepare(output, load_pools()), indent=2))
         return 0
-    prepared = (output / PROPERTIES).exists()
     if options.command == "run":
-        if not prepared:
+        if not is_prepared(output):
             parser.error(
                 f"{output} holds no prepared study: run `python -m studies.dps prepare --output {output}` first"
             )
@@ -79,14 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, point in confirm(output, options.arm, options.seed)["arms"][options.arm].items():
             print(name, {metric: point[metric] for metric in ("pass_1", "pass_8", "pattern_entropy")})
         return 0
-    from studies.dps.analyse import RECORDS, analyse, publish
+    from studies.dps.analyse import analyse
 
-    results: Path = options.results or output / "results"
-    if prepared and any(output.glob("records-*.jsonl")):
-        publish(output, results)
-    elif not (results / RECORDS).exists():
-        parser.error(f"neither {output} nor {results} holds records: run `python -m studies.dps run` first")
-    print(analyse(results, options.docs).tables())
+    print(analyse(published(parser, options), options.docs).tables())
     return 0
 
 

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 PROPERTIES: Final = "properties.json"
 """What the cold start is like, beside the records."""
+
+
+def of_unit(unit: str, seed: int, policy: str, train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The record of what `train` finds for each arm, with the seconds that it takes.
+
+    Args:
+        policy: digest of the weights that it begins from.
+    """
+    begun, cpu = time.time(), time.process_time()
+    arms = train()
+    return {
+        "unit": unit,
+        "seed": seed,
+        "policy": policy,
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "seconds": round(time.time() - begun, 1),
+        "arms": arms,
+    }
 
 
 def append(path: Path, record: dict[str, Any]) -> None:

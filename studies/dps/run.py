@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -136,17 +137,9 @@ def any_arm(bench: Bench, arm: str, seed: int) -> dict[str, Any]:
 
 def run_unit(bench: Bench, unit: str, seed: int) -> None:
     """Train and measure what belongs together; one record, when it has ended."""
-    begun, cpu = time.time(), time.process_time()
     special = {"two_stages": two_stages, "dapo": dapo}
-    arms = special[unit](bench, seed) if unit in special else any_arm(bench, unit, seed)
-    record = {
-        "unit": unit,
-        "seed": seed,
-        "policy": bench.digest,
-        "cpu_seconds": round(time.process_time() - cpu, 1),
-        "seconds": round(time.time() - begun, 1),
-        "arms": arms,
-    }
+    train = partial(special[unit], bench, seed) if unit in special else partial(any_arm, bench, unit, seed)
+    record = records.of_unit(unit, seed, bench.digest, train)
     records.append(bench.file, record)
     bench.done[unit, seed] = record
 
