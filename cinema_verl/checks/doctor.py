@@ -41,6 +41,7 @@ The exit code is 0 when nothing is wrong and 1 otherwise. Lines that begin with 
 
 def examine(recipe: str | None = None, overrides: Sequence[str] = (), with_ray: bool = True) -> list[Finding]:
     """Every finding about this machine and one recipe; the first questions come first."""
+    findings: list[Finding] = []
     if recipe is None or importlib.util.find_spec("verl") is None:
         findings = inspect_process("driver")
         if "verl" not in sys.modules:
@@ -49,10 +50,9 @@ def examine(recipe: str | None = None, overrides: Sequence[str] = (), with_ray: 
         recipe = recipe or default_recipe()
         config, composed = compose(recipe, overrides)
     rl = config is not None and program_for(recipe) == RL_TRAINER
-    asked = config if rl else None
     engine = config.actor_rollout_ref.rollout.name if rl else None
-    with workers(asked, engine) if with_ray else nullcontext(list) as others:
-        findings = inspect_process("driver")
+    with workers(config if rl else None, engine) if with_ray else nullcontext(list) as others:
+        findings = findings or inspect_process("driver")
         if "verl" not in sys.modules:
             return findings
         findings += composed
