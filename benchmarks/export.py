@@ -5,10 +5,12 @@ python benchmarks/export.py [--shape 7b] [--layers N] [--ranks 8] [--pairs 2] [-
 The checkpoint is made up: a Qwen2.5-VL of the shape of 3B or 7B (`--layers` cuts its language model), random weights in
 bf16, as DTensors of that many ranks, written rank by rank. The bare copy reads every shard and writes as many bytes, in
 blocks of 16 MiB, with one fsync at the end, as the export has one for each file. They take turns, the copy first and
-last; each export is set against the mean of the copies before and behind it, and every pair is printed. The page cache
-is as the step before left it. The peak is of anonymous memory (RssAnon) and of all resident memory (VmHWM), which
-counts the mapped pages of the shards, of the exporting process above what it held after its imports, beside the largest
-tensor and one rank's file. `--dtype` of the export is not given: as many bytes are written as are read.
+last; each export is set against the mean of the copies before and behind it, and every pair is printed. Before each of
+them everything is written out, and the shards leave the page cache: else one reads from memory what the other reads
+from the disk, or waits for what the other wrote. The peak is of anonymous memory (RssAnon) and of all resident memory
+(VmHWM), which counts the mapped pages of the shards, of the exporting process above what it held after its imports,
+beside the largest tensor and one rank's file. `--dtype` of the export is not given: as many bytes are written as are
+read.
 """
 
 import argparse
@@ -112,7 +114,16 @@ def part_of(torch: Any, shape: Any, rank: int, ranks: int) -> Any:
     return torch.empty((mine, *shape[1:]), dtype=torch.bfloat16).uniform_(-0.1, 0.1)
 
 
+def settle(shards: list[Path]) -> None:
+    """Nothing is waiting to be written, and nothing of the shards is in memory."""
+    os.sync()
+    for shard in shards:
+        with open(shard, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def bare(shards: list[Path], target: Path) -> float:
+    settle(shards)
     started = time.perf_counter()
     with open(target, "wb") as out:
         for shard in shards:
@@ -126,8 +137,9 @@ def bare(shards: list[Path], target: Path) -> float:
     return seconds
 
 
-def export(folder: Path, target: Path) -> tuple[float, int, int]:
+def export(folder: Path, shards: list[Path], target: Path) -> tuple[float, int, int]:
     """Seconds, anonymous bytes and resident bytes of an export in a process of its own."""
+    settle(shards)
     command = [sys.executable, "-c", EXPORT, str(folder / "run"), str(target)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     seconds, anonymous, resident = done.stdout.splitlines()[-1].split()
@@ -155,7 +167,7 @@ def main() -> None:
         )
         before = bare(shards, folder / "copy")
         for _ in range(options.pairs):
-            seconds, anonymous, resident = export(folder, folder / "exported")
+            seconds, anonymous, resident = export(folder, shards, folder / "exported")
             after = bare(shards, folder / "copy")
             print(
                 f"copy {before:.1f} s, export {seconds:.1f} s, copy {after:.1f} s: "

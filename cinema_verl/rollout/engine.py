@@ -9,6 +9,7 @@ Engine options (`actor_rollout_ref.rollout.engine_kwargs.transformers`):
 """
 
 import asyncio
+import gc
 import os
 import threading
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
@@ -69,6 +70,8 @@ class TransformersServer:
         self._interrupt = threading.Event()
         self._admission = asyncio.Condition()
         self._paused = self._rejects = self._updating = False
+        gc.collect()
+        gc.freeze()  # as `cinema_verl.training.agent_loop_manager` does
 
     def _decode(self, requests: Sequence[Request], watch: Callable[[int, Completion], object]) -> list[Completion]:
         return generate(self.policy, requests, watch, self._interrupt.is_set)

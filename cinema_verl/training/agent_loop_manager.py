@@ -4,6 +4,9 @@ They also add to each score what verl's validation dumps do not have: where the 
 is, and how it ended. With `reward.num_workers=0` they score themselves, by verl's reward worker in their own process.
 """
 
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -12,19 +15,23 @@ import torch
 import transfer_queue as tq
 from tensordict import TensorDict
 from verl.experimental.agent_loop import AgentLoopWorker
-from verl.experimental.agent_loop.agent_loop import DictConfigWrap, ToolListWrap, _agent_loop_registry
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, DictConfigWrap, ToolListWrap, _agent_loop_registry
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from cinema_verl.runs.stop_reason import StopReason
 from cinema_verl.training.agent_loop import MetaActionAgentLoop
 from cinema_verl.training.routing import refuse_to_go_on_without_replicas, spared_the_balancer
 from cinema_verl.training.same_version import refuse_another_version
-from cinema_verl.training.shared_vision import SharedImages
+from cinema_verl.training.shared_vision import SharedImages, SharedPrompt
 from cinema_verl.training.verdict import TRAINERS
 
 STORED_AS: Final = "stored_as"
 """Beside a trajectory's media, which verl does not store: the key that it will have in the transfer queue."""
+
+Row = tuple[str, dict[str, Any], dict[str, Any]]
+"""A trajectory as the transfer queue has it: key, columns, tag."""
 
 OURS: Final = {"_target_": f"{MetaActionAgentLoop.__module__}.{MetaActionAgentLoop.__qualname__}"}
 """As verl's registry has it."""
@@ -50,6 +57,8 @@ class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ig
         tq.init()
         self.background_tasks: set[Any] = set()
         self._spared = False
+        gc.collect()
+        gc.freeze()  # what a search for cycles finds here again and again takes it 0.3 s each time
 
     async def generate_sequences(self, batch: TensorDict) -> None:
         refuse_to_go_on_without_replicas()
@@ -76,8 +85,62 @@ class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ig
             data_config=DictConfigWrap(self.config.data),
             tools=ToolListWrap(self.tools),
         )
-        output = await loop.run(sampling_params, **kwargs)
-        return await self._agent_loop_postprocess(output, trajectory["validate"], **kwargs)
+        async with self._stored_together(kwargs["uid"], "val" if trajectory["validate"] else "train") as rows:
+            output = await loop.run(sampling_params, **kwargs)
+            rows.append(await self._row(output, trajectory["validate"], kwargs))
+
+    @asynccontextmanager
+    async def _stored_together(self, uid: str, partition_id: str) -> AsyncIterator[list[Row]]:
+        """For what a session of a question stores: the last of them that ends puts all of it into the transfer queue.
+
+        verl puts each trajectory by itself, which takes as long as eight together, here and in the queue's processes.
+        Nothing is read before the question's last session has ended.
+        """
+        shared = SharedPrompt.of(uid)
+        shared.sessions += 1
+        try:
+            yield shared.rows
+        finally:
+            shared.sessions -= 1
+            rows = [] if shared.sessions else list(shared.rows)
+            for columns in {tuple(fields) for _, fields, _ in rows}:  # a known response has no log-probabilities
+                keys, fields, tags = zip(*(row for row in rows if tuple(row[1]) == columns), strict=True)
+                await tq.async_kv_batch_put(
+                    keys=list(keys),
+                    fields=list_of_dict_to_tensordict(list(fields)),
+                    tags=list(tags),
+                    partition_id=partition_id,
+                )
+
+    async def _row(self, output: AgentLoopOutput, validate: bool, kwargs: dict[str, Any]) -> Row:
+        """What verl's `_agent_loop_postprocess` stores of one trajectory."""
+        await self._compute_score([output], kwargs=kwargs)
+        await self._compute_teacher_logprobs(
+            output,
+            prompt_ids=output.prompt_ids,
+            response_ids=output.response_ids,
+            validate=validate,
+            sample_kwargs=kwargs,
+        )
+        input_ids = torch.tensor([*output.prompt_ids, *output.response_ids])
+        inputs = self._compute_multi_modal_inputs(output, input_ids)
+        fields = output.as_dict() | kwargs
+        fields.pop("multi_modal_data", None)
+        fields |= {
+            "loss_mask": fields["response_mask"],
+            "input_ids": input_ids,
+            "position_ids": self._compute_position_ids(input_ids[None], torch.ones_like(input_ids)[None], inputs)[0],
+            "multi_modal_inputs": inputs,
+        }
+        tag = {
+            "status": "success",
+            "prompt_len": len(output.prompt_ids),
+            "response_len": len(output.response_ids),
+            "seq_len": len(input_ids),
+            "global_steps": kwargs["global_steps"],
+            **{key: output.extra_fields.get(key) for key in ("min_global_steps", "max_global_steps")},
+        }
+        return f"{kwargs['uid']}_{kwargs['session_id']}_0", fields, tag
 
     def _trains_with_pixels_put_back(self) -> bool:
         """Whether the run's workers are `cinema_verl.training.worker`'s, which the trainers of this package choose."""

@@ -67,12 +67,21 @@ class SharedImages(list):
 
 
 class SharedPrompt:
-    """What the sessions of one question share: decoded media, and the prompt's token ids."""
+    """What the sessions of one question share.
+
+    Attributes:
+        media: the decoded images, as verl's agent loops have them.
+        prompt_ids: the prompt's tokens.
+        sessions: how many are at work.
+        rows: what those that have ended have to store (`cinema_verl.training.agent_loop_manager`).
+    """
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.media: dict[str, Any] | None = None
         self.prompt_ids: list[int] | None = None
+        self.sessions = 0
+        self.rows: list[Any] = []
 
     @classmethod
     def of(cls, uid: str | None) -> "SharedPrompt":

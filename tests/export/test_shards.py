@@ -51,7 +51,10 @@ def bytes_from_disk():
 
 
 def test_nothing_is_read_twice_from_the_disk(tmp_path):
-    """A kernel that is left to its faults reads around them, and so again what has left memory."""
+    """A kernel that is left to itself reads ahead, and so again what has left memory: half as much more.
+
+    It may do so once, behind the file's beginning, from which the file's table was read.
+    """
     state = {str(i): torch.full((2048, 2048), float(i)) for i in range(8)}  # 16 MiB each
     write_shards(tmp_path, state, 2)
     shards = [*tmp_path.glob("*.pt")]
@@ -62,7 +65,31 @@ def test_nothing_is_read_twice_from_the_disk(tmp_path):
     before = bytes_from_disk()
     for name, weight in reversed(read_shards(tmp_path).items()):
         assert all(bool((piece == float(name)).all()) for piece in weight.pieces())
-    assert bytes_from_disk() - before < 1.03 * sum(path.stat().st_size for path in shards)
+    assert bytes_from_disk() - before < 1.2 * sum(path.stat().st_size for path in shards)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the kernel does not say what it has mapped")
+def test_a_file_that_becomes_shorter_meanwhile_is_an_error(tmp_path):
+    write_shards(tmp_path, {"a": torch.zeros(1 << 20)}, 1)
+    weight = read_shards(tmp_path)["a"]
+    (shard,) = tmp_path.glob("*.pt")
+    os.truncate(shard, shard.stat().st_size // 2)
+    with pytest.raises(ExportError, match="became shorter"):
+        weight.whole()
+
+
+def test_a_mapping_whose_place_is_not_known_is_read_all_the_same(tmp_path, monkeypatch):
+    write_shards(tmp_path, STATE, 3, plain=plain)
+    monkeypatch.setattr(Path, "exists", lambda self: "proc" not in self.parts and os.path.exists(self))
+    assert torch.equal(read_shards(tmp_path)["b.weight"].whole(), STATE["b.weight"])
+
+
+def test_pieces_are_good_until_the_next(tmp_path):
+    state = {"a": torch.arange(3 << 22)}  # 96 MiB, six blocks
+    write_shards(tmp_path, state, 2)
+    weight = read_shards(tmp_path)["a"]
+    assert torch.equal(torch.cat([piece.clone() for piece in weight.pieces()]), state["a"])
+    assert torch.equal(weight.whole(), state["a"])
 
 
 def test_fsdp_config_says_which_of_two_sets_counts(tmp_path):

@@ -5,8 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import ray
+import torch
+import verl  # noqa: F401  registers the plugin, which makes torchvision importable
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from torch.utils._pytree import tree_map_only
 from transformers import AutoProcessor, AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
@@ -120,36 +123,129 @@ def test_without_reward_workers_trajectories_are_scored_where_they_are():
     assert len(worker.reward_loop_worker_handles) == 1, "made once"
 
 
-def test_a_loop_is_made_as_verl_makes_it(monkeypatch):
-    """Without tracing it is made without Hydra; with it, and for loops of other names, by verl."""
+@pytest.fixture
+def stored(monkeypatch):
+    """What a worker's transfer queue is given: (partition, keys, tensordict, tags) of each put."""
+    puts = []
+
+    async def put(keys, fields, tags, partition_id):
+        puts.append((partition_id, keys, fields, tags))
+
+    monkeypatch.setattr("transfer_queue.async_kv_batch_put", put)
+    return puts
+
+
+@pytest.fixture
+def whole_worker(monkeypatch):
+    """A worker with the tiny model's processor that scores by the recipe's reward; its loops answer from a list."""
     with initialize_config_module("verl.trainer.config", version_base=None):
-        config = compose("ppo_trainer", overrides=["+recipe=cinema_cpu"])
+        config = compose("ppo_trainer", overrides=["+recipe=cinema_cpu", "reward.num_workers=0"])
     worker = object.__new__(SharingAgentLoopWorker)
     worker.config, worker.llm_client, worker.hf_model_type, worker.tools = config, "the client", "qwen2_5_vl", []
     worker.processor = AutoProcessor.from_pretrained(digits_cold_start())
     worker.tokenizer, worker.dataset_cls = worker.processor.tokenizer, RLHFDataset
-    made = []
+    worker.mm_processor_kwargs, worker.distillation_enabled, worker.reward_loop_worker_handles = {}, False, []
+    worker.answers, worker.made = {}, []
 
-    async def run(self, sampling_params, **row):
-        made.append(vars(self) | {"asked": (sampling_params, row)})
-        return "an output"
-
-    async def postprocess(self, *args, **kwargs):
-        return args, kwargs
+    async def run(self, sampling_params, session_id, **row):
+        worker.made.append(vars(self) | {"asked": (sampling_params, row)})
+        for _ in range(session_id):
+            await asyncio.sleep(0)
+        response, log_probs = worker.answers[session_id]
+        if response is None:
+            raise RuntimeError("the engine is gone")
+        ids = self.tokenizer.encode(response, add_special_tokens=False)
+        return AgentLoopOutput(
+            prompt_ids=[5, 6, 7],
+            response_ids=ids,
+            response_mask=[1] * len(ids),
+            response_logprobs=[-0.5] * len(ids) if log_probs else None,
+            multi_modal_data={},
+            num_turns=2,
+            metrics={},
+            extra_fields={"stop_reason": "answer", "min_global_steps": 3, "max_global_steps": 4},
+        )
 
     monkeypatch.setattr(MetaActionAgentLoop, "run", run)
-    monkeypatch.setattr(SharingAgentLoopWorker, "_agent_loop_postprocess", postprocess)
-    trajectory = {"step": 1, "sample_index": 0, "rollout_n": 0, "validate": True}
-    ours, verls = [
-        asyncio.run(
+    return worker
+
+
+ROW = {
+    "uid": "q",
+    "data_source": "digits/sum",
+    "reward_model": {"ground_truth": "7"},
+    "extra_info": {"answer_type": "number", "num_images": 2},
+    "global_steps": 4,
+}
+
+
+def sessions(worker, *, validate=False, trace=False):
+    """Run a question's sessions; returns what each raised, or None."""
+    trajectory = {"step": 1, "sample_index": 0, "rollout_n": 0, "validate": validate}
+    worker.reward_loop_worker_handles = []  # verl's reward manager keeps to the event loop that it was made in
+
+    async def run():
+        made = [
             worker._run_agent_loop(
-                {"top_p": 1.0}, trajectory=trajectory, agent_name="cinema", trace=trace, uid="q", session_id=3
+                {"top_p": 1.0}, trajectory=trajectory, agent_name="cinema", trace=trace, session_id=session, **ROW
             )
-        )
-        for trace in (False, True)
-    ]
-    assert ours == verls == (("an output", True), {"uid": "q", "session_id": 3})
-    by_us, by_verl = made
+            for session in worker.answers
+        ]
+        return await asyncio.gather(*made, return_exceptions=True)
+
+    return asyncio.run(run())
+
+
+def rows_of(puts):
+    """Key -> (partition, tag, columns) of everything that was put; times are left out."""
+    rows = {}
+    for partition, keys, fields, tags in puts:
+        for i, key in enumerate(keys):
+            columns = {name: getattr(value, "data", value) for name, value in fields[i].items() if name != "metrics"}
+            rows[key] = partition, tags[i], tree_map_only(torch.Tensor, lambda tensor: tensor.tolist(), columns)
+    return rows
+
+
+RIGHT, WRONG = (f"<think>it is so</think><answer>{answer}</answer>" for answer in (7, 41))
+
+
+@pytest.mark.parametrize("validate", [False, True])
+def test_a_group_is_stored_at_once_as_verl_stores_each(whole_worker, stored, validate):
+    whole_worker.answers = {0: (RIGHT, True), 1: (WRONG, True), 2: (RIGHT, True)}
+    assert sessions(whole_worker, validate=validate) == [None] * 3
+    assert len(stored) == 1
+    ours = rows_of(stored)
+    stored.clear()
+    assert sessions(whole_worker, validate=validate, trace=True) == [None] * 3  # with tracing all of it is verl's
+    assert len(stored) == 3
+    assert ours == rows_of(stored)
+    partition, tag, columns = ours["q_1_0"]
+    assert partition == ("val" if validate else "train")
+    assert (tag["status"], tag["prompt_len"], tag["seq_len"]) == ("success", 3, len(columns["input_ids"]))
+    assert columns["rm_scores"] == [0.0] * (len(columns["responses"]) - 1) + [0.5], "half for the format"
+
+
+def test_a_session_that_fails_takes_no_other_with_it(whole_worker, stored):
+    whole_worker.answers = {0: (RIGHT, True), 1: (WRONG, True), 2: (None, True)}
+    *_, error = sessions(whole_worker)
+    assert str(error) == "the engine is gone"
+    assert rows_of(stored).keys() == {"q_0_0", "q_1_0"}
+
+
+def test_a_known_response_and_a_new_one_keep_their_own_columns(whole_worker, stored):
+    whole_worker.answers = {0: (RIGHT, False), 1: (WRONG, True), 2: (RIGHT, False)}
+    sessions(whole_worker)
+    rows = rows_of(stored)
+    assert len(stored) == 2
+    assert ["rollout_log_probs" in rows[f"q_{session}_0"][2] for session in range(3)] == [False, True, False]
+
+
+def test_a_loop_is_made_as_verl_makes_it(whole_worker, stored):
+    """Without tracing it is made without Hydra; with it, and for loops of other names, by verl."""
+    whole_worker.answers = {0: (RIGHT, True)}
+    for trace in (False, True):
+        sessions(whole_worker, trace=trace)
+    by_us, by_verl = whole_worker.made
     assert by_us.keys() == by_verl.keys()
     for name in ("server_manager", "tokenizer", "processor", "dataset_cls", "asked", "rollout_config", "eos", "tools"):
         assert by_us.get(name) == by_verl.get(name), name
