@@ -17,6 +17,7 @@ from studies.dps.analyse import (
     decisions_table,
     published,
     row,
+    share_in_exploration,
     with_interval,
     with_tables,
 )
@@ -67,13 +68,17 @@ def decisions(found: Sequence[Mapping[str, Any]]) -> dict[str, list[Decision]]:
 
 def arms_table(runs: Runs, point: str, start: Mapping[str, Any] | None = None) -> str:
     """Means over seeds with the half-width of 95 % t-intervals, and before them the point that all began from."""
+    trained = point == "end"
     head = ["arm", "seeds", "pass@1", "pass@8", "greedy", "format", "entropy"]
     names = ("pass_1", "pass_8", "greedy", "format", "pattern_entropy")
+    head += ["term's share in stage 1"] * trained
     lines = [row(head), row(["---"] * len(head))]
     if start:
         lines.append(row(["backbone", "", *(f"{start[name]:.3f}" for name in names)]))
     for arm, by_seed in runs.items():
         cells = [with_interval([run[point][name] for run in by_seed.values()]) for name in names]
+        if trained:
+            cells.append(f"{share_in_exploration(list(by_seed.values())):.2f}")
         lines.append(row([f"`{arm}`", str(len(by_seed)), *cells]))
     return "\n".join(lines)
 

@@ -182,6 +182,11 @@ def with_interval(values: Sequence[float], digits: int = 3) -> str:
     )
 
 
+def share_in_exploration(runs: Sequence[Mapping[str, Any]]) -> float:
+    """The mean share of the advantages that the diversity term made in the steps of stage 1."""
+    return float(np.mean([np.mean([step["share"] for step in run["curve"][:EXPLORATION]]) for run in runs]))
+
+
 def arms_table(runs: Runs, start: Mapping[str, Any]) -> str:
     """What every arm ended as: means over seeds with the half-width of 95 % t-intervals."""
     head = ["arm", "seeds", "pass@1", "pass@8", "greedy", "format", "entropy after stage 1", "entropy at the end",
@@ -199,8 +204,7 @@ def arms_table(runs: Runs, start: Mapping[str, Any]) -> str:
     for arm, by_seed in runs.items():
         every = [by_seed[seed] for seed in sorted(by_seed)]
         explored = with_interval([run["exploration"]["pattern_entropy"] for run in every], 2)
-        share = np.mean([np.mean([s["share"] for s in run["curve"][:EXPLORATION]]) for run in every])
-        add(f"`{arm}`", [run["end"] for run in every], [explored], f"{share:.2f}")
+        add(f"`{arm}`", [run["end"] for run in every], [explored], f"{share_in_exploration(every):.2f}")
         if arm == "dapo":
             add(
                 "`dapo`, stopped at `two_stages`' groups",

@@ -111,7 +111,7 @@ def point(one, eight=0.8, **more):
 
 def recorded(arm, seed, one, end=None):
     cold = {"cold_start": point(one), "loss": 0.1, "rows": {"entropy": 1.0, "share": {"think": 1.0}}}
-    found = {"end": point(end)} if end is not None else cold
+    found = {"end": point(end), "curve": [{"share": 0.25}] * 120} if end is not None else cold
     return {"unit": arm, "seed": seed, "policy": "x", "cpu_seconds": 30.0, "arms": {arm: found}}
 
 
