@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-import weakref
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ import torch
 from cinema_verl.utils.quiet_logger import errors_only
 
 _BLOCK: Final = 16 << 20  # bytes that are read and handed on at a time
+_OPEN: Final = 64  # files at once: a process may have 1,024 or fewer
 
 
 class ExportError(RuntimeError):
@@ -36,7 +37,7 @@ class Weight:
         shape: of the whole tensor.
         dtype: as stored.
         pieces: gives parts of it that follow one another in memory; together they are the whole tensor. Each is good
-            until the next is asked for.
+            until the next one of any weight of its folder is asked for.
     """
 
     shape: tuple[int, ...]
@@ -48,11 +49,18 @@ class Weight:
         return math.prod(self.shape)
 
     def whole(self) -> torch.Tensor:
-        """The tensor itself, in memory."""
+        """The tensor itself, in memory.
+
+        Raises:
+            ExportError: the pieces are not as many values as the shape has.
+        """
         values, filled = torch.empty(self.numel, dtype=self.dtype), 0
         for piece in self.pieces():
-            values[filled : filled + piece.numel()] = piece.reshape(-1)
             filled += piece.numel()
+            if filled <= self.numel:
+                values[filled - piece.numel() : filled] = piece.reshape(-1)
+        if filled != self.numel:
+            raise _mixed(f"a tensor of shape {self.shape} has {filled} values")
         return values.reshape(self.shape)
 
 
@@ -155,13 +163,14 @@ def _weight(name: str, values: Sequence[Any], read: "_Reader") -> Weight:
     whole = list(shape)
     if dim is not None:
         whole[dim] = sum(part.shape[dim] for part in parts)
-    if tuple(whole) != shape or any(
-        tuple(part.shape[:dim]) + tuple(part.shape[dim + 1 :]) != shape[:dim] + shape[dim + 1 :]
-        for part in parts
-        if dim is not None
-    ):
+    if tuple(whole) != shape or any(_but(part.shape, dim) != _but(shape, dim) for part in parts):
         raise _mixed(f"{name}: the parts of {len(parts)} ranks do not make up {shape}")
     return Weight(shape, first.dtype, (lambda: _in_turn(parts, read)) if not dim else (lambda: _joined(parts, dim)))
+
+
+def _but(shape: Sequence[int], dim: int | None) -> tuple[int, ...]:
+    """A shape without one of its dimensions."""
+    return tuple(size for axis, size in enumerate(shape) if axis != dim)
 
 
 def _split_over(name: str, value: Any) -> tuple[int | None, list[int]]:
@@ -203,24 +212,23 @@ class _Reader:
     than when mapped pages are touched, and nothing that has been read stays in memory.
 
     Args:
-        paths: of the files. What the system does not say the place of (macOS) is left to the mapping.
+        paths: of the files. What the system does not say the place of (macOS) is left to the mapping, and so is what
+            the mapping holds in another way than the file: bytes of another order.
     """
 
     def __init__(self, paths: Sequence[Path]):
+        self._files: dict[Path, int] = {}
         self._block = torch.empty(_BLOCK, dtype=torch.uint8)
         block: Any = self._block.numpy()
         self._bytes = memoryview(block)
-        self._mapped: list[tuple[int, int, int, int]] = []  # first address, last one, file, place of the first in it
-        wanted = {str(path.resolve()): path for path in paths}
+        self._mapped: list[tuple[int, int, Path, int]] = []  # first address, last one, file, place of the first in it
+        wanted = {os.fsencode(path.resolve()): path for path in paths if _in_our_order(path)}
         maps = Path("/proc/self/maps")
-        for line in maps.read_text(errors="surrogateescape").splitlines() if maps.exists() else ():
-            addresses, _, place, _, _, *path = line.split(maxsplit=5)
+        for line in maps.read_bytes().split(b"\n") if maps.exists() else ():
+            addresses, _, place, _, _, *path = line.split(maxsplit=5) if line else [b""] * 5
             if path and path[0] in wanted:
-                first, last = (int(address, 16) for address in addresses.split("-"))
-                file = os.open(wanted[path[0]], os.O_RDONLY)
-                weakref.finalize(self, os.close, file)
-                _advise(file, 0, 0, "POSIX_FADV_RANDOM")  # no more than is asked for: that is whole blocks
-                self._mapped.append((first, last, file, int(place, 16)))
+                first, last = (int(address, 16) for address in addresses.split(b"-"))
+                self._mapped.append((first, last, wanted[path[0]], int(place, 16)))
 
     def __call__(self, part: torch.Tensor) -> torch.Tensor:
         """The part's values, good until the next call.
@@ -229,21 +237,40 @@ class _Reader:
             ExportError: the file has become shorter.
         """
         start, size = part.data_ptr(), part.nbytes
-        for first, last, file, place in self._mapped:
-            if first <= start and start + size <= last and size <= _BLOCK and part.is_contiguous():
-                self._fill(self._bytes[:size], file, place + start - first)
+        if size > _BLOCK or not part.is_contiguous() or part.is_neg() or part.is_conj():
+            return part
+        for first, last, path, place in self._mapped:
+            if first <= start and start + size <= last:
+                self._fill(self._bytes[:size], path, place + start - first)
                 return self._block[:size].view(part.dtype).view(part.shape)
         return part
 
-    @staticmethod
-    def _fill(block: memoryview, file: int, place: int) -> None:
-        filled = 0
+    def _fill(self, block: memoryview, path: Path, place: int) -> None:
+        file, filled = self._open(path), 0
         while filled < len(block):
             read = os.preadv(file, [block[filled:]], place + filled)
             if not read:
-                raise ExportError("a file of the checkpoint became shorter while it was read: export again")
+                raise ExportError(f"{path} became shorter while it was read: export again")
             filled += read
         _advise(file, place, len(block), "POSIX_FADV_DONTNEED")
+
+    def _open(self, path: Path) -> int:
+        if path not in self._files:
+            if len(self._files) >= _OPEN:
+                os.close(self._files.pop(next(iter(self._files))))
+            self._files[path] = os.open(path, os.O_RDONLY)
+            _advise(self._files[path], 0, 0, "POSIX_FADV_RANDOM")  # no more than is asked for: that is whole blocks
+        return self._files[path]
+
+    def __del__(self) -> None:
+        for file in self._files.values():
+            os.close(file)
+
+
+def _in_our_order(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        orders = [archive.read(name) for name in archive.namelist() if name.endswith("/byteorder")]
+    return orders == [sys.byteorder.encode()]
 
 
 def _advise(file: int, place: int, length: int, advice: str) -> None:

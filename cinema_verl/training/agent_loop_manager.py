@@ -5,7 +5,7 @@ is, and how it ended. With `reward.num_workers=0` they score themselves, by verl
 """
 
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, Final
@@ -41,6 +41,35 @@ def scorer_here(config: Any) -> Any:
     """Answers in this process as the handle of a `RewardLoopWorker` does from another one."""
     worker = RewardLoopWorker(config)
     return SimpleNamespace(compute_score=SimpleNamespace(remote=worker.compute_score))
+
+
+@asynccontextmanager
+async def _stored_together(uid: str, partition_id: str) -> AsyncIterator[list[Row]]:
+    """For what a session of a question stores: the last of them that ends puts all of it into the transfer queue.
+
+    verl puts each trajectory by itself, which takes as long as eight together, here and in the queue's processes.
+    Nothing is read before the question's last session has ended.
+    """
+    shared = SharedPrompt.of(uid)
+    shared.sessions += 1
+    try:
+        yield shared.rows
+    finally:
+        shared.sessions -= 1
+        if not shared.sessions:
+            rows, shared.rows = shared.rows, []
+            await _store(rows, partition_id)
+
+
+async def _store(rows: Sequence[Row], partition_id: str) -> None:
+    for columns in {tuple(fields) for _, fields, _ in rows}:  # a known response has no log-probabilities
+        keys, fields, tags = zip(*(row for row in rows if tuple(row[1]) == columns), strict=True)
+        await tq.async_kv_batch_put(
+            keys=list(keys),
+            fields=list_of_dict_to_tensordict(list(fields)),
+            tags=list(tags),
+            partition_id=partition_id,
+        )
 
 
 class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ignore[misc, name-defined]
@@ -85,32 +114,9 @@ class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ig
             data_config=DictConfigWrap(self.config.data),
             tools=ToolListWrap(self.tools),
         )
-        async with self._stored_together(kwargs["uid"], "val" if trajectory["validate"] else "train") as rows:
+        async with _stored_together(kwargs["uid"], "val" if trajectory["validate"] else "train") as rows:
             output = await loop.run(sampling_params, **kwargs)
             rows.append(await self._row(output, trajectory["validate"], kwargs))
-
-    @asynccontextmanager
-    async def _stored_together(self, uid: str, partition_id: str) -> AsyncIterator[list[Row]]:
-        """For what a session of a question stores: the last of them that ends puts all of it into the transfer queue.
-
-        verl puts each trajectory by itself, which takes as long as eight together, here and in the queue's processes.
-        Nothing is read before the question's last session has ended.
-        """
-        shared = SharedPrompt.of(uid)
-        shared.sessions += 1
-        try:
-            yield shared.rows
-        finally:
-            shared.sessions -= 1
-            rows = [] if shared.sessions else list(shared.rows)
-            for columns in {tuple(fields) for _, fields, _ in rows}:  # a known response has no log-probabilities
-                keys, fields, tags = zip(*(row for row in rows if tuple(row[1]) == columns), strict=True)
-                await tq.async_kv_batch_put(
-                    keys=list(keys),
-                    fields=list_of_dict_to_tensordict(list(fields)),
-                    tags=list(tags),
-                    partition_id=partition_id,
-                )
 
     async def _row(self, output: AgentLoopOutput, validate: bool, kwargs: dict[str, Any]) -> Row:
         """What verl's `_agent_loop_postprocess` stores of one trajectory."""

@@ -9,7 +9,7 @@ import torch
 from made_up_shards import write_shards
 
 from cinema_verl.export import lora
-from cinema_verl.export.shards import ExportError, read_shards
+from cinema_verl.export.shards import ExportError, Weight, read_shards
 
 STATE = {
     "a.weight": torch.arange(9 * 4, dtype=torch.float32).reshape(9, 4),
@@ -82,6 +82,37 @@ def test_a_mapping_whose_place_is_not_known_is_read_all_the_same(tmp_path, monke
     write_shards(tmp_path, STATE, 3, plain=plain)
     monkeypatch.setattr(Path, "exists", lambda self: "proc" not in self.parts and os.path.exists(self))
     assert torch.equal(read_shards(tmp_path)["b.weight"].whole(), STATE["b.weight"])
+
+
+@pytest.mark.parametrize("name", ["a name", "a\u2028name", "a\x0cname", "a\nname", "name (deleted)", "n\u00e4me"])
+def test_any_folder_s_name_will_do(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    write_shards(folder, STATE, 3, plain=plain)
+    assert torch.equal(read_shards(folder)["b.weight"].whole(), STATE["b.weight"])
+
+
+def test_values_that_are_not_the_file_s_bytes_come_back(tmp_path):
+    torch.save(
+        {"a": torch._neg_view(torch.ones(4)), "b": torch.ones(2, 3).T}, tmp_path / "model_world_size_1_rank_0.pt"
+    )
+    weights = read_shards(tmp_path)
+    assert torch.equal(weights["a"].whole(), -torch.ones(4))
+    assert torch.equal(weights["b"].whole(), torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("sizes", [[2], [4, 1], [3, 3], []])
+def test_pieces_that_are_not_the_tensor_are_an_error(sizes):
+    with pytest.raises(ExportError, match="not of one step"):
+        Weight((4,), torch.float32, lambda: (torch.ones(size) for size in sizes)).whole()
+
+
+def test_more_ranks_than_files_that_are_kept_open(tmp_path):
+    state = {"a": torch.arange(150.0), "b": torch.arange(300.0).reshape(150, 2)}
+    write_shards(tmp_path, state, 75)
+    weights = read_shards(tmp_path)
+    for name, values in state.items():
+        assert torch.equal(weights[name].whole(), values)
 
 
 def test_pieces_are_good_until_the_next(tmp_path):

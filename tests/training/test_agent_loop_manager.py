@@ -240,6 +240,13 @@ def test_a_known_response_and_a_new_one_keep_their_own_columns(whole_worker, sto
     assert ["rollout_log_probs" in rows[f"q_{session}_0"][2] for session in range(3)] == [False, True, False]
 
 
+def test_sessions_one_after_another_are_stored_once_each(whole_worker, stored):
+    whole_worker.answers = {0: (RIGHT, True)}
+    for _ in range(2):
+        sessions(whole_worker)
+    assert [keys for _, keys, _, _ in stored] == [["q_0_0"], ["q_0_0"]]
+
+
 def test_a_loop_is_made_as_verl_makes_it(whole_worker, stored):
     """Without tracing it is made without Hydra; with it, and for loops of other names, by verl."""
     whole_worker.answers = {0: (RIGHT, True)}
