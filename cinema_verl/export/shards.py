@@ -11,6 +11,7 @@ import math
 import os
 import re
 import sys
+import weakref
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -218,14 +219,15 @@ class _Reader:
 
     def __init__(self, paths: Sequence[Path]):
         self._files: dict[Path, int] = {}
+        weakref.finalize(self, _close, self._files)
         self._block = torch.empty(_BLOCK, dtype=torch.uint8)
         block: Any = self._block.numpy()
         self._bytes = memoryview(block)
         self._mapped: list[tuple[int, int, Path, int]] = []  # first address, last one, file, place of the first in it
         wanted = {os.fsencode(path.resolve()): path for path in paths if _in_our_order(path)}
         maps = Path("/proc/self/maps")
-        for line in maps.read_bytes().split(b"\n") if maps.exists() else ():
-            addresses, _, place, _, _, *path = line.split(maxsplit=5) if line else [b""] * 5
+        for line in maps.read_bytes().strip().split(b"\n") if maps.exists() else ():
+            addresses, _, place, _, _, *path = line.split(maxsplit=5)
             if path and path[0] in wanted:
                 first, last = (int(address, 16) for address in addresses.split(b"-"))
                 self._mapped.append((first, last, wanted[path[0]], int(place, 16)))
@@ -259,12 +261,12 @@ class _Reader:
             if len(self._files) >= _OPEN:
                 os.close(self._files.pop(next(iter(self._files))))
             self._files[path] = os.open(path, os.O_RDONLY)
-            _advise(self._files[path], 0, 0, "POSIX_FADV_RANDOM")  # no more than is asked for: that is whole blocks
         return self._files[path]
 
-    def __del__(self) -> None:
-        for file in self._files.values():
-            os.close(file)
+
+def _close(files: Mapping[Path, int]) -> None:
+    for file in files.values():
+        os.close(file)
 
 
 def _in_our_order(path: Path) -> bool:

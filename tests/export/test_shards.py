@@ -51,10 +51,7 @@ def bytes_from_disk():
 
 
 def test_nothing_is_read_twice_from_the_disk(tmp_path):
-    """A kernel that is left to itself reads ahead, and so again what has left memory: half as much more.
-
-    It may do so once, behind the file's beginning, from which the file's table was read.
-    """
+    """In the order of the files. A kernel that is left to its faults reads around them what has left memory again."""
     state = {str(i): torch.full((2048, 2048), float(i)) for i in range(8)}  # 16 MiB each
     write_shards(tmp_path, state, 2)
     shards = [*tmp_path.glob("*.pt")]
@@ -63,9 +60,9 @@ def test_nothing_is_read_twice_from_the_disk(tmp_path):
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     before = bytes_from_disk()
-    for name, weight in reversed(read_shards(tmp_path).items()):
+    for name, weight in read_shards(tmp_path).items():
         assert all(bool((piece == float(name)).all()) for piece in weight.pieces())
-    assert bytes_from_disk() - before < 1.2 * sum(path.stat().st_size for path in shards)
+    assert bytes_from_disk() - before < 1.03 * sum(path.stat().st_size for path in shards)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the kernel does not say what it has mapped")
