@@ -254,7 +254,8 @@ class _Reader:
             if not read:
                 raise ExportError(f"{path} became shorter while it was read: export again")
             filled += read
-        _advise(file, place, len(block), "POSIX_FADV_DONTNEED")
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file, place, len(block), os.POSIX_FADV_DONTNEED)
 
     def _open(self, path: Path) -> int:
         if path not in self._files:
@@ -273,11 +274,6 @@ def _in_our_order(path: Path) -> bool:
     with zipfile.ZipFile(path) as archive:
         orders = [archive.read(name) for name in archive.namelist() if name.endswith("/byteorder")]
     return orders == [sys.byteorder.encode()]
-
-
-def _advise(file: int, place: int, length: int, advice: str) -> None:
-    if hasattr(os, advice):
-        os.posix_fadvise(file, place, length, getattr(os, advice))
 
 
 def read_safetensors(folder: Path) -> dict[str, Weight]:

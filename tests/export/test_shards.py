@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,17 @@ def test_values_that_are_not_the_file_s_bytes_come_back(tmp_path):
     weights = read_shards(tmp_path)
     assert torch.equal(weights["a"].whole(), -torch.ones(4))
     assert torch.equal(weights["b"].whole(), torch.ones(3, 2))
+
+
+def test_bytes_of_another_order_come_back(tmp_path, monkeypatch):
+    """Files say in which order their bytes are; torch turns them around in memory."""
+    stored = torch.tensor([1, 256, -2], dtype=torch.int32)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("sys.byteorder", "big" if sys.byteorder == "little" else "little")
+        torch.save({"a": stored}, tmp_path / "model_world_size_1_rank_0.pt")
+    expected = torch.load(tmp_path / "model_world_size_1_rank_0.pt", weights_only=True)["a"]
+    assert not torch.equal(expected, stored)
+    assert torch.equal(read_shards(tmp_path)["a"].whole(), expected)
 
 
 @pytest.mark.parametrize("sizes", [[2], [4, 1], [3, 3], []])
