@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from studies.command_line import is_prepared, parser_of, published
-from studies.dps.arms import FAMILIES, RECIPES, REMOVED, SEEDS
+from studies.dps.arms import FAMILIES, RECIPES, REMOVED, seeds_of
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,7 +27,8 @@ def _parser() -> argparse.ArgumentParser:
     }
     parser, made = parser_of("python -m studies.dps", __doc__, helps, "outputs/dps")
     run = made["run"]
-    run.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="Seeds to run. (default: 1 to 16)")
+    seeds = "Of the registered ones: 1 to 16, and 17 to 32 for `replication`. (default: all)"
+    run.add_argument("--seeds", type=int, nargs="+", help=seeds)
     units = [unit for family in FAMILIES for unit in family]
     run.add_argument("--units", nargs="+", choices=units, default=units, help="Arms to run. (default: all)")
     run.add_argument("--processes", type=int, default=2, help="Processes side by side, one thread each. (default: 2)")
@@ -70,12 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from studies.dps.run import run, run_side_by_side
 
+    registered = sorted({seed for unit in options.units for seed in seeds_of(unit)})
+    seeds = registered if options.seeds is None else options.seeds
+    if others := sorted(set(seeds) - set(registered)):
+        parser.error(f"--seeds: {others} are not registered for {', '.join(options.units)}, but {registered} are")
     if options.shard is None:
-        return run_side_by_side(options.output, options.seeds, options.units, options.processes)
+        return run_side_by_side(options.output, seeds, options.units, options.processes)
     index, slash, count = options.shard.partition("/")
     if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
         parser.error(f"--shard is I/N with I from 0 to N - 1, not {options.shard!r}")
-    run(options.output, options.seeds, options.units, (int(index), int(count)))
+    run(options.output, seeds, options.units, (int(index), int(count)))
     return 0
 
 

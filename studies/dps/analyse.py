@@ -14,8 +14,8 @@ import numpy as np
 from cinema_verl.evaluate.statistics import Estimate, mean
 from cinema_verl.utils.files import atomic_write
 from studies.dps import records
-from studies.dps.arms import EXPLORATION, OTHER_CLAIMS, OURS, REMOVED
-from studies.dps.records import PROPERTIES
+from studies.dps.arms import EXPLORATION, OTHER_CLAIMS, OURS, REMOVED, REPLICATION
+from studies.dps.records import PROPERTIES, THROUGH_VERL
 
 Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """Arm to seed to what was recorded of it."""
@@ -89,6 +89,12 @@ OTHER: Final = (
     Claim("annealing instead of a step: pass@8", "two_stages", "step", "end", "pass_8"),
     Claim("annealing instead of a step: entropy", "two_stages", "step", "end", "pattern_entropy"),
     *(Claim(f"{arm.replace('_', ' ')} costs pass@1", "two_stages", arm, "end", "pass_1") for arm in REMOVED),
+)
+
+REPLICATED: Final = (
+    Claim(f"novelty: pass@1 above DAPO's path by {MARGIN}", "novelty", "dapo", "end", "path_pass_1", MARGIN),
+    Claim("novelty: pass@1 not inferior to DAPO", "novelty", "dapo", "end", "pass_1", -MARGIN),
+    Claim("novelty: pass@8 superior to DAPO", "novelty", "dapo", "end", "pass_8"),
 )
 
 
@@ -205,13 +211,8 @@ def arms_table(runs: Runs, start: Mapping[str, Any]) -> str:
         every = [by_seed[seed] for seed in sorted(by_seed)]
         explored = with_interval([run["exploration"]["pattern_entropy"] for run in every], 2)
         add(f"`{arm}`", [run["end"] for run in every], [explored], f"{share_in_exploration(every):.2f}")
-        if arm == "dapo":
-            add(
-                "`dapo`, stopped at `two_stages`' groups",
-                [run["stopped"] for run in every if "stopped" in run],
-                [""],
-                "",
-            )
+        if stopped := [run["stopped"] for run in every if "stopped" in run]:
+            add(f"`{arm}`, stopped at `two_stages`' groups", stopped, [""], "")
     return "\n".join(lines)
 
 
@@ -248,6 +249,21 @@ def paths_table(runs: Runs, start: Mapping[str, Any], arms: Sequence[str] = ("tw
     return "\n".join(lines)
 
 
+def confirmed_table(confirmed: Sequence[Mapping[str, Any]], runs: Runs) -> str:
+    """Runs through verl beside those of the loop with the same seed: pass@1, pass@8 and entropy."""
+    head = ["arm", "seed", "after stage 1: verl", "loop", "at the end: verl", "loop"]
+    lines = [row(head), row(["---"] * len(head))]
+
+    def cell(point: Mapping[str, Any]) -> str:
+        return f"{point['pass_1']:.3f} / {point['pass_8']:.3f} / {point['pattern_entropy']:.2f}"
+
+    for record in confirmed:
+        for arm, points in record["arms"].items():
+            cells = [cell(of[at]) for at in ("exploration", "end") for of in (points, runs[arm][record["seed"]])]
+            lines.append(row([f"`{arm}`", str(record["seed"]), *cells]))
+    return "\n".join(lines)
+
+
 BEGIN: Final = "<!-- below: made by `python -m studies.dps analyse --docs docs/science.md` -->"
 END: Final = "<!-- above: made by it -->"
 
@@ -261,15 +277,22 @@ class Found:
     primary: list[Decision]
     secondary: list[Decision]
     other: list[Decision]
+    again: Runs
+    replicated: list[Decision]
+    confirmed: list[Mapping[str, Any]]
     cpu_minutes: float
 
     @classmethod
     def of(cls, start: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> Found:
         """From the properties and the records."""
-        runs = by_arm(found)
-        minutes = sum(record["cpu_seconds"] for record in found) / 60
+        confirmed = [record for record in found if record["unit"].startswith(THROUGH_VERL)]
+        again = by_arm([record for record in found if record["unit"] == REPLICATION])
+        in_loop = [record for record in found if record not in confirmed]
+        runs = by_arm([record for record in in_loop if record["unit"] != REPLICATION])
         primary, secondary, other = (decide(claims, runs, start) for claims in (PRIMARY, SECONDARY, OTHER))
-        return cls(start, runs, primary, secondary, other, minutes)
+        replicated = decide(REPLICATED, again, start)
+        minutes = sum(record["cpu_seconds"] for record in in_loop) / 60
+        return cls(start, runs, primary, secondary, other, again, replicated, confirmed, minutes)
 
     def tables(self) -> str:
         """As Markdown."""
@@ -282,8 +305,13 @@ class Found:
         for name, decisions in families.items():
             if decisions:
                 parts += [f"### {name}", decisions_table(decisions)]
+        if self.again:
+            parts += ["### The replication", arms_table(self.again, self.start), decisions_table(self.replicated)]
+        if self.confirmed:
+            parts += ["### Through verl itself", "pass@1 / pass@8 / pattern entropy of the same seed:"]
+            parts += [confirmed_table(self.confirmed, self.runs)]
         parts += ["### Paths", "pass@1 / pass@8, the commonest path and its share:"]
-        parts += [paths_table(self.runs, self.start), f"All runs together: {self.cpu_minutes:.0f} CPU minutes."]
+        parts += [paths_table(self.runs, self.start), f"All runs of the loop: {self.cpu_minutes:.0f} CPU minutes."]
         return "\n\n".join(parts) + "\n"
 
 

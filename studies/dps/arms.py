@@ -61,11 +61,18 @@ MAIN: Final = ("two_stages", "no_term", "dapo", "filter_always")
 OURS: Final = ("novelty", "over_batch", "pass_at_4", "own_scale")
 OTHER_CLAIMS: Final = ("step", *REMOVED)
 """Units of the paper's other claims: a step instead of annealing, and every action removed."""
-
+REPLICATION: Final = "replication"
+"""The unit that trains `novelty` and DAPO again, with seeds that nothing was decided by."""
 
 SEEDS: Final = tuple(range(1, 17))
-FAMILIES: Final = (MAIN, OURS, OTHER_CLAIMS)
+REPLICATION_SEEDS: Final = tuple(range(17, 33))
+FAMILIES: Final = (MAIN, OURS, OTHER_CLAIMS, (REPLICATION,))
 """All units, in the order in which they are run: the main question first."""
+
+
+def seeds_of(unit: str) -> tuple[int, ...]:
+    """The seeds that are registered for a unit."""
+    return REPLICATION_SEEDS if unit == REPLICATION else SEEDS
 
 
 def family_of(unit: str) -> int:

@@ -58,18 +58,23 @@ def command(file: Path, folder: Path, seed: int, exploration: int, exploitation:
 
 
 def confirm(output: Path, arm: str, seed: int) -> dict[str, Any]:
-    """Train an arm that is a recipe through verl, measure it after each stage, and add a record to `verl.jsonl`.
+    """Train an arm that is a recipe through verl and measure it after each stage: a record, found or made.
 
     Started again, it goes on from verl's last checkpoint.
 
     Raises:
         RuntimeError: if the training failed; where its output is.
     """
+    unit, file = f"{records.THROUGH_VERL}{arm}", output / "records-verl.jsonl"
+    records.mend(file)
+    for record in records.read([file] if file.exists() else []):
+        if (record["unit"], record["seed"]) == (unit, seed):
+            return record
     begun, folder, pools = time.time(), output / "verl" / f"{arm}-{seed}", load_pools()
     drawn = sets(pools)
     at = in_order(drawn.train, seed)
-    file = write_parquet(folder / "data", "train", [at(place) for place in range(len(drawn.train))])
-    training = command(file, folder, seed, EXPLORATION, EXPLOITATION, save_every=12) + overrides(RECIPES[arm])
+    questions = write_parquet(folder / "data", "train", [at(place) for place in range(len(drawn.train))])
+    training = command(questions, folder, seed, EXPLORATION, EXPLOITATION, save_every=12) + overrides(RECIPES[arm])
     with open(folder / "log.txt", "a") as log:
         done = subprocess.run(training, env=os.environ, stdout=log, stderr=log)
     if done.returncode:
@@ -79,11 +84,11 @@ def confirm(output: Path, arm: str, seed: int) -> dict[str, Any]:
         weights = folder / "run" / f"global_step_{step}" / "actor" / "huggingface"
         points[name] = {"step": step, **measure(StudyPolicy(weights, Pictures(pools)), drawn.test, RESPONSE)}
     record = {
-        "unit": f"verl/{arm}",
+        "unit": unit,
         "seed": seed,
         "policy": policy_digest(),
         "seconds": round(time.time() - begun, 1),
         "arms": {arm: points},
     }
-    records.append(output / "verl.jsonl", record)
+    records.append(file, record)
     return record

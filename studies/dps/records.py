@@ -11,6 +11,8 @@ from typing import Any, Final
 
 PROPERTIES: Final = "properties.json"
 """What the cold start is like, beside the records."""
+THROUGH_VERL: Final = "verl/"
+"""Begins the name of a unit that was trained through verl itself."""
 
 
 def of_unit(unit: str, seed: int, policy: str, train: Callable[[], dict[str, Any]]) -> dict[str, Any]:

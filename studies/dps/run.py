@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import torch
 
 from cinema_verl.demo.digit_images import load_pools
 from studies.dps import records
-from studies.dps.arms import ARMS, EXPLORATION, STEPS, family_of
+from studies.dps.arms import ARMS, EXPLORATION, REPLICATION, STEPS, family_of, seeds_of
 from studies.dps.loop import Learner, in_order
 from studies.dps.measure import SAMPLES, measure
 from studies.dps.policy import StudyPolicy
@@ -110,7 +111,15 @@ def dapo(bench: Bench, seed: int) -> dict[str, Any]:
     """
     if ("two_stages", seed) not in bench.done:
         raise ValueError(f"dapo stops at the groups of two_stages, which has not run with seed {seed}: run it first")
-    stop_at = bench.done["two_stages", seed]["arms"]["two_stages"]["end"]["generated"]
+    return _dapo(bench, seed, bench.done["two_stages", seed]["arms"]["two_stages"]["end"]["generated"])
+
+
+def replication(bench: Bench, seed: int) -> dict[str, Any]:
+    """`novelty`, and DAPO with its path."""
+    return _dapo(bench, seed, math.inf) | any_arm(bench, "novelty", seed)
+
+
+def _dapo(bench: Bench, seed: int, stop_at: float) -> dict[str, Any]:
     learner, curve, path = bench.learner("dapo", seed), list[dict[str, float]](), list[dict[str, Any]]()
     found: dict[str, Any] = {}
 
@@ -137,7 +146,7 @@ def any_arm(bench: Bench, arm: str, seed: int) -> dict[str, Any]:
 
 def run_unit(bench: Bench, unit: str, seed: int) -> None:
     """Train and measure what belongs together; one record, when it has ended."""
-    special = {"two_stages": two_stages, "dapo": dapo}
+    special = {"two_stages": two_stages, "dapo": dapo, REPLICATION: replication}
     train = partial(special[unit], bench, seed) if unit in special else partial(any_arm, bench, unit, seed)
     record = records.of_unit(unit, seed, bench.digest, train)
     records.append(bench.file, record)
@@ -145,10 +154,14 @@ def run_unit(bench: Bench, unit: str, seed: int) -> None:
 
 
 def run(output: Path, seeds: Sequence[int], units: Sequence[str], shard: tuple[int, int]) -> None:
-    """Every unit of the `shard[0]`-th of `shard[1]` parts of the seeds, but those whose record is there."""
+    """Every unit with those of the seeds that are its own, in the `shard[0]`-th of `shard[1]` parts of them.
+
+    What has a record is not done again.
+    """
     torch.set_num_threads(1)
     bench = Bench.open(output, output / f"records-{shard[0]}.jsonl")
-    mine = [(seed, unit) for seed in seeds if seed % shard[1] == shard[0] for unit in units]
+    own = [seed for seed in seeds if seed % shard[1] == shard[0]]
+    mine = [(seed, unit) for seed in own for unit in units if seed in seeds_of(unit)]
     mine.sort(key=lambda each: family_of(each[1]))
     left = [each for each in mine if (each[1], each[0]) not in bench.done]
     print(f"part {shard[0] + 1} of {shard[1]}: {len(left)} of {len(mine)} runs to do", flush=True)

@@ -10,6 +10,7 @@ from studies.dps.analyse import (
     END,
     RECORDS,
     Claim,
+    Found,
     by_arm,
     decide,
     differences,
@@ -131,3 +132,26 @@ def test_what_is_published_is_read_again_with_seeds_in_order(tmp_path):
     first = (tmp_path / "results" / RECORDS).read_bytes()
     publish(tmp_path, tmp_path / "results")
     assert (tmp_path / "results" / RECORDS).read_bytes() == first
+
+
+def test_the_replication_and_runs_through_verl_stay_out_of_the_main_tables():
+    def measured(one):
+        return point(
+            one=one,
+            greedy=0.5,
+            format=0.9,
+            generated=8,
+            tasks={"sum": point(one=one, patterns={"focus": {"share": 1}})},
+        )
+
+    def record(unit, seed, one):
+        run = {"exploration": measured(one), "end": measured(one), "curve": [{"share": 0.1}]}
+        return {"unit": unit, "seed": seed, "cpu_seconds": 60, "arms": {"dapo": run}}
+
+    found = Found.of(
+        measured(0.4), [record("dapo", 1, 0.5), record("replication", 17, 0.7), record("verl/dapo", 1, 0.1)]
+    )
+    assert {arm: list(seeds) for arm, seeds in found.runs.items()} == {"dapo": [1]}
+    assert {arm: list(seeds) for arm, seeds in found.again.items()} == {"dapo": [17]}
+    assert found.cpu_minutes == 2
+    assert "| `dapo` | 1 | 0.100 / 0.800 / 1.00 | 0.500 / 0.800 / 1.00 |" in found.tables()

@@ -96,6 +96,8 @@ def test_what_is_recorded_is_not_run_again_and_the_main_question_comes_first(tmp
     assert ran == [(1, "two_stages"), (1, "dapo"), (3, "two_stages"), (3, "dapo"), (1, "novelty"), (3, "novelty")]
     run.run(tmp_path, [1, 3, 5], ["two_stages"], (1, 2))
     assert ran[6:] == [(5, "two_stages")]
+    run.run(tmp_path, [15, 16, 17, 19], ["step", "replication"], (1, 2))
+    assert ran[7:] == [(15, "step"), (17, "replication"), (19, "replication")]
     monkeypatch.setattr(run, "policy_digest", lambda: "another")
     with pytest.raises(run.OtherPolicy):
         run.run(tmp_path, [1], ["two_stages"], (1, 2))
