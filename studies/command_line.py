@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from studies.dps.records import PROPERTIES
+from studies.dps.records import FILES, PROPERTIES
 
 
 def parser_of(
@@ -52,7 +52,7 @@ def published(parser: argparse.ArgumentParser, options: argparse.Namespace) -> P
 
     output: Path = options.output
     results: Path = options.results or output / "results"
-    if is_prepared(output) and any(output.glob("records-*.jsonl")):
+    if is_prepared(output) and any(output.glob(FILES)):
         publish(output, results)
     elif not (results / RECORDS).exists():
         parser.error(f"neither {output} nor {results} holds records: run `{parser.prog} run` first")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ from studies.dps.loop import Learner, in_order
 from studies.dps.measure import measure
 from studies.dps.policy import StudyPolicy
 from studies.dps.prepare import Pictures
-from studies.dps.run import OtherPolicy
 from studies.dps.testbed import RESPONSE, Sets, sets
 
 SEEDS: Final = tuple(range(1, 7))
@@ -43,7 +42,7 @@ class Bench:
         policy: to train, again and again.
         start: the backbone's weights.
         digest: of the backbone's file.
-        done: the units that are recorded, with their seeds.
+        done: the records that are there already, by unit and seed.
     """
 
     output: Path
@@ -53,7 +52,7 @@ class Bench:
     policy: StudyPolicy
     start: dict[str, torch.Tensor]
     digest: str
-    done: set[tuple[str, int]]
+    done: Mapping[tuple[str, int], dict[str, Any]]
 
     @classmethod
     def open(cls, output: Path) -> Bench:
@@ -64,12 +63,8 @@ class Bench:
         """
         pools, directory = load_pools(), backbone(output)
         policy, digest = StudyPolicy(directory, Pictures(pools)), sha256_of(directory / "model.safetensors")
-        records.mend(output / FILE)
-        found = records.read([output / FILE] if (output / FILE).exists() else [])
-        if any(record["policy"] != digest for record in found):
-            raise OtherPolicy(f"{output / FILE} holds records of another backbone than {directory}: remove one of them")
         start = {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
-        done = {(record["unit"], record["seed"]) for record in found}
+        done = records.done(output / FILE, digest)
         return cls(output, sets(pools), data.draw(pools)[1], second_paths(output), policy, start, digest, done)
 
     def weights(self, arm: str, seed: int) -> Path:

@@ -336,7 +336,7 @@ def published(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def publish(output: Path, directory: Path) -> None:
     """Copy properties and records, seeds in order and curves to four digits, to where the repository keeps them."""
-    found = records.read(sorted(output.glob("records-*.jsonl")))
+    found = records.read(sorted(output.glob(records.FILES)))
     found.sort(key=lambda record: (record["seed"], record["unit"]))
     directory.mkdir(parents=True, exist_ok=True)
     with atomic_write(directory / PROPERTIES) as file:

@@ -66,10 +66,8 @@ def confirm(output: Path, arm: str, seed: int) -> dict[str, Any]:
         RuntimeError: if the training failed; where its output is.
     """
     unit, file = f"{records.THROUGH_VERL}{arm}", output / "records-verl.jsonl"
-    records.mend(file)
-    for record in records.read([file] if file.exists() else []):
-        if (record["unit"], record["seed"]) == (unit, seed):
-            return record
+    if found := records.done(file, policy_digest()).get((unit, seed)):
+        return found
     begun, folder, pools = time.time(), output / "verl" / f"{arm}-{seed}", load_pools()
     drawn = sets(pools)
     at = in_order(drawn.train, seed)

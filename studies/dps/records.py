@@ -11,6 +11,8 @@ from typing import Any, Final
 
 PROPERTIES: Final = "properties.json"
 """What the cold start is like, beside the records."""
+FILES: Final = "records-*.jsonl"
+"""One for each process."""
 THROUGH_VERL: Final = "verl/"
 """Begins the name of a unit that was trained through verl itself."""
 
@@ -50,6 +52,32 @@ def mend(path: Path) -> None:
     if not data.endswith(b"\n"):
         with open(path, "r+b") as file:
             file.truncate(data.rfind(b"\n") + 1)
+
+
+class OtherPolicy(ValueError):
+    """Records in the output folder belong to another policy at the start."""
+
+
+def done(file: Path, policy: str) -> dict[tuple[str, int], dict[str, Any]]:
+    """The records beside a file that is about to be written on, and in it, by unit and seed.
+
+    Args:
+        file: of this process, mended first.
+        policy: digest of the weights that the study begins from.
+
+    Raises:
+        OtherPolicy: if a record began from others.
+    """
+    mend(file)
+    found = {}
+    for record in read(sorted(file.parent.glob(FILES))):
+        if record["policy"] != policy:
+            raise OtherPolicy(
+                f"{file.parent} holds records of the policy {record['policy'][:12]}, and it would begin from "
+                f"{policy[:12]} now: choose another --output"
+            )
+        found[record["unit"], record["seed"]] = record
+    return found
 
 
 def read(paths: Iterable[Path]) -> list[dict[str, Any]]:

@@ -27,10 +27,6 @@ PATH: Final = (10, 20, 30, 40)
 """Steps at which the DAPO arm is measured besides, for its path from the cold start to its end."""
 
 
-class OtherPolicy(ValueError):
-    """Records in the output folder belong to another cold-started policy."""
-
-
 @dataclass
 class Bench:
     """What the arms of a process share.
@@ -52,26 +48,16 @@ class Bench:
     done: dict[tuple[str, int], dict[str, Any]]
 
     @classmethod
-    def open(cls, output: Path, file: Path) -> Bench:
-        """From what `prepare` left in a folder, with the records of all processes there.
+    def open(cls, file: Path) -> Bench:
+        """With the records that there are beside its file, of all processes.
 
         Raises:
             OtherPolicy: if they began from other weights.
         """
-        pools = load_pools()
+        pools, digest = load_pools(), policy_digest()
         policy = open_policy(pools)
         start = {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
-        digest = policy_digest()
-        records.mend(file)
-        done = {}
-        for record in records.read(sorted(output.glob("records-*.jsonl"))):
-            if record["policy"] != digest:
-                raise OtherPolicy(
-                    f"{output} holds records of the policy {record['policy'][:12]}, and the package has {digest[:12]} "
-                    f"now: choose another --output"
-                )
-            done[record["unit"], record["seed"]] = record
-        return cls(sets(pools), policy, start, digest, file, done)
+        return cls(sets(pools), policy, start, digest, file, records.done(file, digest))
 
     def learner(self, arm: str, seed: int) -> Learner:
         """At step 0 of an arm."""
@@ -159,7 +145,7 @@ def run(output: Path, seeds: Sequence[int], units: Sequence[str], shard: tuple[i
     What has a record is not done again.
     """
     torch.set_num_threads(1)
-    bench = Bench.open(output, output / f"records-{shard[0]}.jsonl")
+    bench = Bench.open(output / f"records-{shard[0]}.jsonl")
     own = [seed for seed in seeds if seed % shard[1] == shard[0]]
     mine = [(seed, unit) for seed in own for unit in units if seed in seeds_of(unit)]
     mine.sort(key=lambda each: family_of(each[1]))

@@ -192,7 +192,7 @@ def test_the_study_in_miniature(tmp_path, monkeypatch, capsys):
     (output / "backbone" / "model.safetensors").write_bytes(
         (output / "backbone" / "model.safetensors").read_bytes()[:-4] + b"\0\0\0\1"
     )
-    with pytest.raises(run.OtherPolicy):
+    with pytest.raises(run.records.OtherPolicy):
         main(["run", "--output", str(output)])
 
 

@@ -99,11 +99,11 @@ def test_what_is_recorded_is_not_run_again_and_the_main_question_comes_first(tmp
     run.run(tmp_path, [15, 16, 17, 19], ["step", "replication"], (1, 2))
     assert ran[7:] == [(15, "step"), (17, "replication"), (19, "replication")]
     monkeypatch.setattr(run, "policy_digest", lambda: "another")
-    with pytest.raises(run.OtherPolicy):
+    with pytest.raises(run.records.OtherPolicy):
         run.run(tmp_path, [1], ["two_stages"], (1, 2))
 
 
 def test_dapo_needs_the_run_whose_groups_it_stops_at(tmp_path):
-    bench = run.Bench.open(tmp_path, tmp_path / "records-0.jsonl")
+    bench = run.Bench.open(tmp_path / "records-0.jsonl")
     with pytest.raises(ValueError, match="two_stages"):
         run.dapo(bench, 1)
