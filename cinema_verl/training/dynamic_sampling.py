@@ -108,13 +108,12 @@ def choose_sampler(config: DictConfig, settings: CinemaSettings, buffer: "type[B
         sampler.custom_sampler = {"path": f"pkg://{buffer.__module__}", "name": buffer.__name__}
         sampler.sampler_kwargs = {
             **sampler.sampler_kwargs,
-            "max_num_gen_batches": filter_groups.max_num_gen_batches,
+            "max_num_gen_batches": filter_groups.max_num_gen_batches or 0,
             "when_exhausted": settings.when_exhausted,
             "poll_interval": settings.poll_interval,
-            "filter_groups_metric": filter_groups.metric if settings.stages.filters else None,
             "stages": settings.stages.as_dict(),
             "train_batch_size": config.data.train_batch_size,
-            "max_inflight_gen_batches": filter_groups.max_inflight_gen_batches,
+            "max_inflight_gen_batches": filter_groups.max_inflight_gen_batches or 1,
             "sync_refill_failed_groups": sampler.sync_refill_failed_groups,
         }
 
@@ -130,7 +129,8 @@ class Bounded(_Buffer):
 
     Args:
         sampler_kwargs: what `choose_sampler` writes: options of verl's buffer and three of this one. `stages` says by
-            which metric a step filters (`cinema_verl.schedule.Stages.of`). `max_num_gen_batches` is how many times
+            which metric a step filters (`cinema_verl.schedule.Stages.of`): verl's own filter, which is one for the run,
+            stays off. `max_num_gen_batches` is how many times
             `train_batch_size` prompts one step may generate at most, the first batch included; 0 means no bound.
             `when_exhausted` is "continue", to train on the groups there are, or "stop", to end the run; without any
             group the run ends in both cases.

@@ -128,6 +128,7 @@ _REINFORCEMENT: Final = {
     f"{_ROLLOUT}.val_kwargs.top_p": _MASS,
     "algorithm.filter_groups.enable": _YES_OR_NO,
     "algorithm.filter_groups.max_num_gen_batches": _INTEGER,
+    "algorithm.filter_groups.max_inflight_gen_batches": _WHOLE,
 }
 
 

@@ -66,7 +66,6 @@ def build(queue, groups, *, stages=(EXPLOIT,), bound=3, batch=2, when="continue"
         sampler_kwargs=OmegaConf.create(
             {
                 "poll_interval": 0.0,
-                "filter_groups_metric": "acc",
                 "stages": Stages(stages).as_dict(),
                 "train_batch_size": batch,
                 "max_inflight_gen_batches": 2,

@@ -100,7 +100,6 @@ def make(queue):
             sampler_kwargs=OmegaConf.create(
                 {
                     "poll_interval": 0.001,
-                    "filter_groups_metric": metric,
                     "stages": Stages((*before, Stage("now", 99, 0.1, filter=metric))).as_dict(),
                     "train_batch_size": batch_size,
                     "max_inflight_gen_batches": inflight,
@@ -311,6 +310,25 @@ def test_without_a_filter_it_is_verls_buffer_in_drawn_order(make):
     assert metrics == {}
 
 
+def test_a_stage_without_a_filter_before_one_with_it_takes_every_group(queue):
+    """Failed rollouts are not replaced there (`sync_refill_failed_groups=false`), so verl's own buffer draws."""
+    config = OmegaConf.create(CONFIG)
+    choose_sampler(config, settings())
+    rollouts = Rollouts(queue, [CORRECT, INCORRECT])
+    buffer = BoundedReplayBuffer(
+        trainer_mode="sync",
+        trainer_config=OmegaConf.create({}),
+        max_off_policy_threshold=None,
+        max_off_policy_strategy="drop",
+        refill_fn=rollouts,
+        sampler_kwargs=config.trainer.v1.sampler.sampler_kwargs,
+    )
+    rollouts(2)
+    batch, _ = buffer.sample(1, "train", 2)
+    assert uids_of(batch) == rollouts.drawn
+    assert rollouts.rounds == [2]
+
+
 CONFIG = {
     "trainer": {
         "v1": {
@@ -343,12 +361,19 @@ def test_verl_builds_it_from_the_config():
         "max_num_gen_batches": 4,
         "when_exhausted": "stop",
         "poll_interval": 2.0,
-        "filter_groups_metric": "acc",
         "stages": settings().stages.as_dict(),
         "train_batch_size": 16,
         "max_inflight_gen_batches": 2,
         "sync_refill_failed_groups": False,
     }
+
+
+def test_bounds_that_are_null_are_verls_own_defaults():
+    config = OmegaConf.create(CONFIG)
+    config.algorithm.filter_groups = {"max_num_gen_batches": None, "max_inflight_gen_batches": None}
+    choose_sampler(config, settings())
+    options = config.trainer.v1.sampler.sampler_kwargs
+    assert (options.max_num_gen_batches, options.max_inflight_gen_batches) == (0, 1)
 
 
 def test_a_sampler_of_the_users_own_is_left_alone():

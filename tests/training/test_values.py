@@ -71,6 +71,7 @@ WRONG = {
         f"{ROLLOUT}.top_p": (0, 1.5),
         f"{ROLLOUT}.val_kwargs.n": (0, 2.5),
         "algorithm.filter_groups.enable": ("maybe", 1),
+        "algorithm.filter_groups.max_inflight_gen_batches": (0, 1.5, "two"),
     },
 }
 
