@@ -105,7 +105,7 @@ class Stage:
             raise ValueError(
                 f"the diversity coefficient must lie in [0, 1] (the paper's is 0.1), got {self.coefficient!r}"
             )
-        if self.shape not in SHAPES and self.shape not in shapes():
+        if not isinstance(self.shape, str) or (self.shape not in SHAPES and self.shape not in shapes()):
             raise ValueError(f"unknown annealing shape {self.shape!r}: choose one of {', '.join(SHAPES)}")
         if self.filter not in FILTERS:
             raise ValueError(
@@ -168,7 +168,7 @@ class Stages:
                 continue
             if not isinstance(given, Mapping):
                 raise ValueError(f"cinema.stages.{name} must be a section with {', '.join(known)}, or null")
-            if unknown := [f"{key}{did_you_mean(key, known)}" for key in given if key not in known]:
+            if unknown := [f"{key}{did_you_mean(str(key), known)}" for key in given if key not in known]:
                 raise ValueError(f"cinema.stages.{name} knows {', '.join(known)}, and not {', '.join(unknown)}")
             if missing := [key for key in required if key not in given]:
                 raise ValueError(f"cinema.stages.{name} lacks {', '.join(missing)}")

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from cinema_verl.checks.finding import Finding
 from cinema_verl.registration.command_line import PROGRAMS, RL_TRAINER, program_of, shipped_recipes
 from cinema_verl.registration.search_path import PROVIDER, CinemaSearchPath
-from cinema_verl.training.values import misspelt
+from cinema_verl.training.values import misspelt, unread
 from cinema_verl.utils.arguments import did_you_mean
 
 WHERE = "recipe"
@@ -73,7 +73,8 @@ def compose(recipe: str, overrides: Sequence[str]) -> tuple[Any, list[Finding]]:
             advice = f"correct the recipe's name or the override{_hint(recipe, f'{error}{cause}')}"
             return None, [*findings, Finding(WHERE, f"+recipe={recipe}", False, f"{error}{cause}", advice)]
     findings.append(Finding(WHERE, f"+recipe={recipe}", True, f"composes for {program}"))
-    return config, [*findings, *(Finding.of(WHERE, refusal) for refusal in misspelt(config, overrides))]
+    found = [*misspelt(config, overrides), *unread(config, overrides)]
+    return config, [*findings, *(Finding.of(WHERE, refusal) for refusal in found)]
 
 
 def _configurations() -> str:

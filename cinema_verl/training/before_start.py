@@ -27,7 +27,7 @@ from cinema_verl.training.registered import unregistered
 from cinema_verl.training.resume import resume_refusals
 from cinema_verl.training.run_folder import Taken, claimed, refuse_validations_of_a_training, use_absolute_paths
 from cinema_verl.training.stop_signal import EXIT_CODE, StopRequest
-from cinema_verl.training.values import misspelt
+from cinema_verl.training.values import misspelt, unread
 from cinema_verl.training.verdict import TRAINERS, refusals
 from cinema_verl.utils.extensions import ExtensionError
 
@@ -56,7 +56,8 @@ class RefuseBeforeStart(Callback):
             SystemExit: With every reason, or with what kept them from being found.
         """
         with _ending():
-            found = [*misspelt(config, OmegaConf.select(config, "hydra.overrides.task") or ()), *refusals(config)]
+            overrides = OmegaConf.select(config, "hydra.overrides.task") or ()
+            found = [*misspelt(config, overrides), *unread(config, overrides), *refusals(config)]
             found = [*found, *file_refusals(config), *([] if found else folder_refusals(config))]
             found = found or unregistered(config) or hub_refusals(config) or resume_refusals(config)
         if found:

@@ -5,6 +5,7 @@ The recipes put it at the root of verl's config; every value can be overridden o
 """
 
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,10 +17,12 @@ from cinema_verl.meta_action import PATTERN_MODES
 from cinema_verl.runs.conditions import CONDITIONS
 from cinema_verl.schedule import Stages
 from cinema_verl.training.estimators import schemes
+from cinema_verl.training.refusal import is_whole
 
 WHEN_EXHAUSTED = ("continue", "stop")
 SHORTHANDS = {"exploration": "exploration_steps", "exploitation": "annealing_steps"}
 """The keys of the section that the recipes take a stage's steps from; 0 there leaves the stage out."""
+_ANOTHER = "another"  # than any value of a stage
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class CinemaSettings:
             )
         if self.when_exhausted not in WHEN_EXHAUSTED:
             raise ValueError(f"cinema.when_exhausted must be one of {WHEN_EXHAUSTED}, got {self.when_exhausted!r}")
-        if not self.poll_interval > 0:
+        if type(self.poll_interval) not in (int, float) or not 0 < self.poll_interval < math.inf:
             raise ValueError(f"cinema.poll_interval must be > 0 seconds, got {self.poll_interval!r}")
         if not isinstance(self.image_conditions, tuple) or not set(self.image_conditions) <= set(CONDITIONS):
             raise ValueError(
@@ -90,7 +93,7 @@ class CinemaSettings:
             ValueError: saying which key is missing, unknown or impossible, and what to do.
         """
         section = config.get("cinema")
-        if section is None:
+        if not OmegaConf.is_dict(section):
             raise ValueError(
                 "trainer.v1.trainer_mode=cinema needs the `cinema` section: compose with +recipe=cinema (or "
                 "+recipe=cinema_cpu) instead of setting the trainer by hand; `cinema-verl doctor` shows what is missing"
@@ -98,29 +101,43 @@ class CinemaSettings:
         known = {field.name for field in fields(cls)}
         if unknown := [_with_nearest(name, known) for name in sorted(set(section) - known)]:
             raise ValueError(f"unknown keys in the cinema section: {', '.join(unknown)}; known are {sorted(known)}")
-        if missing := known - set(section):
+        if missing := {name for name in known if name not in section or OmegaConf.is_missing(section, name)}:
             raise ValueError(f"the cinema section lacks {sorted(missing)}: compose with +recipe=cinema")
         values = {name: section[name] for name in known}
         for name, value in values.items():
             if isinstance(value, Sequence) and not isinstance(value, str):
                 values[name] = tuple(value)
-        settings = cls(**values | {"stages": _stages(section, config.algorithm.filter_groups)})
+        filter_groups = config.algorithm.filter_groups
+        if filter_groups is None:
+            raise ValueError("algorithm.filter_groups must be a section: its key enable=false filters in no stage")
+        settings = cls(**values | {"stages": _stages(section, filter_groups)})
 
         n = config.actor_rollout_ref.rollout.n
-        if n < 2 and config.algorithm.adv_estimator in schemes():
+        if not (is_whole(n) and n >= 2) and config.algorithm.adv_estimator in schemes():
             raise ValueError(
                 f"actor_rollout_ref.rollout.n={n}: algorithm.adv_estimator={config.algorithm.adv_estimator} compares "
                 f"the trajectories of a group, so it must have at least 2"
             )
         if idle := _why_idle(settings.term_guard, config.algorithm):
             raise ValueError(f"cinema.term_guard={settings.term_guard} would change nothing: {idle}; set it to none")
-        filter_groups = config.algorithm.filter_groups
         if filter_groups.enable and filter_groups.metric != "acc":
             raise ValueError(
                 f"algorithm.filter_groups.metric={filter_groups.metric}: groups are judged by acc alone (paper); the "
                 f"reward is penalised for diversity and shaped for length, so it would keep groups that teach nothing"
             )
         return settings
+
+
+def takers(config: Any, shorthand: str) -> list[str]:
+    """The stages that take a value from a key of the section (`annealing_shape`), by their names.
+
+    Args:
+        config: whose stages can be read (`CinemaSettings.from_config`).
+    """
+    other = config.copy()
+    other.cinema[shorthand] = _ANOTHER
+    before, after = (OmegaConf.to_container(one.cinema.stages, resolve=True) for one in (config, other))
+    return [str(name) for name in before if before[name] != after[name]]
 
 
 def _why_idle(guard: str, algorithm: Any) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from cinema_verl.training.refusal import Facts, Refusal, fine_tunes, is_whole, value_of
+from cinema_verl.training.settings import CinemaSettings, takers
 
 
 class Kind(NamedTuple):
@@ -151,6 +152,8 @@ def wrong_values(config: DictConfig, _: Facts) -> Iterator[Refusal]:
 _ADDED: Final = re.compile(r"\+([\w.]+)=")
 _PASSED_ON: Final = re.compile(r"(?!reward_).*kwargs|override_.*|env_vars")
 """Sections whose keys are somebody else's arguments, of which verl's files show a few (Ray: num_cpus, not num_gpus)."""
+_STAGES: Final = "cinema.stages"
+"""The section whose keys are names that the user gives, and all of which are read."""
 _NEAR: Final = 0.8  # of difflib's ratio; our choice: max_ckpt_to_keep and max_actor_ckpt_to_keep are near
 
 
@@ -177,7 +180,10 @@ def misspelt(config: DictConfig, overrides: Sequence[str]) -> Iterator[Refusal]:
                 continue
             near = difflib.get_close_matches(part, [str(name) for name in section if name not in new], 1, _NEAR)
             if near:
-                what = f"is a new key, which nobody reads, beside {'.'.join([*parts[:depth], near[0]])}"
+                other = ".".join([*parts[:depth], near[0]])
+                what = f"is a new key, which nobody reads, beside {other}"
+                if above == _STAGES:
+                    what = f"is one more stage, beside {other}"
                 yield Refusal(key, what, f"correct its name; ++{key}=… is for one that is meant")
             break
 
@@ -190,3 +196,32 @@ def _is_new(config: DictConfig, key: str, added: Sequence[str]) -> bool:
     if key in added or not OmegaConf.is_dict(value):
         return key in added
     return all(_is_new(config, f"{key}.{name}", added) for name in value)
+
+
+_SHORTHANDS: Final = {
+    "coefficient": "coefficient",
+    "exploration_steps": "steps",
+    "annealing_steps": "steps",
+    "annealing_shape": "shape",
+}
+"""Keys of the `cinema` section that stages take a value from, and what that value is to a stage."""
+
+
+def unread(config: DictConfig, overrides: Sequence[str]) -> Iterator[Refusal]:
+    """Shorthands that an override sets and no stage takes: the stages say something else, and that is trained.
+
+    Args:
+        overrides: As Hydra got them.
+    """
+    try:
+        stages = CinemaSettings.from_config(config).stages.stages
+    except ValueError:
+        return  # said by the verdict
+    for override in overrides:
+        section, _, shorthand = override.partition("=")[0].lstrip("+").partition(".")
+        if section != "cinema" or shorthand not in _SHORTHANDS or takers(config, shorthand):
+            continue
+        attribute, value = _SHORTHANDS[shorthand], config.cinema[shorthand]
+        if value not in [getattr(stage, attribute) for stage in stages]:
+            what = f"{value} would not be trained: no stage takes it, and each has another of its own in cinema.stages"
+            yield Refusal(f"cinema.{shorthand}", what, f"drop it, or set cinema.stages.NAME.{attribute} instead")

@@ -23,7 +23,7 @@ from cinema_verl.training.arithmetic import SEPARATE, rows_of
 from cinema_verl.training.code_files import missing_code
 from cinema_verl.training.estimators import schemes
 from cinema_verl.training.refusal import VERLS_OWN, Facts, Refusal, fine_tunes, is_whole, value_of
-from cinema_verl.training.settings import SHORTHANDS, CinemaSettings
+from cinema_verl.training.settings import SHORTHANDS, CinemaSettings, takers
 from cinema_verl.training.values import wrong_values
 from cinema_verl.utils.native_reasoning import KEY as REASONING
 from cinema_verl.utils.native_reasoning import NATIVE_REASONING
@@ -87,8 +87,8 @@ def _selection(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     )
     if lora and value_of(config, "actor_rollout_ref.rollout.name") == "transformers" and not value_of(config, key):
         yield Refusal(key, "the transformers engine takes LoRA weights merged only", f"set {key}=true")
-    factors = OmegaConf.select(config, "cinema.stages") or {}
-    if strategy not in ("fsdp", "fsdp2") and any((stage or {}).get("lr_factor", 1) != 1 for stage in factors.values()):
+    planned = _planned(config)
+    if strategy not in ("fsdp", "fsdp2") and planned and any(stage.lr_factor != 1 for stage in planned.stages):
         yield Refusal(
             "cinema.stages",
             f"lr_factor is known to work with the engines fsdp and fsdp2, and this is {strategy}",
@@ -112,19 +112,26 @@ def _reasoning(config: DictConfig, _: Facts) -> Iterator[Refusal]:
         yield Refusal(REASONING, f"{declared!r} is none of {', '.join(NATIVE_REASONING)}", "set one of them")
 
 
+def _planned(config: DictConfig) -> Stages | None:
+    """The stages; None where the settings are wrong, which `_settings` says."""
+    try:
+        return CinemaSettings.from_config(config).stages
+    except ValueError:
+        return None
+
+
 def _steps(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
     """Whether every stage happens: verl ends at the total, or after the last epoch, whatever the stages say."""
-    try:
-        stages = CinemaSettings.from_config(config).stages
-    except ValueError:
-        return  # said by `_settings`
+    stages = _planned(config)
+    if stages is None:
+        return
     limits = [("trainer.total_training_steps", value_of(config, "trainer.total_training_steps"))]
     batch, rows = value_of(config, "data.train_batch_size"), rows_of(config, "train", facts)
     epochs = value_of(config, "trainer.total_epochs")
     if is_whole(batch) and rows and rows >= batch and is_whole(epochs):
         limits.append(("trainer.total_epochs", rows // batch * epochs))
     for key, total in limits:
-        if not isinstance(total, int) or total >= stages.total_steps:
+        if not is_whole(total) or total >= stages.total_steps:
             continue
         missed = [
             f"stage {stages.number(first)} ({stage.name}, steps {first} to {last}) would "
@@ -137,17 +144,23 @@ def _steps(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
             key,
             f"the run would end after {total} steps, and its stages have "
             f"{' + '.join(str(stage.steps) for stage, _, _ in stages.spans())}: {'; '.join(missed)}",
-            f"{leave} to train them all, or shorten them: {_shortened(stages, total)}",
+            f"{leave} to train them all, or shorten them: {_shortened(config, stages, total)}",
         )
 
 
-def _shortened(stages: Stages, total: int) -> str:
+def _shortened(config: DictConfig, stages: Stages, total: int) -> str:
     """The overrides that make a run as short as it would be."""
     given = stages.spans()
     ends = [0, *(round(total * last / stages.total_steps) for _, _, last in given)]
-    steps = [last - before for before, last in pairwise(ends)]
-    names = [f"cinema.{SHORTHANDS.get(stage.name, f'stages.{stage.name}.steps')}" for stage, _, _ in given]
-    return " ".join(map("{}={}".format, names, steps)) + " (the same proportions)"
+    overrides = []
+    for (stage, _, _), (before, last) in zip(given, pairwise(ends), strict=True):
+        shorthand = SHORTHANDS.get(stage.name)
+        if shorthand and stage.name in takers(config, shorthand):
+            overrides.append(f"cinema.{shorthand}={last - before}")
+        else:
+            steps = f".steps={last - before}" if last > before else "=null"
+            overrides.append(f"cinema.stages.{stage.name}{steps}")
+    return " ".join(overrides) + " (the same proportions)"
 
 
 def _data_options(config: DictConfig, _: Facts) -> Iterator[Refusal]:

@@ -1,5 +1,7 @@
 """The `cinema` section: each mistake is named before anything starts, with what to do about it."""
 
+import math
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -90,6 +92,10 @@ def registries(monkeypatch):
         ({"cinema__coefficient": -0.1}, r"must lie in \[0, 1\]"),
         ({"cinema__exploration_steps": -1}, "steps of stage exploration must be an integer >= 0, got -1"),
         ({"cinema__annealing_steps": 0.5}, "steps of stage exploitation must be an integer >= 0, got 0.5"),
+        ({"cinema__annealing_shape": ["linear"]}, r"unknown annealing shape \['linear'\]"),
+        ({"cinema__stages__exploration": {1: 2}}, "exploration knows .* and not 1"),
+        ({"cinema__annealing_steps": "???"}, r"lacks \['annealing_steps'\]"),
+        ({"cinema": 5}, "needs the `cinema` section"),
         ({"cinema__annealing_shape": "zigzag"}, "unknown annealing shape 'zigzag': choose one of linear"),
         ({"cinema__stages": None}, "must be a section with a name for each stage"),
         ({"cinema__stages__exploration": 5}, r"cinema\.stages\.exploration must be a section"),
@@ -107,6 +113,10 @@ def registries(monkeypatch):
         ({"cinema__pattern_mode": "fuzzy"}, r"cinema\.pattern_mode must be one of exact.*got 'fuzzy'"),
         ({"cinema__when_exhausted": "pray"}, r"cinema\.when_exhausted must be one of.*continue.*stop.*got 'pray'"),
         ({"cinema__poll_interval": 0}, r"cinema\.poll_interval must be > 0 seconds, got 0"),
+        *(
+            ({"cinema__poll_interval": value}, rf"cinema\.poll_interval must be > 0 seconds, got {value!r}")
+            for value in ("2", None, True, math.inf, math.nan)
+        ),
         ({"cinema__image_conditions": ["upside_down"]}, r"image_conditions must be a list of shuffled.*upside_down"),
         ({"cinema__image_conditions": "blank"}, r"image_conditions must be a list of shuffled"),
         ({"cinema__image_sample": 0}, r"cinema\.image_sample must be a number of questions or null, got 0"),
@@ -116,6 +126,11 @@ def registries(monkeypatch):
             r"unknown keys in the cinema section: cinema\.coeficient \(did you mean cinema\.coefficient\?\); known are",
         ),
         ({"cinema__xyzzy": 0.1}, r"unknown keys in the cinema section: cinema\.xyzzy; known are .*'coefficient'"),
+        *(
+            ({"actor_rollout_ref__rollout__n": value}, rf"rollout\.n={value}: .*must have at least 2")
+            for value in (None, "8", 2.5)
+        ),
+        ({"algorithm__filter_groups": None}, r"algorithm\.filter_groups must be a section"),
         ({"actor_rollout_ref__rollout__n": 1}, r"actor_rollout_ref\.rollout\.n=1: .*must have at least 2"),
         (
             {"algorithm__filter_groups__metric": "reward"},

@@ -7,7 +7,7 @@ from verl.utils.tracking import Tracking
 
 from cinema_verl.registration.command_line import PROGRAMS, program_of, shipped_recipes
 from cinema_verl.training.refusal import Facts
-from cinema_verl.training.values import LOGGERS, misspelt, wrong_values
+from cinema_verl.training.values import LOGGERS, misspelt, unread, wrong_values
 
 RL, SFT = "cinema_cpu", "cinema_cold_start_cpu"
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
@@ -169,3 +169,34 @@ def test_keys_of_one_s_own_are_left_alone(override):
 def test_two_new_keys_of_nearly_the_same_name_are_each_other_s_business():
     overrides = ["+mine.first_step=1", "+mine.first_steps=2"]
     assert list(misspelt(composed(RL, *overrides), overrides)) == []
+
+
+def test_a_stage_of_nearly_the_name_of_another_is_asked_about():
+    for name, said in (("exploration2", ["is one more stage, beside cinema.stages.exploration"]), ("polish", [])):
+        override = f"+cinema.stages.{name}={{steps: 5, coefficient: 0}}"
+        assert [refusal.what for refusal in misspelt(composed(RL, override), [override])] == said
+
+
+# --- Shorthands of stages -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keys"),
+    [
+        (["cinema.exploration_steps=5", "cinema.stages.exploration.steps=7"], ["cinema.exploration_steps"]),
+        (["cinema.annealing_steps=5", "cinema.stages.exploitation=null"], ["cinema.annealing_steps"]),
+        (["cinema.annealing_shape=cosine", "~cinema.stages.exploitation"], ["cinema.annealing_shape"]),
+        (["++cinema.coefficient=0.3", "cinema.stages.exploration.coefficient=0.2"], []),  # stage 2 takes it
+        (["cinema.exploration_steps=7", "cinema.stages.exploration.steps=7"], []),
+        (["cinema.stages.exploration.steps=7", "cinema.annealing_steps=0"], []),
+        (["cinema.exploration_steps=5", "cinema.stages=abc"], []),  # said by the verdict
+    ],
+)
+def test_a_shorthand_that_no_stage_takes_is_refused(overrides, keys):
+    assert [refusal.key for refusal in unread(composed(RL, *overrides), overrides)] == keys
+
+
+def test_a_recipe_may_set_a_shorthand_that_its_user_has_no_stage_for():
+    overrides = ["cinema.stages.exploitation=null"]
+    assert list(unread(composed("cinema_dps", *overrides), ["+recipe=cinema_dps", *overrides])) == []
+    assert list(unread(composed(SFT), [f"+recipe={SFT}"])) == []

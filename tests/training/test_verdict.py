@@ -75,6 +75,38 @@ def test_too_few_steps_for_the_schedule_are_refused_with_the_stage_that_would_no
     assert judged("trainer.total_training_steps=1200") == {}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "shorter"),
+    [
+        # 73 and 27 of 800 and 300 steps; the stage that has steps of its own does not read the shorthand.
+        (["cinema.stages.exploration.steps=800"], ["cinema.stages.exploration.steps=73", "cinema.annealing_steps=27"]),
+        # 67, 28 and 5 of 700, 300 and 50.
+        (
+            ["cinema.stages.polish.steps=50", "cinema.stages.polish.coefficient=0"],
+            ["cinema.exploration_steps=67", "cinema.annealing_steps=28", "cinema.stages.polish.steps=5"],
+        ),
+    ],
+)
+def test_the_shorter_schedule_that_is_offered_is_taken(overrides, shorter):
+    found = judged("trainer.total_training_steps=100", *overrides)["trainer.total_training_steps"]
+    assert " ".join(shorter) in found.advice
+    assert judged("trainer.total_training_steps=100", *overrides, *shorter) == {}
+
+
+def test_a_stage_for_which_no_step_is_left_is_left_out():
+    polish = ["cinema.stages.polish.steps=50", "cinema.stages.polish.coefficient=0"]
+    advice = judged("trainer.total_training_steps=1", *polish)["trainer.total_training_steps"].advice
+    assert "cinema.exploration_steps=1 cinema.annealing_steps=0 cinema.stages.polish=null" in advice
+
+
+@pytest.mark.parametrize("stages", ["cinema.stages=abc", "cinema.stages.exploration=5"])
+def test_stages_that_cannot_be_read_are_said_with_any_engine(stages):
+    assert "must be a section" in judged(stages, f"{ACTOR}.strategy=megatron")["cinema"].what
+    assert (
+        "fsdp2" in judged("cinema.stages.exploration.lr_factor=2", f"{ACTOR}.strategy=megatron")["cinema.stages"].what
+    )
+
+
 def test_a_stage_that_would_end_early_is_named_with_its_coefficient():
     found = judged("trainer.total_training_steps=850")["trainer.total_training_steps"]
     assert "would end early, at coefficient 0.05" in found.what  # halfway from 0.1 to 0
