@@ -85,6 +85,8 @@ class Stage:
             train on every group. Paper: DAPO filters by R_acc; whether exploration does is not said.
         clip_ratio_high: the upper clip of the policy ratio; None for the run's own.
         lr_factor: what the run's learning rate is multiplied by, > 0.
+        temperature: of sampling, > 0; None for the run's own.
+        n: trajectories of a question, >= 1; None for the run's own.
 
     Raises:
         ValueError: saying which value is impossible.
@@ -97,6 +99,8 @@ class Stage:
     filter: str | None = None
     clip_ratio_high: float | None = None
     lr_factor: float = 1.0
+    temperature: float | None = None
+    n: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
@@ -116,13 +120,21 @@ class Stage:
             raise ValueError(f"clip_ratio_high of stage {self.name} must be > 0, got {self.clip_ratio_high!r}")
         if not (_is_number(self.lr_factor) and 0 < self.lr_factor < math.inf):
             raise ValueError(f"lr_factor of stage {self.name} must be > 0, got {self.lr_factor!r}")
+        if self.temperature is not None and not (_is_number(self.temperature) and 0 < self.temperature < math.inf):
+            raise ValueError(f"temperature of stage {self.name} must be > 0, got {self.temperature!r}")
+        if self.n is not None and not (type(self.n) is int and self.n > 0):
+            raise ValueError(f"n of stage {self.name} must be an integer >= 1, got {self.n!r}")
 
     def __str__(self) -> str:
         decay = f" {self.shape} to {self.coefficient_after(self.steps):g}" if self.shape != "constant" else ""
         clip = f", upper clip {self.clip_ratio_high:g}" if self.clip_ratio_high is not None else ""
         lr = f", learning rate x {self.lr_factor:g}" if self.lr_factor != 1 else ""
         groups = f"groups filtered by {self.filter}" if self.filter else "every group"
-        return f"{self.name}: {self.steps} steps, coefficient {self.coefficient:g}{decay}, {groups}{clip}{lr}"
+        heat = f", temperature {self.temperature:g}" if self.temperature is not None else ""
+        size = f", {self.n} rollouts a question" if self.n is not None else ""
+        return (
+            f"{self.name}: {self.steps} steps, coefficient {self.coefficient:g}{decay}, {groups}{clip}{lr}{heat}{size}"
+        )
 
     def coefficient_after(self, steps: int) -> float:
         """The coefficient at the stage's step number `steps`, counted from 1; past the end, its last value."""

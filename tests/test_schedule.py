@@ -173,7 +173,7 @@ def test_three_stages_by_hand():
         {
             "warm": {"steps": 2, "coefficient": 0.0},
             "explore": {"steps": 3, "coefficient": 0.2, "clip_ratio_high": 0.4},
-            "exploit": {"steps": 4, "coefficient": 0.2, "shape": "linear", "filter": "acc", "lr_factor": 0.5},
+            "exploit": {"steps": 4, "coefficient": 0.2, "shape": "linear", "filter": "acc", "lr_factor": 0.5, "n": 16},
         }
     )
     assert stages.total_steps == 9
@@ -185,7 +185,8 @@ def test_three_stages_by_hand():
     )
     assert (stages.at(4).clip_ratio_high, stages.at(6).lr_factor) == (0.4, 0.5)
     assert str(stages.stages[2]) == (
-        "exploit: 4 steps, coefficient 0.2 linear to 0, groups filtered by acc, learning rate x 0.5"
+        "exploit: 4 steps, coefficient 0.2 linear to 0, groups filtered by acc, learning rate x 0.5, "
+        "16 rollouts a question"
     )
 
 
@@ -218,6 +219,14 @@ def test_stages_are_written_as_they_are_read(stages):
         ({"a": {"steps": 1, "coefficient": 0.1, "filter": "reward"}}, "by 'reward': groups are judged by acc alone"),
         ({"a": {"steps": 1, "coefficient": 0.1, "shape": None}}, "unknown annealing shape None"),
         ({"a": {"steps": 1, "coefficient": 0.1, "lr_factor": math.inf}}, "lr_factor of stage a must be > 0"),
+        *(
+            ({"a": {"steps": 1, "coefficient": 0.1, "temperature": value}}, "temperature of stage a must be > 0")
+            for value in (0, -1, math.inf, math.nan, "1", True)
+        ),
+        *(
+            ({"a": {"steps": 1, "coefficient": 0.1, "n": value}}, "n of stage a must be an integer >= 1")
+            for value in (0, 2.0, "8", True)
+        ),
     ],
 )
 def test_impossible_stages_say_what_is_wrong(stages, message):

@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from cinema_verl.checks.compose import UsageError, compose, program_for, split_overrides
 from cinema_verl.checks.memory import GIB, Load, Memory, Shape, cache_of_token, memory, shape_of
 from cinema_verl.registration.command_line import RL_TRAINER
+from cinema_verl.training.settings import group_sizes
 from cinema_verl.utils.arguments import Parser, did_you_mean
 
 EXAMPLES = """\
@@ -148,7 +149,7 @@ def effort(config: Any, shape: Shape, load: Load, found: Memory, device: Device)
     of the old log-probs and the forward pass, 4 in the backward pass, 2 more with checkpointing.
     """
     gpus = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    rows = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
+    rows = config.data.train_batch_size * max(group_sizes(config))
     prompt, response = (TYPICAL * each for each in (config.data.max_prompt_length, config.data.max_response_length))
     engines = gpus / load.tensor_parallel
     beside = max(1.0, min(found.sequences / TYPICAL, rows / engines))

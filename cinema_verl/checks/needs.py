@@ -13,7 +13,7 @@ from cinema_verl.data.check import DataError
 from cinema_verl.data.tokens import Patching
 from cinema_verl.evaluate.questions import check_questions
 from cinema_verl.registration.command_line import RL_TRAINER, SFT_TRAINER
-from cinema_verl.training.settings import CinemaSettings
+from cinema_verl.training.settings import CinemaSettings, group_sizes
 
 
 def inspect_files(plan: Plan, config: Any, found: Survey) -> list[Finding]:
@@ -66,7 +66,7 @@ def project(plan: Plan, config: Any, found: Survey, patching: Patching) -> list[
         None if plan.evaluates else train,
         val,
         batch=config.data.train_batch_size,
-        group=rollout.n,
+        group=max(group_sizes(config)),
         ranks=config.trainer.nnodes * config.trainer.n_gpus_per_node,
         # A round asks for two prompts for every group that is missing (`dynamic_sampling`).
         rounds=min(2, groups.get("max_inflight_gen_batches") or 1) if _filters(config) else 1,

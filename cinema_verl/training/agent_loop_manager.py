@@ -18,7 +18,7 @@ from verl.experimental.agent_loop import AgentLoopWorker
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, DictConfigWrap, ToolListWrap, _agent_loop_registry
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
-from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+from verl.utils import tensordict_utils as tu
 
 from cinema_verl.runs.stop_reason import StopReason
 from cinema_verl.training.agent_loop import MetaActionAgentLoop
@@ -29,6 +29,11 @@ from cinema_verl.training.verdict import TRAINERS
 
 STORED_AS: Final = "stored_as"
 """Beside a trajectory's media, which verl does not store: the key that it will have in the transfer queue."""
+
+GROUP_SIZE: Final = "__rollout_n__"
+"""Beside a question: how many trajectories verl's worker shall make of it."""
+TEMPERATURE: Final = "__temperature__"
+"""Beside a question: at which temperature."""
 
 Row = tuple[str, dict[str, Any], dict[str, Any]]
 """A trajectory as the transfer queue has it: key, columns, tag."""
@@ -66,7 +71,7 @@ async def _store(rows: Sequence[Row], partition_id: str) -> None:
         keys, fields, tags = zip(*(row for row in rows if tuple(row[1]) == columns), strict=True)
         await tq.async_kv_batch_put(
             keys=list(keys),
-            fields=list_of_dict_to_tensordict(list(fields)),
+            fields=tu.list_of_dict_to_tensordict(list(fields)),
             tags=list(tags),
             partition_id=partition_id,
         )
@@ -99,6 +104,8 @@ class SharingAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ig
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], *, agent_name: str, **kwargs: Any
     ) -> Any:
         trace = kwargs.pop("trace", True)
+        if (temperature := kwargs.pop(TEMPERATURE, None)) is not None:
+            sampling_params = sampling_params | {"temperature": temperature}
         if trace or _agent_loop_registry.get(agent_name) != OURS:
             return await super()._run_agent_loop(
                 sampling_params, trajectory, agent_name=agent_name, trace=trace, **kwargs
@@ -188,3 +195,11 @@ class SharingAgentLoopManager(AgentLoopManagerTQ):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.agent_loop_workers_class = ray.remote(SharingAgentLoopWorker)
+
+    def generate_sequences(self, prompts: TensorDict) -> None:
+        # The workers' configuration is a copy from the start; the trainer sets the stage's values in this one.
+        if "validate" not in prompts:
+            for name, value in ((GROUP_SIZE, self.rollout_config.n), (TEMPERATURE, self.rollout_config.temperature)):
+                if name not in prompts:
+                    tu.assign_non_tensor_data(prompts, name, value)
+        super().generate_sequences(prompts)

@@ -14,6 +14,7 @@ from typing import Final
 from omegaconf import DictConfig
 
 from cinema_verl.training.refusal import Facts, Refusal, gpus_of, is_whole, value_of
+from cinema_verl.training.settings import group_sizes
 
 _COLOCATED: Final = 3  # CPUs that verl reserves beside each GPU (`ResourcePoolManager.max_colocate_count`)
 _STANDALONE: Final = 2  # the same, of a rollout replica with GPUs of its own (`RolloutReplica.init_standalone`)
@@ -82,33 +83,34 @@ def rl_batches(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     gpus, size = gpus_of(config), _sequence_parallel(config)
     if gpus % size or value_of(config, f"{actor}.strategy") not in ("fsdp", "fsdp2"):
         return  # said by `ranks`; the arithmetic of other engines is not known here
-    ranks, trajectories = gpus // size, mini * n
     dynamic = bool(value_of(config, f"{actor}.use_dynamic_bsz"))
     if dynamic != bool(value_of(config, f"{rollout}.log_prob_use_dynamic_bsz")):
         value = str(dynamic).lower()
         advice = f"set {rollout}.log_prob_use_dynamic_bsz={value}"
         yield Refusal(f"{rollout}.log_prob_use_dynamic_bsz", f"must equal {actor}.use_dynamic_bsz={value}", advice)
-    if trajectories % ranks:
-        yield Refusal(
-            f"{actor}.ppo_mini_batch_size",
-            f"{mini} questions x {n} rollouts = {trajectories} trajectories cannot be shared by {ranks} ranks",
-            f"make ppo_mini_batch_size x n a multiple of {ranks}",
-        )
-        return
     if dynamic:
         longest = sum(value_of(config, f"data.max_{part}_length", 0) for part in ("prompt", "response"))
         for key in (f"{actor}.ppo_max_token_len_per_gpu", f"{rollout}.log_prob_max_token_len_per_gpu"):
             yield from _room(config, key, longest, size, "data.max_prompt_length + data.max_response_length")
-        return
     if value_of(config, "trainer.v1.trainer_mode") == SEPARATE:
         batch = mini  # each update has a batch of its own
-    # verl pads the batch with rows that count for nothing until mini-batches and ranks divide it.
-    step = lcm(ranks, trajectories)
-    for key, rows in (
-        (f"{actor}.ppo_micro_batch_size_per_gpu", trajectories // ranks),
-        (f"{rollout}.log_prob_micro_batch_size_per_gpu", ceil(batch * n / step) * step // ranks),
-    ):
-        yield from _divides(config, key, rows)
+    ranks = gpus // size
+    for group in dict.fromkeys(group_sizes(config)):
+        trajectories = mini * group
+        if trajectories % ranks:
+            yield Refusal(
+                f"{actor}.ppo_mini_batch_size",
+                f"{mini} questions x {group} rollouts = {trajectories} trajectories cannot be shared by {ranks} ranks",
+                f"make ppo_mini_batch_size x n a multiple of {ranks}",
+            )
+        elif not dynamic:
+            # verl pads the batch with rows that count for nothing until mini-batches and ranks divide it.
+            step = lcm(ranks, trajectories)
+            for key, rows in (
+                (f"{actor}.ppo_micro_batch_size_per_gpu", trajectories // ranks),
+                (f"{rollout}.log_prob_micro_batch_size_per_gpu", ceil(batch * group / step) * step // ranks),
+            ):
+                yield from _divides(config, key, rows)
 
 
 def separate(config: DictConfig) -> Iterator[Refusal]:

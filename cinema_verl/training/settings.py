@@ -112,12 +112,14 @@ class CinemaSettings:
             raise ValueError("algorithm.filter_groups must be a section: its key enable=false filters in no stage")
         settings = cls(**values | {"stages": _stages(section, filter_groups)})
 
-        n = config.actor_rollout_ref.rollout.n
-        if not (is_whole(n) and n >= 2) and config.algorithm.adv_estimator in schemes():
-            raise ValueError(
-                f"actor_rollout_ref.rollout.n={n}: algorithm.adv_estimator={config.algorithm.adv_estimator} compares "
-                f"the trajectories of a group, so it must have at least 2"
-            )
+        for stage, _, _ in settings.stages.spans():
+            key = "actor_rollout_ref.rollout.n" if stage.n is None else f"cinema.stages.{stage.name}.n"
+            n = OmegaConf.select(config, key)
+            if not (is_whole(n) and n >= 2) and config.algorithm.adv_estimator in schemes():
+                raise ValueError(
+                    f"{key}={n}: algorithm.adv_estimator={config.algorithm.adv_estimator} compares the trajectories of "
+                    f"a group, so it must have at least 2"
+                )
         if idle := _why_idle(settings.term_guard, config.algorithm):
             raise ValueError(f"cinema.term_guard={settings.term_guard} would change nothing: {idle}; set it to none")
         if filter_groups.enable and filter_groups.metric != "acc":
@@ -126,6 +128,16 @@ class CinemaSettings:
                 f"reward is penalised for diversity and shaped for length, so it would keep groups that teach nothing"
             )
         return settings
+
+
+def group_sizes(config: Any) -> list[int]:
+    """Trajectories of a question, in each stage; the run's own where the settings are wrong, which the verdict says."""
+    n = config.actor_rollout_ref.rollout.n
+    try:
+        spans = CinemaSettings.from_config(config).stages.spans()
+    except ValueError:
+        return [n]
+    return [n if stage.n is None else stage.n for stage, _, _ in spans]
 
 
 def takers(config: Any, shorthand: str) -> list[str]:

@@ -102,6 +102,7 @@ class CinemaTrainer(_Trainer):
         self._place = Place(Path(config.trainer.default_local_dir).absolute())
         self._run = ""  # the run that this one goes on from, or its own name
         self._logs_to_file = _take_file_backend(config)
+        self._own = {name: config.actor_rollout_ref.rollout[name] for name in ("n", "temperature")}
         _set_total_steps(config, self.stages)
         dynamic_sampling.choose_sampler(config, self.settings, self.buffer)
         super().__init__(config)
@@ -198,6 +199,13 @@ class CinemaTrainer(_Trainer):
         self._end_if_asked(after=self.global_steps - 1)
 
     # ---- stopping -----------------------------------------------------------------------------------------------
+
+    def on_step_begin(self) -> None:
+        super().on_step_begin()
+        stage, rollout = self.stages.at(self.global_steps), self.config.actor_rollout_ref.rollout
+        # verl reads both anew for every batch; `SharingAgentLoopManager`, which has this configuration, passes them on.
+        rollout.n = self._own["n"] if stage.n is None else stage.n
+        rollout.temperature = self._own["temperature"] if stage.temperature is None else stage.temperature
 
     def on_step_end(self) -> None:
         if self._end_if_asked(after=self.global_steps) and self._saved_step != self.global_steps:

@@ -28,6 +28,8 @@ from cinema_verl.training.values import wrong_values
 from cinema_verl.utils.native_reasoning import KEY as REASONING
 from cinema_verl.utils.native_reasoning import NATIVE_REASONING
 
+_MANAGER: Final = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
+_SHARING: Final = "cinema_verl.training.agent_loop_manager.SharingAgentLoopManager"
 TRAINERS: Final = ("cinema", "cinema_colocate_async", SEPARATE)
 """In verl's modes sync, colocate_async and separate_async (`cinema_verl.training.trainer`)."""
 
@@ -94,6 +96,14 @@ def _selection(config: DictConfig, _: Facts) -> Iterator[Refusal]:
             f"lr_factor is known to work with the engines fsdp and fsdp2, and this is {strategy}",
             "drop lr_factor, or set actor_rollout_ref.actor.strategy=fsdp2",
         )
+    if planned and any(stage.n is not None or stage.temperature is not None for stage in planned.stages):
+        for key, wanted in (("trainer.v1.trainer_mode", TRAINERS[0]), (_MANAGER, _SHARING)):
+            if (got := value_of(config, key)) != wanted:
+                yield Refusal(
+                    "cinema.stages",
+                    f"a stage's own temperature and n are kept with {key}={wanted}, and this is {got}",
+                    f"drop them, or set {key}={wanted}",
+                )
     buffer, limit = (
         value_of(config, "reward.reward_kwargs.overlong_buffer_cfg"),
         value_of(config, "data.max_response_length"),

@@ -19,6 +19,12 @@ from cinema_verl.training.stop_signal import EXIT_CODE
 from .conftest import finish, kill, log_of
 
 SCHEDULE = AnnealingSchedule(exploration_steps=2, annealing_steps=2)
+SECOND_STAGE = (
+    "cinema.stages.exploitation.n=4",
+    "cinema.stages.exploitation.temperature=0.7",
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=32",
+)
 TIME_LIMIT = 900  # seconds; a run takes about one minute
 
 
@@ -57,7 +63,7 @@ def records(folder: Path) -> list[dict]:
 
 
 def test_a_run_killed_in_the_middle_resumes_on_the_same_schedule(tmp_path, data):
-    process = start(tmp_path, data)
+    process = start(tmp_path, data, *SECOND_STAGE)
     deadline = time.monotonic() + TIME_LIMIT
     tracker = tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt"
     while not (tracker.exists() and tracker.read_text() == "2"):
@@ -68,8 +74,10 @@ def test_a_run_killed_in_the_middle_resumes_on_the_same_schedule(tmp_path, data)
     seen = [record["step"] for record in records(tmp_path) if "cinema/acc" in record["data"]]
     assert seen[-1] < SCHEDULE.total_steps
 
-    assert finish(start(tmp_path, data), tmp_path, TIME_LIMIT) == 0, log_of(tmp_path)[-5000:]
+    assert finish(start(tmp_path, data, *SECOND_STAGE), tmp_path, TIME_LIMIT) == 0, log_of(tmp_path)[-5000:]
 
+    rollouts = tmp_path / "checkpoints" / "rollouts"
+    assert [len((rollouts / f"{step}.jsonl").read_text().splitlines()) for step in (1, 2, 3, 4)] == [64, 64, 32, 32]
     history = {record["step"]: record["data"] for record in records(tmp_path) if "cinema/acc" in record["data"]}
     steps = [record["step"] for record in records(tmp_path) if "cinema/acc" in record["data"]]
     # verl saves a step before it logs it: the kill may have come in between, and takes no step from the history.
@@ -77,7 +85,7 @@ def test_a_run_killed_in_the_middle_resumes_on_the_same_schedule(tmp_path, data)
     validation = next(record["data"] for record in records(tmp_path) if record["step"] == 0)
     assert validation["cinema/image_dependence"] > 0, "the validation before training is part of the history, and looks"
     gaps = {step: metrics[GAP] for step, metrics in history.items() if GAP in metrics}
-    assert len(gaps) >= 2, "compared in the first step of each start"
+    assert len(gaps) >= 2, "compared in the first step of each start, and so in both stages, at their temperatures"
     assert max(gaps.values()) < 1e-4, "rollout engine and actor disagree"
     for step, metrics in history.items():
         assert metrics["cinema/diversity_coefficient"] == pytest.approx(SCHEDULE(step))

@@ -13,11 +13,17 @@ from torch.utils._pytree import tree_map_only
 from transformers import AutoProcessor, AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
+from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from cinema_verl.demo.train_policy import digits_cold_start
 from cinema_verl.training.agent_loop import MetaActionAgentLoop
-from cinema_verl.training.agent_loop_manager import SharingAgentLoopManager, SharingAgentLoopWorker
+from cinema_verl.training.agent_loop_manager import (
+    GROUP_SIZE,
+    TEMPERATURE,
+    SharingAgentLoopManager,
+    SharingAgentLoopWorker,
+)
 from cinema_verl.training.shared_vision import SharedImages
 
 
@@ -179,7 +185,7 @@ ROW = {
 }
 
 
-def sessions(worker, *, validate=False, trace=False):
+def sessions(worker, *, validate=False, trace=False, **more):
     """Run a question's sessions; returns what each raised, or None."""
     trajectory = {"step": 1, "sample_index": 0, "rollout_n": 0, "validate": validate}
     worker.reward_loop_worker_handles = []  # verl's reward manager keeps to the event loop that it was made in
@@ -187,7 +193,13 @@ def sessions(worker, *, validate=False, trace=False):
     async def run():
         made = [
             worker._run_agent_loop(
-                {"top_p": 1.0}, trajectory=trajectory, agent_name="cinema", trace=trace, session_id=session, **ROW
+                {"top_p": 1.0},
+                trajectory=trajectory,
+                agent_name="cinema",
+                trace=trace,
+                session_id=session,
+                **ROW,
+                **more,
             )
             for session in worker.answers
         ]
@@ -256,6 +268,29 @@ def test_a_loop_is_made_as_verl_makes_it(whole_worker, stored):
     assert by_us.keys() == by_verl.keys()
     for name in ("server_manager", "tokenizer", "processor", "dataset_cls", "asked", "rollout_config", "eos", "tools"):
         assert by_us.get(name) == by_verl.get(name), name
+
+
+def test_a_session_is_sampled_at_the_temperature_of_its_stage(whole_worker, stored):
+    whole_worker.answers = {0: (RIGHT, True)}
+    for trace in (False, True):
+        sessions(whole_worker, trace=trace, **{TEMPERATURE: 0.7})
+    assert [made["asked"][0] for made in whole_worker.made] == [{"top_p": 1.0, "temperature": 0.7}] * 2
+    assert all(TEMPERATURE not in columns for _, _, columns in rows_of(stored).values())
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [({}, (4, 0.7)), ({GROUP_SIZE: 2}, (2, 0.7)), ({"validate": True}, (None, None))],
+)
+def test_training_questions_carry_what_the_trainer_has_set_for_the_step(monkeypatch, given, passed):
+    asked = []
+    monkeypatch.setattr(AgentLoopManagerTQ, "generate_sequences", lambda self, prompts: asked.append(prompts))
+    manager = object.__new__(SharingAgentLoopManager)
+    manager.rollout_config = OmegaConf.create({"n": 8, "temperature": 1.0})
+    manager.rollout_config.n, manager.rollout_config.temperature = 4, 0.7
+    prompts = tu.get_tensordict({"index": torch.arange(3)}, given)
+    manager.generate_sequences(prompts)
+    assert tuple(tu.get(asked[0], name) for name in (GROUP_SIZE, TEMPERATURE)) == passed
 
 
 def test_the_manager_starts_these_workers(monkeypatch):

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from cinema_verl import schedule
 from cinema_verl.schedule import AnnealingSchedule
 from cinema_verl.training import estimators
-from cinema_verl.training.settings import CinemaSettings
+from cinema_verl.training.settings import CinemaSettings, group_sizes
 
 CONFIG = OmegaConf.create(
     {
@@ -48,12 +48,17 @@ CONFIG = OmegaConf.create(
 )
 
 
-def read(**changes):
-    """The settings of the config with these keys changed; `__` stands for a dot."""
+def changed(**changes):
+    """The config with these keys changed; `__` stands for a dot."""
     config = CONFIG.copy()
     for key, value in changes.items():
         OmegaConf.update(config, key.replace("__", "."), value)
-    return CinemaSettings.from_config(config)
+    return config
+
+
+def read(**changes):
+    """The settings of the changed config."""
+    return CinemaSettings.from_config(changed(**changes))
 
 
 def test_the_section_becomes_the_papers_stages():
@@ -68,6 +73,12 @@ def test_a_stage_may_be_changed_left_out_or_added():
     assert [stage.name for stage in read(cinema__stages__exploitation=None).stages.stages] == ["exploration"]
     polished = read(cinema__stages__polish={"steps": 50, "coefficient": 0, "filter": "acc", "lr_factor": 0.1})
     assert [(stage.name, first, last) for stage, first, last in polished.stages.spans()][-1] == ("polish", 1001, 1050)
+
+
+def test_a_stage_may_have_groups_of_another_size():
+    assert group_sizes(changed()) == [8, 8]
+    assert group_sizes(changed(cinema__stages__exploitation__n=16)) == [8, 16]
+    assert group_sizes(changed(cinema__stages__exploitation__n=0)) == [8], "that it is impossible is said elsewhere"
 
 
 def test_the_shorthand_may_leave_a_stage_out():
@@ -131,6 +142,7 @@ def registries(monkeypatch):
             for value in (None, "8", 2.5)
         ),
         ({"algorithm__filter_groups": None}, r"algorithm\.filter_groups must be a section"),
+        ({"cinema__stages__exploration__n": 1}, r"cinema\.stages\.exploration\.n=1: .*must have at least 2"),
         ({"actor_rollout_ref__rollout__n": 1}, r"actor_rollout_ref\.rollout\.n=1: .*must have at least 2"),
         (
             {"algorithm__filter_groups__metric": "reward"},

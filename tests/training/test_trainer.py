@@ -42,6 +42,16 @@ def test_it_runs_as_long_as_the_schedule():
     assert trainer.config.trainer.total_training_steps == 10
 
 
+def test_each_step_has_the_temperature_and_the_group_size_of_its_stage():
+    trainer = make("cinema.stages.exploitation.n=16", "cinema.stages.exploration.temperature=1.2")
+    rollout, seen = trainer.config.actor_rollout_ref.rollout, []
+    first = trainer.stages.stages[0].steps
+    for trainer.global_steps in (1, first, first + 1, 1):
+        trainer.on_step_begin()
+        seen.append((rollout.n, rollout.temperature))
+    assert seen == [(8, 1.2), (8, 1.2), (16, 1.0), (8, 1.2)]
+
+
 def test_a_longer_run_than_the_schedule_is_warned_of(caplog):
     with caplog.at_level(logging.WARNING):
         make("cinema.exploration_steps=7", "cinema.annealing_steps=3", "trainer.total_training_steps=12")

@@ -107,6 +107,16 @@ def test_stages_that_cannot_be_read_are_said_with_any_engine(stages):
     )
 
 
+@pytest.mark.parametrize("value", ["n=16", "temperature=1.2"])
+def test_a_stages_own_sampling_is_refused_where_it_would_not_be_kept(value):
+    own = f"cinema.stages.exploration.{value}"
+    assert judged(own) == {}
+    assert "trainer_mode=cinema" in judged(own, recipe="cinema_colocate_async")["cinema.stages"].advice
+    assert (
+        "SharingAgentLoopManager" in judged(own, f"{ROLLOUT}.agent.agent_loop_manager_class=null")["cinema.stages"].what
+    )
+
+
 def test_a_stage_that_would_end_early_is_named_with_its_coefficient():
     found = judged("trainer.total_training_steps=850")["trainer.total_training_steps"]
     assert "would end early, at coefficient 0.05" in found.what  # halfway from 0.1 to 0
@@ -231,6 +241,7 @@ DYNAMIC_OFF = (
     [
         # 30 questions x 1 rollout are no multiple of 8 ranks.
         ([f"{ACTOR}.ppo_mini_batch_size=30", f"{ROLLOUT}.n=2"], f"{ACTOR}.ppo_mini_batch_size"),
+        ([f"{ACTOR}.ppo_mini_batch_size=30", "cinema.stages.exploitation.n=2"], f"{ACTOR}.ppo_mini_batch_size"),
         ([f"{ROLLOUT}.tensor_model_parallel_size=3"], f"{ROLLOUT}.tensor_model_parallel_size"),
         (
             [f"{ROLLOUT}.name=transformers", f"{ROLLOUT}.tensor_model_parallel_size=2"],
