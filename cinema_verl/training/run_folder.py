@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cinema_verl.runs.locate import CONFIG, METRICS, RUN
+from cinema_verl.schedule import Stage
 from cinema_verl.training.checkpoint import complete_steps, run_of, run_that_resumes, step_folder, steps_on_disk
 from cinema_verl.training.refusal import fine_tunes
 from cinema_verl.utils.files import Locked, atomic_write, only_one
@@ -59,10 +61,15 @@ _DECIDE: Final = {
     "trainer": "seed",
 }
 """What decides a run: what it starts from, and what each step computes. How long it trains, where, on how many GPUs,
-how often it saves and validates, and what it logs may change at a restart.
+how often it saves and validates, and what it logs may change at a restart, and `_MAY_CHANGE`.
 
 By section of either program's configuration, "" for the whole of it; beside them the contents of `_FILES`.
 """
+_MAY_CHANGE: Final = ("algorithm.filter_groups.max_num_gen_batches",)
+"""What a run that was stopped by its bound is advised to raise (`cinema_verl.training.dynamic_sampling`)."""
+_STAGES: Final = "cinema.stages"
+_UNSAID: Final = {field.name: field.default for field in fields(Stage)}
+"""What a stage has that is not said."""
 _LISTED: Final = 12  # differences in a message; our choice: of one program's folder given to the other there are 100
 _PARTS: Final = re.compile(r"global_step_.*|\.global_step_.*|rollouts|validation|evaluation|tensorboard")
 _SEEDS: Final = (
@@ -252,10 +259,9 @@ def _refuse_another_run(folder: Path, config: DictConfig, before: Mapping[str, A
         raise Taken(f"{holds}, and this run starts from {source}. {way_out}")
     if not before and not steps:
         raise Taken(f"{holds}, and nothing says how it was started. {way_out}")
-    had = before.get(
-        "decides", now
-    )  # a run that was started without this record is taken for the one that it looks like
-    changed = [key for key in sorted(had.keys() | now.keys()) if _held(had.get(key)) != _held(now.get(key))]
+    # A run that was started without this record is taken for the one that it looks like.
+    had, now = _with_order(before.get("decides", now)), _with_order(now)
+    changed = [key for key in sorted(had.keys() | now.keys()) if _held(key, had) != _held(key, now)]
     if changed:
         listed = "".join(f"\n  {key} was {had.get(key)}, is {now.get(key)}" for key in changed[:_LISTED])
         listed += f"\n  and {len(changed) - _LISTED} more" if changed[_LISTED:] else ""
@@ -333,8 +339,21 @@ def _content_of(path: str) -> str:
     return f"{place.name} ({digest.hexdigest()[:12]})"
 
 
-def _held(value: Any) -> Any:
-    """Of what `_content_of` says, the contents: whatever a file or folder is called by now."""
+def _with_order(decides: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a run, with the order of its stages, which is that of their keys."""
+    names = dict.fromkeys(key.split(".")[2] for key in decides if key.startswith(f"{_STAGES}."))
+    return {**decides, **({_STAGES: list(names)} if names else {})}
+
+
+def _held(key: str, decides: Mapping[str, Any]) -> Any:
+    """What a value says, however it is spelt.
+
+    Of what `_content_of` says, the contents, whatever a file or folder is called by now; what a stage leaves unsaid, as
+    it is then; nothing of what may change.
+    """
+    value = None if key in _MAY_CHANGE else decides.get(key)
+    if value is None and key.startswith(f"{_STAGES}."):
+        return _UNSAID.get(key.rpartition(".")[2])
     texts = value if isinstance(value, list) else []
     return [re.sub(r".* \(([0-9a-f]{12})\)", r"\1", str(text)) for text in texts] or value
 

@@ -228,6 +228,11 @@ def test_the_same_command_goes_on(folder):
         ("cinema.coefficient=0.2", "cinema.stages.exploration.coefficient was 0.1, is 0.2"),
         ("cinema.exploration_steps=90", "cinema.stages.exploration.steps was 84, is 90"),
         ("cinema.stages.exploration.filter=acc", "cinema.stages.exploration.filter was None, is acc"),
+        ("cinema.stages.exploration.lr_factor=0.5", "cinema.stages.exploration.lr_factor was 1.0, is 0.5"),
+        ("cinema.stages.exploitation=null", "cinema.stages was ['exploration', 'exploitation'], is ['exploration']"),
+        ("cinema.annealing_shape=cosine", "cinema.stages.exploitation.shape was linear, is cosine"),
+        ("cinema.term_guard=floor", "cinema.term_guard was none, is floor"),
+        ("cinema.pattern_mode=set", "cinema.pattern_mode was exact, is set"),
         ("algorithm.filter_groups.enable=false", "algorithm.filter_groups.enable was True, is False"),
         ("reward.reward_kwargs.overlong_buffer_cfg.len=9", "overlong_buffer_cfg.len was 16, is 9"),
         ("data.train_files=other.parquet", "data.train_files was"),
@@ -244,6 +249,42 @@ def test_another_run_is_refused_and_nothing_is_touched(folder, override, says):
     assert (says or "data.seed was 1, is 2") in str(refused.value)
     assert "trainer.default_local_dir" in str(refused.value)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ([], ["cinema.stages.exploration.steps=84", "cinema.stages.exploitation.shape=linear"]),
+        (["cinema.stages.exploitation=null"], ["~cinema.stages.exploitation"]),
+        (
+            ["+cinema.stages.polish={steps: 5, coefficient: 0}"],
+            ["+cinema.stages.polish={steps: 5, coefficient: 0.0, lr_factor: 1, shape: constant, filter: null}"],
+        ),
+    ],
+)
+def test_the_same_stages_in_other_words_go_on(folder, first, then):
+    start(*first)
+    train(folder)
+    start(*then)
+    start(*first)
+    with pytest.raises(Taken, match="compute something else"):
+        start(*then, "cinema.stages.exploration.coefficient=0.2")
+
+
+def test_the_same_stages_in_another_order_are_another_run(folder):
+    start()
+    train(folder)
+    first = "{steps: ${cinema.exploration_steps}, coefficient: ${cinema.coefficient}}"
+    with pytest.raises(Taken, match=r"cinema\.stages was \['exploration', 'exploitation'\], is \['exploitation', 'ex"):
+        start("~cinema.stages.exploration", f"+cinema.stages.exploration={first}")
+
+
+def test_a_run_that_its_bound_ended_goes_on_with_a_larger_one(folder):
+    """As its message says."""
+    start("cinema.when_exhausted=stop")
+    train(folder)
+    start("cinema.when_exhausted=stop", "algorithm.filter_groups.max_num_gen_batches=20")
+    start("cinema.when_exhausted=continue")
 
 
 def test_a_run_that_left_nothing_can_be_started_otherwise(folder):
