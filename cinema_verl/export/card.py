@@ -12,6 +12,8 @@ from cinema_verl.export.manner import STOP, Manner
 from cinema_verl.prepare.sources import adapter
 from cinema_verl.runs.locate import RUN
 from cinema_verl.runs.rollouts import step_files
+from cinema_verl.runs.stages import planned
+from cinema_verl.schedule import Stages
 
 _DEMO: Final = {
     "digits": ("handwritten digits of scikit-learn (UCI, Optical Recognition of Handwritten Digits)", "cc-by-4.0")
@@ -64,12 +66,14 @@ def _made(found: Found, base: str, dtype: str) -> str:
     recipes = [each.partition("=")[2] for each in overrides if each.startswith(_RECIPES)]
     seeds = ", ".join(f"{key} {value}" for key, value in (start.get("seeds") or {}).items())
     versions = ", ".join(f"{key} {value}" for key, value in (start.get("versions") or {}).items())
-    explore, anneal = found.setting("cinema.exploration_steps"), found.setting("cinema.annealing_steps")
+    plan = planned(found.run) if found.run else None
+    total = plan.total_steps if plan else 0
     rows = {
         "base model": base,
         "recipe": ", ".join(recipes),
-        "step": f"{found.step}" + (f" of {explore + anneal}" if explore is not None and anneal is not None else ""),
-        "stages": _stages(found.step, explore, anneal, found.setting("cinema.coefficient")),
+        "step": f"{found.step}" + (f" of {total}" if found.step <= total else ""),
+        "stages": _reached(plan, found.step) if plan else "",
+        "advantage estimator": found.setting("algorithm.adv_estimator"),
         "rollouts a question": found.setting("actor_rollout_ref.rollout.n"),
         "questions a step": found.setting("data.train_batch_size"),
         "learning rate": found.setting("actor_rollout_ref.actor.optim.lr") or found.setting("optim.lr"),
@@ -83,11 +87,10 @@ def _made(found: Found, base: str, dtype: str) -> str:
     return "\n".join(["## How it was made", "", "| | |", "| --- | --- |", *lines])
 
 
-def _stages(step: int, explore: int | None, anneal: int | None, coefficient: Any) -> str:
-    if explore is None or anneal is None:
-        return ""
-    first = f"{min(step, explore)} steps of exploration (diversity coefficient {coefficient})"
-    return first + (f", {min(step - explore, anneal)} of annealing" if step > explore else "")
+def _reached(plan: Stages, step: int) -> str:
+    """The stages up to a step, and how far the last one came."""
+    begun = [(stage, last) for stage, first, last in plan.spans() if first <= step]
+    return "; ".join(f"{stage}" + (f", to step {step}" if step < last else "") for stage, last in begun)
 
 
 def _cell(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Final
@@ -26,7 +26,7 @@ from cinema_verl.runs.conditions import TRUE
 from cinema_verl.runs.locate import RunFiles
 from cinema_verl.runs.metrics import Metrics, number, read_metrics
 from cinema_verl.runs.rollouts import read_leniently, step_files
-from cinema_verl.schedule import AnnealingSchedule, Stages
+from cinema_verl.runs.stages import planned
 from cinema_verl.utils.native_reasoning import KEY, VIOLATION
 from cinema_verl.utils.pages import json_for_script, render
 
@@ -157,7 +157,7 @@ def _fixed(run: Run) -> dict[str, Any]:
         "name": run.files.name,
         "steps": [steps[span[-1]] for span in spans],
         "series": {name: _sparse(thin(run.metrics.series[name], spans)) for name in names[:MAX_NAMES]},
-        "stages": stages(run.metrics, _planned(run)),
+        "stages": stages(run.metrics, planned(run.files)),
         "mix": run.mix.as_json(),
         "validation": run.files.from_validation,
         "groupsPerStep": [[places[0].step, len(places)] for places in run.groups],
@@ -187,32 +187,17 @@ def _sparse(values: list[float | None]) -> list[Any]:
     return values if 2 * len(places) > len(values) else [places, [values[i] for i in places]]
 
 
-def _planned(run: Run) -> Stages | None:
-    """The stages that the run's configuration plans; None where it does not say so."""
-    ask = run.files.setting
-    try:
-        if section := ask("cinema.stages"):
-            return Stages.of(section)
-        keys = ("coefficient", "exploration_steps", "annealing_steps", "annealing_shape")
-        planned = AnnealingSchedule(*(ask(f"cinema.{key}") for key in keys)).stages
-        # A run from before the stages filtered in all of its steps or in none.
-        metric = ask("algorithm.filter_groups.metric") if ask("algorithm.filter_groups.enable") else None
-        return Stages(tuple(replace(stage, filter=metric) for stage in planned.stages))
-    except (ValueError, AttributeError):
-        return None
-
-
 def _facts(run: Run) -> list[tuple[str, str]]:
     """The facts of the overview that are known."""
     ask, steps = run.files.setting, run.metrics.steps
     trained = [step for step in steps if step > 0]
-    stages_planned = _planned(run)
-    planned = ask("trainer.total_training_steps")
-    if planned is None and stages_planned:
-        planned = stages_planned.total_steps
+    plan = planned(run.files)
+    total = ask("trainer.total_training_steps")
+    if total is None and plan:
+        total = plan.total_steps
     reached = f"{max(trained, default=0)}"
-    if isinstance(planned, int):
-        reached += f" of {planned}" + ("" if max(trained, default=0) >= planned else " (going on, stopped or crashed)")
+    if isinstance(total, int):
+        reached += f" of {total}" + ("" if max(trained, default=0) >= total else " (going on, stopped or crashed)")
     seconds = sorted(v for v in map(number, run.metrics.series.get("timing_s/step", ())) if v is not None)
     facts = {
         "Steps": reached,
@@ -222,7 +207,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         "Prompts a step": ask("data.train_batch_size"),
         "Rollouts a prompt": ask("actor_rollout_ref.rollout.n"),
         "Reasoning of its own": _native_reasoning(run),
-        "Stages": "; ".join(str(stage) for stage, _, _ in stages_planned.spans()) if stages_planned else None,
+        "Stages": "; ".join(str(stage) for stage, _, _ in plan.spans()) if plan else None,
         "Seconds a step": f"{seconds[len(seconds) // 2]:.3g} (median)" if seconds else None,
     }
     return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]

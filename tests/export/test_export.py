@@ -237,7 +237,8 @@ def test_the_card_and_the_manner_come_from_the_run(checkpoints, make_run, tmp_pa
     assert main([str(run), "--output", str(tmp_path / "out")]) == 0
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "| base model | made-up |" in card
-    assert "3 steps of exploration (diversity coefficient 0.1), 3 of annealing" in card
+    assert "| step | 6 of 6 |" in card
+    assert "exploration: 3 steps, coefficient 0.1, groups filtered by acc; exploitation: 3 steps, coefficient" in card
     assert "| squares | 1 |  | not known" in card
     assert "| this policy (validation) | 6 | 0.5" in card
     asked = json.loads((tmp_path / "out" / "cinema.json").read_bytes())["asked"]
