@@ -84,7 +84,8 @@ class GroupEstimator:
 
         Raises:
             RuntimeError: if no trainer fed the patterns and the step.
-            ValueError: if the feed does not match the batch, or the scheme does not return B finite numbers.
+            ValueError: if the feed does not match the batch, a reward or accuracy is not finite, or the scheme does
+                not return B finite numbers.
         """
         scheme, fed = self.scheme, self._fed(len(token_level_rewards), len(index))
         real = ~np.asarray(fed.padding, dtype=bool)
@@ -94,6 +95,11 @@ class GroupEstimator:
         ids = np.asarray(index, dtype=object)[real]
         acc = np.asarray(fed.acc, dtype=np.float64)[real]
         patterns = np.asarray(fed.patterns, dtype=object)[real]
+        if broken := int((~np.isfinite(rewards) | ~np.isfinite(acc)).sum()):
+            raise ValueError(
+                f"{broken} of {len(rewards)} trajectories have a reward or an acc that is not finite: "
+                "the reward function must return numbers for each"
+            )
         credited = np.asarray(scheme.credit(rewards.copy(), acc, patterns, ids, fed.coefficient), dtype=np.float64)
         if credited.shape != rewards.shape or not np.isfinite(credited).all():
             raise ValueError(f"{scheme.name} must return one finite number for each of {len(rewards)} trajectories")

@@ -25,10 +25,11 @@ class StageWatch:
 
     Args:
         stages: of the run.
-        share: name of the metric with the term's share of the advantage.
+        share: name of the metric with the term's share of the advantage; None for an estimator without a term (grpo),
+            with which no stage explores.
     """
 
-    def __init__(self, stages: Stages, share: str) -> None:
+    def __init__(self, stages: Stages, share: str | None) -> None:
         self.stages, self.share = stages, share
         self._begin(None)
 
@@ -57,7 +58,7 @@ class StageWatch:
                 "is all alike in reward and patterns. Harder or more varied questions, or a filter that looks for "
                 f"others (cinema.stages.{stage.name}.filter=acc)"
             )
-        if stage.coefficient > 0 and stage.shape == "constant":
+        if self.share is not None and stage.coefficient > 0 and stage.shape == "constant":
             found += self._low_share(step, stage, metrics.get(self.share))
             found += self._falling_entropy(step, stage, metrics.get("cinema/pattern_entropy"))
         return found

@@ -91,8 +91,8 @@ class CinemaTrainer(_Trainer):
         self.stages = self.settings.stages
         self.validations = Validations(config, self.settings)
         self.estimator = advantage.group_estimator(config.algorithm.adv_estimator)
-        term = self.estimator.scheme.term if self.estimator else "diversity"
-        self.watch = StageWatch(self.stages, f"cinema/{term}_advantage_share")
+        share = f"cinema/{self.estimator.scheme.term}_advantage_share" if self.estimator else None
+        self.watch = StageWatch(self.stages, share)
         self._scored: dict[str, dict[str, Any]] = {}  # key of a rollout of this step -> how it was scored
         self._trained = StepMetrics()  # of this step, whose batch may be trained in several parts
         self._resumed_step, self._resumed_from = 0, Path()
@@ -297,7 +297,7 @@ class CinemaTrainer(_Trainer):
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         uids, extras, sources = read_columns(batch.keys, batch.partition_id, "uid", "extra_fields", "data_source")
-        infos = [extra["reward_extra_info"] for extra in extras]
+        infos = [_scored(extra) for extra in extras]
         reasons = [extra.get("stop_reason", StopReason.UNKNOWN.value) for extra in extras]
         feed = advantage.GroupFeed(
             acc=[float(info["acc"]) for info in infos],
@@ -378,6 +378,21 @@ class CinemaSeparateAsync(CinemaTrainer, PPOTrainerSeparateAsync):
 def _refuse(found: Iterable[Refusal]) -> None:
     if reasons := "\n".join(map(str, found)):
         raise ValueError(f"this run would not train what its configuration says\n{reasons}")
+
+
+def _scored(extra: dict[str, Any]) -> dict[str, Any]:
+    """What the reward function returned for a trajectory.
+
+    Raises:
+        KeyError: if that lacks what every estimator and metric of a group reads.
+    """
+    info: dict[str, Any] = extra.get("reward_extra_info", {})
+    if missing := [name for name in ("acc", "format", "pattern") if name not in info]:
+        raise KeyError(
+            f"the reward function returned {sorted(info)} and lacks {', '.join(missing)}: "
+            "cinema_verl.reward.compute_score returns them, and a reward of your own must, too"
+        )
+    return info
 
 
 def _take_file_backend(config: DictConfig) -> bool:

@@ -69,6 +69,13 @@ def test_a_group_of_one_gets_nothing_where_verl_gives_it_its_raw_reward():
     assert estimate([1.0], ["q"])[0].tolist() == [0.0]
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_reward_that_is_no_number_is_the_rewards_fault(broken):
+    for rewards, acc in (([1.0, broken], [1, 1]), ([1.0, 0.5], [1, broken])):
+        with pytest.raises(ValueError, match="1 of 2 trajectories have a reward or an acc that is not finite"):
+            estimate(rewards, ["q"] * 2, acc=acc, coefficient=0.1)
+
+
 def test_a_group_without_differences_gets_a_true_zero():
     """verl's float32 mean of eight times 0.7 is off by 6e-8, which the division by 1e-6 would turn into 0.06."""
     assert estimate([0.7] * 8, ["q"] * 8)[0].tolist() == [0.0] * 8

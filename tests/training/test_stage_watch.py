@@ -65,3 +65,8 @@ def test_steps_without_the_metrics_are_not_judged():
 def test_without_a_coefficient_there_is_nothing_to_watch_for():
     watch = StageWatch(AnnealingSchedule(0.0, 100, 50).stages, SHARE)
     assert said(watch, range(1, 60), share=0.0, entropy=0.1) == []
+
+
+def test_an_estimator_without_a_term_explores_in_no_stage():
+    watch = StageWatch(STAGES, None)
+    assert said(watch, range(1, 20), entropy=1.6) + said(watch, range(20, 60), entropy=0.1) == []

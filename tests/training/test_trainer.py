@@ -151,6 +151,7 @@ def test_verls_grpo_has_no_diversity_coefficient():
     trainer = make("algorithm.adv_estimator=grpo")
     trainer.global_steps = 1
     assert trainer._coefficient() == 0.0
+    assert trainer.watch.share is None
 
 
 # ---- a step -----------------------------------------------------------------------------------------------------
@@ -202,6 +203,14 @@ def step(monkeypatch):
         return [float(values[0]) for values in queue.written["advantages"]], trainer._step_metrics(), trainer
 
     return step
+
+
+@pytest.mark.parametrize("missing", ["acc", "format", "pattern"])
+def test_a_reward_of_ones_own_that_lacks_something_is_said(step, missing):
+    rows = [row(1.0, "focus>answer"), row(0.0, "answer")]
+    del rows[1]["extra_fields"]["reward_extra_info"][missing]
+    with pytest.raises(KeyError, match=f"lacks {missing}: .* a reward of your own must, too"):
+        step(rows)
 
 
 GROUP = [row(1.0, "focus>answer"), row(1.0, "focus>answer", length=3), row(1.0, "think>answer"), row(0.0, "answer")]
