@@ -281,6 +281,8 @@ class CinemaTrainer(_Trainer):
             batch = super().step(metrics, timing_raw)
         log_probs.check_gap(metrics, self.global_steps, self.config)
         metrics |= self._step_metrics()
+        if "actor/lr" in metrics:  # verl's scheduler knows nothing of the stage
+            metrics["actor/lr"] *= self.stages.at(self.global_steps).lr_factor
         if "actor/entropy_loss" in metrics:  # measured in the update, where `log_probs` spares the pass before it
             metrics.setdefault("actor/entropy", metrics["actor/entropy_loss"])
         if isinstance(self.replay_buffer, BoundedReplayBufferAsync):

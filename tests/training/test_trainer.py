@@ -141,6 +141,23 @@ def test_the_rollouts_log_probabilities_are_compared_and_the_entropy_is_the_upda
     assert seen == [not compared]
 
 
+def test_the_learning_rate_that_is_logged_is_the_one_that_the_stage_trains_with(monkeypatch):
+    trainer = make("cinema.stages.exploitation.lr_factor=0.5")
+    trainer.watch = SimpleNamespace(look=lambda step, metrics: [])
+
+    def update(metrics, timing, size):
+        metrics["actor/lr"] = 0.2
+        return KVBatchMeta(keys=[], tags=[], partition_id="train")
+
+    monkeypatch.setattr(trainer, "_step_once", update)
+    monkeypatch.setattr(trainer, "prepare_step", dict)
+    monkeypatch.setattr("cinema_verl.training.metrics.StepMetrics.metrics", lambda self: {})
+    for trainer.global_steps, rate in ((84, 0.2), (85, 0.1)):
+        metrics = {}
+        trainer.step(metrics, {})
+        assert metrics["actor/lr"] == rate
+
+
 @pytest.mark.parametrize("name", ["cinema_dsp", "no_such_thing"])
 def test_an_estimator_that_nobody_has_is_refused_before_anything_starts(name):
     with pytest.raises(ValueError, match=f"adv_estimator={name} is not registered; known are"):
