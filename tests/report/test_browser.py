@@ -128,6 +128,19 @@ def test_curves_have_axes_stages_and_the_last_value(visit, one):
     assert lengths.inner_text().split() == ["last", "response", "26.00", "prompt", "30.00"]
 
 
+def test_a_third_stage_is_marked_as_the_second_is(visit, make_run, tmp_path, report):
+    run = make_run(tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["data"]["cinema/stage"] = float((line["step"] + 1) // 2)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert report(run, "--output", tmp_path / "three.html") == 0
+    for panel in visit(tmp_path / "three.html").locator("#panels figure").all():
+        labels = panel.locator("svg text").all_text_contents()
+        assert [label for label in labels if label.startswith("stage")] == ["stage 1", "stage 2", "stage 3"]
+        assert panel.locator("line.mark").count() == 2
+
+
 def test_gaps_are_gaps_and_lonely_values_are_points(visit, tmp_path, report):
     """A: 1 2 – 4 5, B: three validations of nine steps, C: one value alone, between two gaps, D: every second step."""
     a = {1: 1.0, 2: 1.0, 4: 2.0, 5: 2.0, 6: 1.0, 7: 1.0, 8: 1.0, 9: 1.0}

@@ -51,12 +51,12 @@ function polyline(steps, values, x, y) {
   return { path, points: known.filter((_, k) => (sparse ? known.length <= 60 : !joined(k) && !joined(k + 1))) };
 }
 
-// Axes, and where stage 2 of these runs begins: a band for one run, a line in its colour for each of two.
+// Axes, and where the later stages of these runs begin: bands for one run, a line in its colour for each of two.
 function frame(svg, box, steps, yTicks, x, y, percentages, runs) {
   const alone = runs.length === 1, last = steps[steps.length - 1];
-  const second = runs.flatMap((run) => run.stages.filter(({ stage, from }) => stage === 2 && from >= steps[0] && from <= last)
-    .map(({ from, to }) => ({ from, to: Math.min(to, last), color: `var(--run${RUNS.indexOf(run)})` })));
-  if (alone) for (const { from, to } of second) svg.append(s("rect", { class: "band", x: x(from), y: box.top, width: x(to) - x(from), height: box.bottom - box.top }));
+  const later = runs.flatMap((run) => run.stages.slice(1).filter(({ from }) => from >= steps[0] && from <= last)
+    .map(({ stage, from, to }) => ({ stage, from, to: Math.min(to, last), color: `var(--run${RUNS.indexOf(run)})` })));
+  if (alone) for (const { from, to } of later.filter((_, i) => i % 2 === 0)) svg.append(s("rect", { class: "band", x: x(from), y: box.top, width: x(to) - x(from), height: box.bottom - box.top }));
   for (const value of yTicks) {
     svg.append(s("line", { class: "grid", x1: box.left, x2: box.right, y1: y(value), y2: y(value) }));
     svg.append(s("text", { x: box.left - 6, y: y(value) + 4, "text-anchor": "end" }, percentages ? `${Math.round(value * 100)} %` : label(value)));
@@ -67,12 +67,12 @@ function frame(svg, box, steps, yTicks, x, y, percentages, runs) {
     svg.append(s("text", { x: near ? box.right : x(step), y: box.bottom + 15, "text-anchor": near ? "end" : "middle" }, step));
   }
   svg.append(s("text", { x: box.right, y: box.bottom + 28, "text-anchor": "end" }, "step"));
-  if (alone && !second.length && runs[0].stages.length) svg.append(s("text", { x: box.left, y: box.top - 4 }, `stage ${runs[0].stages.at(-1).stage}`));
-  for (const { from, color } of second) {
-    const at = x(from);
+  if (alone && !later.length && runs[0].stages.length) svg.append(s("text", { x: box.left, y: box.top - 4 }, `stage ${runs[0].stages.at(-1).stage}`));
+  for (const [i, { stage, from, to, color }] of later.entries()) {
+    const at = x(from), end = i + 1 < later.length ? x(to) : box.right;
     svg.append(s("line", { class: "mark", x1: at, x2: at, y1: box.top, y2: box.bottom, style: alone ? {} : { stroke: color } }));
-    if (alone && at - box.left > 40) svg.append(s("text", { x: at - 4, y: box.top - 4, "text-anchor": "end" }, "stage 1"));
-    if (alone && box.right - at > 40) svg.append(s("text", { x: at + 4, y: box.top - 4 }, "stage 2"));
+    if (alone && !i && at - box.left > 40) svg.append(s("text", { x: at - 4, y: box.top - 4, "text-anchor": "end" }, `stage ${runs[0].stages[0].stage}`));
+    if (alone && end - at > 40) svg.append(s("text", { x: at + 4, y: box.top - 4 }, `stage ${stage}`));
   }
 }
 
