@@ -200,13 +200,6 @@ class CinemaTrainer(_Trainer):
 
     # ---- stopping -----------------------------------------------------------------------------------------------
 
-    def on_step_begin(self) -> None:
-        super().on_step_begin()
-        stage, rollout = self.stages.at(self.global_steps), self.config.actor_rollout_ref.rollout
-        # verl reads both anew for every batch; `SharingAgentLoopManager`, which has this configuration, passes them on.
-        rollout.n = self._own["n"] if stage.n is None else stage.n
-        rollout.temperature = self._own["temperature"] if stage.temperature is None else stage.temperature
-
     def on_step_end(self) -> None:
         if self._end_if_asked(after=self.global_steps) and self._saved_step != self.global_steps:
             self._save_checkpoint()  # where verl saves: the rollout engine has not taken its memory back yet
@@ -266,6 +259,13 @@ class CinemaTrainer(_Trainer):
         )
 
     # ---- the paper's reward -------------------------------------------------------------------------------------
+
+    def on_step_begin(self) -> None:
+        super().on_step_begin()
+        stage, rollout = self.stages.at(self.global_steps), self.config.actor_rollout_ref.rollout
+        # verl reads both anew for every batch; `SharingAgentLoopManager`, which has this configuration, passes them on.
+        rollout.n = self._own["n"] if stage.n is None else stage.n
+        rollout.temperature = self._own["temperature"] if stage.temperature is None else stage.temperature
 
     def _coefficient(self) -> float:
         """The diversity coefficient of this step; 0 for estimators that are not group estimators (GRPO ablations)."""
