@@ -237,3 +237,11 @@ def test_the_diversity_table_in_the_docs_is_what_the_script_prints():
         common, _, rare, _, share = values.split()
         assert f"{common} / {rare}" in page
         assert f"{float(share):.1%}".replace("%", " %").replace("100.0", "100") in page
+
+
+def test_the_guards_table_in_the_docs_is_what_the_script_prints():
+    run = [sys.executable, str(ROOT / "benchmarks" / "term_guards.py")]
+    printed = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    rows = [line for line in printed.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 4 * 2  # 0, 30, 60 and 90 % all-correct groups at two coefficients
+    assert "\n".join(rows) in (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")

@@ -213,15 +213,14 @@ def unread(config: DictConfig, overrides: Sequence[str]) -> Iterator[Refusal]:
     Args:
         overrides: As Hydra got them.
     """
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    shorthands = [name for name in _SHORTHANDS if f"cinema.{name}" in given]
     try:
-        stages = CinemaSettings.from_config(config).stages.stages
+        stages = CinemaSettings.from_config(config).stages.stages if shorthands else ()
     except ValueError:
         return  # said by the verdict
-    for override in overrides:
-        section, _, shorthand = override.partition("=")[0].lstrip("+").partition(".")
-        if section != "cinema" or shorthand not in _SHORTHANDS or takers(config, shorthand):
-            continue
-        attribute, value = _SHORTHANDS[shorthand], config.cinema[shorthand]
-        if value not in [getattr(stage, attribute) for stage in stages]:
+    for name in shorthands:
+        attribute, value = _SHORTHANDS[name], config.cinema[name]
+        if not takers(config, name) and value not in [getattr(stage, attribute) for stage in stages]:
             what = f"{value} would not be trained: no stage takes it, and each has another of its own in cinema.stages"
-            yield Refusal(f"cinema.{shorthand}", what, f"drop it, or set cinema.stages.NAME.{attribute} instead")
+            yield Refusal(f"cinema.{name}", what, f"drop it, or set cinema.stages.NAME.{attribute} instead")
