@@ -112,14 +112,20 @@ class CinemaSettings:
             raise ValueError("algorithm.filter_groups must be a section: its key enable=false filters in no stage")
         settings = cls(**values | {"stages": _stages(section, filter_groups)})
 
-        for stage, _, _ in settings.stages.spans():
+        scheme = schemes().get(config.algorithm.adv_estimator)
+        for stage, _, _ in settings.stages.spans() if scheme else ():
             key = "actor_rollout_ref.rollout.n" if stage.n is None else f"cinema.stages.{stage.name}.n"
             n = OmegaConf.select(config, key)
-            if not (is_whole(n) and n >= 2) and config.algorithm.adv_estimator in schemes():
+            if not (is_whole(n) and n >= 2):
                 raise ValueError(
                     f"{key}={n}: algorithm.adv_estimator={config.algorithm.adv_estimator} compares the trajectories of "
                     f"a group, so it must have at least 2"
                 )
+        if scheme and not scheme.normalise and not config.algorithm.norm_adv_by_std_in_grpo:
+            raise ValueError(
+                f"algorithm.norm_adv_by_std_in_grpo=false would change nothing: algorithm.adv_estimator={scheme.name} "
+                "gives advantages, which are not normalised any more; set it to true"
+            )
         if idle := _why_idle(settings.term_guard, config.algorithm):
             raise ValueError(f"cinema.term_guard={settings.term_guard} would change nothing: {idle}; set it to none")
         if filter_groups.enable and filter_groups.metric != "acc":

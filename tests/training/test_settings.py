@@ -209,3 +209,10 @@ def test_a_guard_that_would_do_nothing_is_refused(changes, why):
 
 def test_leaving_groups_out_needs_no_deviation():
     assert read(cinema__term_guard="leave_out", algorithm__norm_adv_by_std_in_grpo=False).term_guard == "leave_out"
+
+
+def test_a_normalisation_that_would_not_happen_is_refused():
+    with pytest.raises(ValueError, match=r"in_grpo=false would change nothing: .*cinema_pass_at_4"):
+        read(algorithm__adv_estimator="cinema_pass_at_4", algorithm__norm_adv_by_std_in_grpo=False)
+    read(algorithm__adv_estimator="cinema_dps", algorithm__norm_adv_by_std_in_grpo=False)
+    read(algorithm__adv_estimator="cinema_pass_at_4")
