@@ -14,6 +14,7 @@ from cinema_verl.checks.quiet import quiet
 from cinema_verl.checks.vllm_versions import inspect_vllm
 from cinema_verl.training.registered import choices
 from cinema_verl.training.settings import CinemaSettings
+from cinema_verl.training.verdict import TRAINERS
 
 
 def inspect_selection(config: Any) -> list[Finding]:
@@ -23,7 +24,9 @@ def inspect_selection(config: Any) -> list[Finding]:
 
 
 def _stages(config: Any) -> Iterator[Finding]:
-    """What the run does, step by step; wrong stages are the verdict's to tell."""
+    """What the run does, step by step; verl's own trainers know no stages, wrong ones are the verdict's to tell."""
+    if config.trainer.v1.trainer_mode not in TRAINERS:
+        return
     try:
         spans = CinemaSettings.from_config(config).stages.spans()
     except ValueError:

@@ -123,9 +123,10 @@ def _reasoning(config: DictConfig, _: Facts) -> Iterator[Refusal]:
 
 
 def _planned(config: DictConfig) -> Stages | None:
-    """The stages; None where the settings are wrong, which `_settings` says."""
+    """The stages; None with a trainer that knows none, and where the settings are wrong, which `_settings` says."""
     try:
-        return CinemaSettings.from_config(config).stages
+        settings = CinemaSettings.from_config(config)
+        return settings.stages if value_of(config, "trainer.v1.trainer_mode") in TRAINERS else None
     except ValueError:
         return None
 

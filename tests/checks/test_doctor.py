@@ -11,6 +11,7 @@ from cinema_verl.checks import cluster, doctor, process
 from cinema_verl.checks.compose import compose
 from cinema_verl.checks.doctor import inspect_config
 from cinema_verl.checks.finding import Finding
+from cinema_verl.checks.selection import inspect_selection
 from cinema_verl.demo.train_policy import digits_cold_start
 from cinema_verl.training.arithmetic import too_small
 
@@ -165,3 +166,17 @@ def test_a_finding_prints_its_advice_only_when_it_is_needed():
     assert str(Finding("driver", "plugin", True, "loaded", "reinstall")) == "✓ plugin: loaded"
     assert str(Finding("driver", "plugin", False, "gone", "reinstall")) == "✗ plugin: gone\n    → reinstall"
     assert str(Finding("driver", "vllm", None, "not installed")) == "- vllm: not installed"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], ["steps 1 to 84, exploration: 84 steps", "steps 85 to 120, exploitation: 36 steps"]),
+        (["cinema.stages.exploration=null"], ["steps 1 to 36, exploitation: 36 steps"]),
+        (["trainer.v1.trainer_mode=sync", "algorithm.adv_estimator=grpo"], []),  # verl's own knows no stages
+    ],
+)
+def test_what_the_run_does_at_which_step(overrides, said):
+    config, _ = compose("cinema_cpu", overrides)
+    stages = [finding.detail for finding in inspect_selection(config) if finding.what == "stage"]
+    assert [",".join(detail.split(",")[:2]) for detail in stages] == said

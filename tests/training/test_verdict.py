@@ -99,6 +99,12 @@ def test_a_stage_for_which_no_step_is_left_is_left_out():
     assert "cinema.exploration_steps=1 cinema.annealing_steps=0 cinema.stages.polish=null" in advice
 
 
+def test_a_trainer_of_verls_has_no_stages_to_end():
+    baseline = ["trainer.v1.trainer_mode=sync", "algorithm.adv_estimator=grpo", "trainer.total_training_steps=6"]
+    assert judged(*baseline) == {}
+    assert "trainer.total_training_steps" in judged(*baseline[1:])
+
+
 @pytest.mark.parametrize("stages", ["cinema.stages=abc", "cinema.stages.exploration=5"])
 def test_stages_that_cannot_be_read_are_said_with_any_engine(stages):
     assert "must be a section" in judged(stages, f"{ACTOR}.strategy=megatron")["cinema"].what
