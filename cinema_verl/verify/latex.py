@@ -5,7 +5,7 @@ whose expressions are the same in spelling, after removal of what LaTeX does for
 rule of ``number``, or, where neither decides, equivalent in the opinion of the engine: math-verify, in a worker
 process, which is asked only what ``latex_guard`` lets through: the same variables in the same case, in a language that
 it reads as we do, and never where the gold is a number, which wants a number and not the sum that the question asked
-for. Decimals are handed over as fractions, so nothing is rounded: 0.333333 is not 1/3. What is not shown equal is
+for. Figures with signs between them (10-20, 3×4) are spelled alike or different. Decimals are handed over as fractions, so nothing is rounded: 0.333333 is not 1/3. What is not shown equal is
 incorrect.
 
 "x =" may be left out on one side, and so may a unit; y = 5 is not x = 5, and 5 cm not 5 m. An equation is any constant
@@ -91,6 +91,8 @@ def _same_leaf(answer: Leaf, gold: Leaf, equal: Equal | None) -> bool:
     comparable = answer.variables == gold.variables or gold.is_number
     if comparable and number.check(answer.number_text, Gold(gold.number_text)).correct is True:
         return True
+    if answer.number_text == gold.number_text and latex_guard.FIGURES.fullmatch(gold.value_key):
+        return True  # 3*4 is 3×4, and 2×6 is not
     if equal is None:
         return False
     ours, theirs = latex_guard.question(answer), latex_guard.question(gold)
@@ -100,7 +102,7 @@ def _same_leaf(answer: Leaf, gold: Leaf, equal: Equal | None) -> bool:
 
 
 # Of chemistry: symbols of elements, counts as subscripts, groups. H2SO4 is H_2SO_4.
-_TERM: Final = r"\d*\(?[A-Z](?:[A-Za-z()]|_\{?\d+\}?)*"
+_TERM: Final = r"\d*\(?[A-Z](?:[A-Za-z()\d]|_\{?\d+\}?)*"
 _FORMULA = re.compile(rf"{_TERM}(?:\+{_TERM})*")
 
 
@@ -225,12 +227,22 @@ def _matched(answers: tuple[Node, ...], golds: tuple[Node, ...], equal: Equal | 
 def _same_items(answer: Items, gold: Items, equal: Equal | None) -> bool:
     if len(answer.items) != len(gold.items) or answer.either != gold.either:
         return False
+    if _are_roots(answer.items, gold.items) or _are_roots(gold.items, answer.items):
+        values = [tuple(item.value for item in side.items if isinstance(item, Named)) for side in (answer, gold)]
+        return _matched(values[0], values[1], equal)
     if _names(answer) != _names(gold) and (answer.is_set or gold.is_set):
         return False  # a set does not say what is x and what is y
     if gold.ordered or _names(answer) != _names(gold):
         # Several blanks; or only one side says what is x and what is y: then the order says it.
         return _in_order(answer.items, gold.items, equal)
     return _matched(answer.items, gold.items, equal)
+
+
+def _are_roots(numbered: tuple[Node, ...], same: tuple[Node, ...]) -> bool:
+    """Whether one side is x_1 = 3, x_2 = -2 and the other x = 3, x = -2."""
+    names = {item.name if isinstance(item, Named) else "" for item in same}
+    found = {item.name if isinstance(item, Named) else "" for item in numbered}
+    return len(names) == 1 and len(found) > 1 and found == {f"{min(names)}_{i + 1}" for i in range(len(numbered))}
 
 
 def _names(items: Items) -> bool:
@@ -347,7 +359,11 @@ def check(answer: str, gold: Gold) -> Verdict:
 
 def _is_same_quantity(answer: str, found: Node, gold: Node) -> bool:
     """By the rule of ``number``, which reads units in more spellings, where both are single expressions."""
-    if not isinstance(found, Leaf) or not isinstance(gold, Leaf) or not (gold.unit or "°" in gold.key):
+    if (
+        not isinstance(found, Leaf)
+        or not isinstance(gold, Leaf)
+        or not (gold.unit or gold.is_number or "°" in gold.key)
+    ):
         return False
     return number.check(answer, Gold(gold.number_text)).correct is True
 

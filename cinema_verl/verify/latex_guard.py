@@ -7,6 +7,7 @@ over as one variable, the same on both sides: x_1, f(x), \\vec{a}, ∠ABC, 204_5
 that language is not asked about at all, and compared as it is spelled.
 """
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +37,11 @@ class _NotAsked(Exception):
     """The expression has something that the engine would not read as we do."""
 
 
+# Figures with signs between them: a range, a score, a date, a size, or a sum that was not worked out. 10-20 is not
+# 20-30, 3×4 not 2×6.
+FIGURES = re.compile(r"(?![\d.]+/[\d.]+$)[\d.]+(?:[-+×·/][\d.]+)+")
+
+
 @dataclass(frozen=True)
 class Question:
     """An expression as the engine gets it.
@@ -56,7 +62,7 @@ class Question:
 @lru_cache(maxsize=1024)  # golds repeat over a group and an epoch
 def question(leaf: Leaf) -> Question | None:
     """How the engine is asked about an expression, or None where it is not."""
-    if not 0 < len(leaf.tokens) <= MAX_TOKENS or leaf.value_key in _WORDS:
+    if not 0 < len(leaf.tokens) <= MAX_TOKENS or leaf.value_key in _WORDS or FIGURES.fullmatch(leaf.value_key):
         return None
     writer = _Writer(leaf.tokens)
     try:
@@ -173,7 +179,8 @@ class _Writer:
         """A variable: itself if it is one letter, otherwise a variable that stands for the name."""
         token = self.tokens[i]
         if token.text == "d" and [t.text for t in self.tokens[i + 2 : i + 4]] == ["/", "d"] and i + 4 < end:
-            stop, name = i + 5, key_of(self.tokens[i : i + 5])  # dy/dx
+            stop = i + 5  # dy/dx
+            name = rf"\frac{{{key_of(self.tokens[i : i + 2])}}}{{{key_of(self.tokens[i + 3 : stop])}}}"
         else:
             stop, name = atom(self.tokens, i)
         if stop > end or stop == i:

@@ -37,6 +37,7 @@ _DELIMITER = re.compile(r"(?<!\\)(?:\$\$?|\\[()\[\]])")
 _HAS_LETTER = re.compile(r"[^\W\d_]")
 _LOOKS: Final = (
     (re.compile(r"\\(?:left|right|middle|displaystyle|limits|[bB]igg?[lrm]?|textstyle|rm|bf)(?![A-Za-z])\.?"), " "),
+    (re.compile(r"\\f?boxed(?=\s?\{)(?!.*\\f?boxed)", re.DOTALL), " "),  # of several the first stay
     (re.compile(r"\\q?quad(?![A-Za-z])"), " \ue000 "),  # between the items of a list
     # The comma of thousands, by its spelling or because no number of a list has figures such as 001.
     (re.compile(r"\{,\}|,\\!\s?|(?:(?<=[1-9])|(?<=[1-9]\d)|(?<=[1-9]\d\d)|(?<=,\d\d\d)),(?=0\d\d(?!\d))"), "\ue001"),
@@ -60,7 +61,9 @@ _LOOKS: Final = (
     (re.compile(r"\\ge(?:q|qslant|qq)?(?![A-Za-z])|≥|≧|⩾|>="), "≥"),
     (re.compile(r"\\pmod\s?(?:\{\s?(\w+)\s?\}|(\w))|\(\s?\\?b?mod\s?\{?\s?(\w+)\s?\}?\s?\)"), r" mod \1\2\3"),
     (re.compile(r"\*\*"), "^"),
-    (re.compile(r"(?<=[A-Za-z])\s?//\s?(?=[A-Za-z])"), "∥"),
+    (re.compile(r"(?<=[A-Za-z])\s?//\s?(?=[A-Za-z])|(?<=[A-Z]{2})\s?\|\|\s?(?=[A-Z]{2})"), "∥"),
+    (re.compile(r"\\(?:mathbb|mathbf|Bbb)\s?(?:\{\s?([NZQRC])\s?\}|([NZQRC])(?![A-Za-z]))"), r" \1\2"),
+    (re.compile(r"\s?\(\s?([A-Za-z]\s?(?:\\in(?![a-z])|∈)[^()]{1,20})\)$"), r", \1"),  # ... (k∈Z)
     (re.compile(r"\{\s?\}"), ""),
 )
 _COMMANDS: Final = {
@@ -95,7 +98,9 @@ GREEK: Final = frozenset("αβγδεζηθικλμνξοπρστυφχψωΓΔΘ
 
 # ---- tokens ---------------------------------------------------------------------------------------------------------
 
-_TEXT_COMMANDS: Final = "text|textrm|textbf|textit|textnormal|mathrm|mbox|operatorname|mathit|mathbf|mathsf|hbox|mathop"
+_TEXT_COMMANDS: Final = (
+    "ce|text|textrm|textbf|textit|textnormal|mathrm|mbox|operatorname|mathit|mathbf|mathsf|hbox|mathop"
+)
 _TOKEN = re.compile(
     rf"""(?P<word>\\(?:{_TEXT_COMMANDS})\*?\s?\{{[^{{}}]*\}})
     |\\begin\s?\{{(?P<begin>[A-Za-z]{{1,12}})\*?\}}(?:\s?\{{[clr|\s]{{1,40}}\}})?

@@ -15,7 +15,7 @@ sentence, or words that its text has; not a value or a few words that its text d
 Prose counts only when it names one letter, no other option's text or value, and neither alternatives, doubt nor denial:
 "A or B", "B, C", "could be B", "not B" are incorrect. "A" and "I" followed by a lower-case word are an article and a
 pronoun. Gold and answer are read alike; a gold that is no option's letter or text, or the text of two options,
-abstains.
+abstains. Brackets around a list are of one kind with the option's: [1,2] is not (1,2).
 """
 
 import re
@@ -25,7 +25,7 @@ from functools import lru_cache
 from string import ascii_uppercase
 from typing import Final
 
-from cinema_verl.verify import latex, number, ordering
+from cinema_verl.verify import latex, number, ordering, yesno
 from cinema_verl.verify.number_words import read_words
 from cinema_verl.verify.reading import (
     fold,
@@ -82,12 +82,13 @@ _TOKEN = re.compile(rf"(?<!\w){_FIGURES}|\w+")
 _VALUE_IN_PROSE = re.compile(rf"\\[dt]?frac\{{\d+\}}\{{\d+\}}|(?<![\w.]){_FIGURES}")
 _HEAD = re.compile(r"(?:[.;:]|,(?!\d))(?=\s)|\n|\s-{1,2}\s|\s(?=(?:because|since)\b)")
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)(?:\s?:\s?|\s(?:to)\s|比)(\d+(?:\.\d+)?)")
-_AROUND_SIGNS = re.compile(r"\s?([,;:=+*/<>()\[\]{}|^]|-(?=\d))\s?")
+_AROUND_SIGNS = re.compile(r"\s?([,;:=+*/<>()\[\]{}|^]|-(?=\s?\d))\s?")
 _JOINT = re.compile(r",?\s(?:and|&)\s")  # "I, II and III" is "I, II, III"
 _ANGLED = re.compile(r"<\s?(image|img|figure|picture|video)\s?(\d{1,2})\s?>")
+_JOINTS = re.compile(r"\b(?:and|or)\b")
 _TWO_NUMBERS = re.compile(r"\d, \d{3}(?!\d)")
-_MATHS = re.compile(r"[\\^+=√π∠°×·<>≤≥∞±]|\d")
-_WORD = re.compile(r"(?<![\\A-Za-z])(?!sqrt)[^\W\d_]{4}")
+_MATHS = re.compile(r"[\\^+=√π∠°×·<>≤≥∞±]|\d|(?:sin|cos|tan|cot|log|ln)\s?[\dA-Zx-zα-ω(](?![a-z])")
+_WORD = re.compile(r"(?<![\\A-Za-z])(?!sqrt|(?:sin|cos|tan|cot|log)[^a-z])[^\W\d_]{4}")
 # What a remark has and a text that should be an option's has not.
 _REMARK = re.compile(
     r"\b(?:because|since|as|so|thus|therefore|hence|which|that|this|it|they|there|we|i|you|is|are|was|were|has|have|had|can"
@@ -96,7 +97,11 @@ _REMARK = re.compile(
     re.IGNORECASE,
 )
 _IDLE: Final = frozenset(("a", "an", "the", "of", "in", "on", "at", "to", "and", "with", "for", "by", "side"))
-_SUBJECT = re.compile(r"(?:it|they|this|these|there)\s(?:(?:is|are|was|were)\s)?(?=\S)", re.IGNORECASE)  # "It grows"
+_SUBJECT = re.compile(  # "It grows", "The color is red"
+    r"(?:it|they|this|these|there)\s(?:(?:is|are|was|were)\s)?(?=\S)"
+    r"|(?:the|its|their|his|her)\s(?:[a-z']+\s){1,6}(?:is|are|was|were)\s(?=\S)",
+    re.IGNORECASE,
+)
 _MAX_NUMBERED: Final = 40  # characters of "the second photograph"
 _MAX_VALUE: Final = 200  # our choice: longer texts are compared as texts
 _MAX_CLAIM: Final = 4  # words; our choice: what is longer is a sentence
@@ -155,8 +160,11 @@ class Options:
             letter = self._squeezed.get(_squeeze(_plain(text)))
         if not letter and self._numbered:
             letter = self._numbered.get(ordering.item(text))
-        if not letter and (subject := _SUBJECT.match(text)):
+        if not letter and (subject := _SUBJECT.match(text)) and not hedges(subject[0]):
             letter = self._letter_of.get(words(text[subject.end() :]))
+        if letter and "," in text:
+            brackets = {_brackets(as_written), _brackets(self._as_written[ascii_uppercase.index(letter)])}
+            return letter if len(brackets - {""}) < 2 else None  # [1,2] is not (1,2)
         return letter
 
     def by_value(self, text: str, as_written: str) -> str | None:
@@ -197,7 +205,7 @@ class Options:
         same = []
         for i, own in enumerate(self._maths):
             own_name, own_body = named(without_looks(own))
-            if not own:
+            if not own or {*_JOINTS.findall(text), *_JOINTS.findall(own)} == {"and", "or"}:
                 continue
             values = name != own_name and same_name(name, own_name) and latex.check(body, Gold(own_body)).correct
             if values or latex.check(text, Gold(own)).correct:
@@ -324,6 +332,12 @@ def _squeeze(text: str) -> str:
     return _AROUND_SIGNS.sub(r"\1", _JOINT.sub(", ", _ANGLED.sub(r"\1 \2", text)))
 
 
+def _brackets(text: str) -> str:
+    """The brackets around text, which say whether "1,2" is a point, an interval or a set; "" for none."""
+    text = without_looks(without_math_marks(text)).replace("\\", "")
+    return text[0] + text[-1] if text[:1] in ("(", "[", "{") and text[-1] in ")]}" else ""
+
+
 def _spaced(tokens: Iterable[str]) -> str:
     """Words between single spaces, so that ``in`` compares whole words."""
     return f" {' '.join(tokens)} "
@@ -410,7 +424,7 @@ def _labelled(text: str, options: Options) -> str | None:
     if not said and rest[-2:-1] == " " and rest[-1] in (options.letters if options.has_texts else "ABCDE"):
         return None  # "B. 2 C" names two
     if not said and not _REASON.match(rest):
-        said = options.by_value(rest, as_written)
+        said = options.by_value(rest, as_written) or (_read_remark(rest, options) if firm else None)
     if said == letter:
         return letter
     if said and (firm or not _WORD_OR_MORE.match(rest)):
@@ -462,7 +476,10 @@ def _read_remark(text: str, options: Options) -> str | None:
     remark = text[head.end() :].strip()
     said = peel(text[: head.start()])
     letter = options.by_text(said, said) or options.by_value(said, said)
-    if not letter or hedges(remark) or not _is_remark(remark) or options.names_another(letter, remark):
+    is_side = yesno.read(said) is not None and yesno.read(text) is not None  # "No, it is not."
+    if not letter or not (is_side or (_is_remark(remark) and not hedges(remark))):
+        return None
+    if options.names_another(letter, remark):
         return None
     others = {m.upper() for m in _MENTION.findall(remark)} - {letter}
     return None if others or (said[-1:].isdigit() and remark[:1].isdigit()) else letter

@@ -4,7 +4,7 @@ Read: integers and decimals with an optional sign; digits grouped in threes by c
 more) stops; scientific notation and powers of ten; repeating decimals (``0.\\overline{3}``, 0.(3)); fractions ("3/4",
 ``\\frac{1.5}{2}``) and mixed numbers; English and Chinese number words; a scale word ("3 million", "3万"); degrees with
 minutes; a currency sign; a unit (see :mod:`.units`); what is
-counted ("5 apples", see :mod:`.counted`); and what it is the value of ("BF = 4.2", see `reading.named`).
+counted ("5 apples", "There are 5 apples in the image", see :mod:`.counted`); and what it is the value of ("BF = 4.2", see `reading.named`).
 
 Values are compared exactly, as rationals: 42 = 42.0 = 84/2, 0.001 is not 0.004; ``tolerance`` is an absolute slack
 (MathVista's precision of k digits is 0.5 * 10^-k) and by default there is none. Units: on both sides they must be the
@@ -88,6 +88,17 @@ _BASE = re.compile(r"_\s?\{?\s?\(?\s?([a-z]+|\d{1,2})\s?\)?\s?\}?|\(?\s?(?:in\s)
 _WORDY_UNIT = re.compile(
     r"\{\s?([^{}\d]+)\s?\}|(.{1,40})\s(?:old|long|tall|high|wide|deep|thick|away|apart|in\s(?:total|all|length|height|width))"
 )
+# "There are", "the year", and where it is seen: what says nothing about the number.
+_LEAD = re.compile(
+    r"there\s(?:is|are)\s(?:only\s|exactly\s)?(?=[\da-z])|(?:in\s)?(?:the\s)?year\s(?=\d{4}$)|in\s(?=\d{4}$)|(?:一?共有?|总共有?|等于)(?=\d)",
+    re.IGNORECASE,
+)
+_SHOWN = re.compile(
+    r"\s(?:(?:shown|visible|present|depicted)\s)?(?:in|on)\s(?:the|this)\s(?:image|picture|photo|video|figure|scene|diagram|chart)$",
+    re.IGNORECASE,
+)
+_DECADE = re.compile(r"(?:the\s)?\d{3}0'?s")
+_MINUS = re.compile(r"(?:minus|negative)\s(?=[\d.\\])|负(?=\d)", re.IGNORECASE)
 _IN_ALL: Final = frozenset(("in total", "in all", "altogether", "total"))
 # The ordinary answer: no commas, at most one word. Everything else takes the long way.
 _PLAIN = re.compile(r"(-?)(\d{1,40})(?:\.(\d{1,20}))?(?: ?([A-Za-z%°]+))?")
@@ -121,9 +132,11 @@ def read(text: str) -> Quantity | None:
     if (plain := _PLAIN.fullmatch(text)) and (quantity := _read_plain(plain)):
         return quantity
     text = without_math_marks(peel(text))
-    if len(text) > _MAX_TEXT or "\n" in text:
+    if len(text) > _MAX_TEXT or "\n" in text or _DECADE.fullmatch(text):
         return None
-    text = peel(without_looks(text))
+    text = _SHOWN.sub("", peel(without_looks(text)))
+    if lead := _LEAD.match(text):
+        text = text[lead.end() :]
     name, text = named(text)
     quantity = _read_value(peel(text) if name else text)
     if quantity is None or not name:
@@ -138,12 +151,16 @@ def _read_plain(match: re.Match[str]) -> Quantity | None:
         value = -value
     if not word:
         return Quantity(value)
+    if word == "s" and _DECADE.fullmatch(match[0]):
+        return None
     unit = unit_rules.read(word, glued=match.start(4) == match.end(3 if decimals else 2))
     return Quantity(value, unit.name) if unit.standing is Standing.SURE else None
 
 
 def _read_value(text: str) -> Quantity | None:
     """Of text without wrapping and name."""
+    if minus := _MINUS.match(text):
+        text = "-" + text[minus.end() :]
     if text[:1] in ("-", "+") and text[1:].lstrip()[:1] == "(":  # -(3/4)
         inner = peel(text[1:].strip())
         quantity = _read_value(inner) if inner[:1].isdigit() or inner[:1] in "\\." else None
@@ -225,7 +242,8 @@ def _with_unit(value: Fraction, currency: str, rest: str) -> Quantity | None:
     """The value in its scale, and what follows it as a unit."""
     text = rest.strip()
     if text[:1] in ("(", "[") and len(text) > len("(m)"):
-        text = peel(text)  # 5 (cm); in "5 (C)" the bracket may hold a label
+        bare = peel(text)  # 5 (cm); in "5 (C)" the bracket may hold a label, and 2(a+b) is no 2a+b
+        text = bare if unit_rules.read(bare).standing is Standing.SURE or is_counted(bare) else text
     if not text and not currency:
         return Quantity(value)
     if text in _IN_ALL and not currency:

@@ -67,7 +67,13 @@ def _joined(text: str) -> bool:
 
 
 def _fraction(words: list[str]) -> Fraction | None:
+    if "point" in words:
+        return _decimal(words)
     part = _PARTS.get(words[-1].removesuffix("s")) or _PARTS.get(words[-1])
+    if part and "and" in words[1:]:  # three and a half
+        at = len(words) - words[::-1].index("and")
+        whole, below = _integer(words[: at - 1]), _fraction(words[at:])
+        return whole + below if whole and whole < 100 and below and below < 1 else None
     if part is None:
         whole = _integer(words)
         return None if whole is None else Fraction(whole)
@@ -76,6 +82,15 @@ def _fraction(words: list[str]) -> Fraction | None:
         return Fraction(1, part) if part in (2, 4) else None
     above = _BELOW_HUNDRED.get(counted[0]) if len(counted) == 1 else None
     return Fraction(above, part) if above else None
+
+
+def _decimal(words: list[str]) -> Fraction | None:
+    """Two point five."""
+    at = words.index("point")
+    whole, digits = _integer(words[:at]), [_BELOW_HUNDRED.get(word, 10) for word in words[at + 1 :]]
+    if (whole is None and words[:at] != ["zero"]) or not digits or max(digits) > 9:
+        return None
+    return (whole or 0) + Fraction(int("".join(map(str, digits))), 10 ** len(digits))
 
 
 def _integer(words: list[str]) -> int | None:

@@ -85,7 +85,7 @@ _PAIRS: Final = (
 )
 _COMMAND = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textit|textrm|textsf|texttt|mbox|emph|underline|operatorname"
-    r"|mathrm|mathbf|mathit|mathsf|boldsymbol|bm|displaystyle|bf|rm)\s*(?=\{)"
+    r"|mathrm|mathbf|mathit|mathsf|boldsymbol|bm|displaystyle|bf|rm|ce)\s*(?=\{)"
 )
 _LEAD_IN = re.compile(
     r"""(?P<mark>\*\*|__)?(?:
@@ -94,15 +94,15 @@ _LEAD_IN = re.compile(
       | i\s+(?:would\s+)?(?:think|believe|choose|pick|select|say)\b(?:\s+that\b)?[,:\s]*
       | (?:it\s+is|it's)\b[,:\s]*
       | (?:(?:the|my)\s+)?(?:(?:final|correct|right|best)\s+)*(?:answer|option|choice|solution|result)\b\s*
-        (?:(?:is|should\s+be|would\s+be)\b\s*)?[:=]?\s*
+        (?:(?:is|should\s+be|would\s+be)\b\s*)?[:：=]?\s*
       | (?:所以|因此|故)[,:\s]*
       | (?:我)?(?:认为|觉得)[,:\s]*
-      | (?:(?:最终|正确)的?)?(?:答案|选项)\s*(?:应该是|应为|应是|是|为|选)?\s*[:=]?\s*
-      | (?:我|应)?(?:选择|选)\s*[:=]?\s*
+      | \[?(?:(?:最终|正确)的?)?(?:答案|选项)\]?\s*(?:应该是|应为|应是|是|为|选)?\s*[:：=]?\s*
+      | (?:我|应)?(?:选择|选)\s*[:：=]?\s*
     )(?(mark)\s*(?P=mark)[:\s]*)""",
     re.IGNORECASE | re.VERBOSE,
 )
-_LEADS: Final = frozenset("sthfimcraobSTHFIMCRAOB*_\\∴所因故我认觉最正答选应")  # what a lead-in begins with
+_LEADS: Final = frozenset("sthfimcraobSTHFIMCRAOB*_\\∴所因故我认觉最正答选应[")  # what a lead-in begins with
 # No "!" (5! is not 5) and no "?" (a question is no answer).
 _CLOSERS: Final = ".,;:\n "
 _OPENERS: Final = frozenset(left[0] for left, _ in _PAIRS)
@@ -192,13 +192,16 @@ _LOOKS: Final = (
     (re.compile(r"\\(?:[dtc]frac|nicefrac|sfrac)(?![A-Za-z])"), r"\\frac"),
     (
         re.compile(
-            r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname|rm|bf)\s?\{((?:[^{}]|\{[^{}]*\})*)\}"
+            r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|bb)|mbox|operatorname|rm|bf|ce)\s?\{((?:[^{}]|\{[^{}]*\})*)\}"
         ),
         r" \1 ",
     ),
+    (re.compile(r"\\f?boxed\s?\{((?:[^{}]|\{[^{}]*\})*)\}(?!.*\\f?boxed)", re.DOTALL), r" \1 "),
     (re.compile(r"\{\s?\\(?:rm|bf|it)\s([^{}]*)\}"), r" \1 "),
     (re.compile(r"\s?\^\s?(?:\{\s?(?:\\circ|°|o)\s?\}|\\circ(?![A-Za-z])|°|o(?![A-Za-z0-9]))"), "°"),
     (re.compile(r"\\(?:text)?degree(?![A-Za-z])"), "°"),
+    (re.compile(r"\^\s?(?:\\prime(?![A-Za-z])|\{\s?\\prime\s?\})"), "'"),
+    (re.compile(r"\^\s?\{\s?\\prime\s?\\prime\s?\}"), "''"),
     (re.compile(r"\\(?:text)?celsius(?![A-Za-z])"), "°C"),
     (re.compile(r"\\(?:times|ast)(?![A-Za-z])\s?"), "×"),
     (re.compile(r"\\(?:cdot|bullet)(?![A-Za-z])\s?|[⋅∙•∗]"), "·"),

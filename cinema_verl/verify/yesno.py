@@ -2,9 +2,9 @@
 
 Yes is one of yes, y, true, t, correct, right, a tick and their Chinese and Japanese kin (是, 对, 真, はい); no is one
 of no, n, false, f, incorrect, wrong, a cross and theirs (否, 不是, 错, 假, いいえ). An answer is that word alone, in
-any case and wrapping, or the word, a comma, stop, colon or dash, and a remark, provided that the remark holds no word
-of the other side and neither alternatives nor doubt. Everything else is unreadable: "I do not know" is not "no", and
-"yes and no" is neither. Gold and answer are read alike; a gold that is neither abstains.
+any case and wrapping, or the word, a comma, stop, colon, dash or bracket, and a remark, provided that the remark holds
+no word of the other side and neither alternatives nor doubt. Everything else is unreadable: "I do not know" is not
+"no", and "yes and no" is neither. Gold and answer are read alike; a gold that is neither abstains.
 """
 
 import re
@@ -19,7 +19,7 @@ _SIDE = {
     **dict.fromkeys(("否", "不", "不是", "不是的", "不对", "错", "错的", "错误", "错误的"), False),
     **dict.fromkeys(("不正确", "假", "假的", "没有", "いいえ", "正しくない"), False),
 }
-_REMARK = re.compile(r"\s*(?:[,.;:]|\n|\s-+\s)\s*")
+_REMARK = re.compile(r"\s*(?:[,.;:]|\n|\s-+\s|(?<=\s)(?=\())\s*")
 # What a remark must not hold, by the side that the first word took.
 _AGAINST = {
     True: re.compile(r"\b(?:no|not|false|incorrect|wrong)\b|n't\b|否|不|错|假|没", re.IGNORECASE),
