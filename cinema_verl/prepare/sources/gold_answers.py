@@ -235,7 +235,7 @@ _YES_NO: Final = frozenset(
     ("yes", "no", "true", "false", "是", "否", "不是", "真", "假", "对", "错", "不对", "正确", "错误", "不正确")
 )
 # What people and pandas write for no answer; not "none", which counts something.
-_NONE: Final = frozenset(("-", "?", "n/a", "nan", "null"))
+_NONE: Final = frozenset(("-", "?", "n/a", "nan", "null", "[]", "{}"))
 _LEFT_OUT = re.compile(
     r"[(（]?\s?(?:omitted|略|(?:see|refer to) (?:the )?(?:analysis|solution|explanation|proof|figure|diagram)"
     r"|(?:the )?(?:proof|solution|figure|diagram) (?:is )?omitted|见解析|如图)\s?[.。)）]*",
@@ -256,13 +256,18 @@ _NO_PLURAL = re.compile(
     re.IGNORECASE,
 )
 _LETTERS = re.compile(r"[(\[]?[A-H](?:\s?[,&]\s?[A-H])*[)\]]?")
-_YES_NO_REMARK = re.compile(r"(yes|no)\s?[,.;:]\s", re.IGNORECASE)  # "Yes, both do."
+_YES_NO_REMARK = re.compile(r"(yes|no)\s?[,.;:]\s(?!\d)", re.IGNORECASE)  # "Yes, both do."
 _PARTS = re.compile(r"(?:^|\s)[(（]?[1i①][)）.].*[\s;,；，][(（]?(?:2|ii|②)[)）.]|①.*②|[;；]", re.DOTALL)
 _JOINED = re.compile(r"\b(?:and|or)\b|[或和]")
 _MATH = re.compile(r"\\[A-Za-z]+|[\d^=<>≤≥≠√π°∠△±∞+*/|]")
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textrm|mbox|operatorname|begin|end)\s?\{[^{}]*\}|\\[A-Za-z]+")
 _WORD = re.compile(r"[^\W\d_]{4}|[\u3400-\u9fff]{2}")
-_DATE = re.compile(r"\d{1,4}[-/]\d{1,2}[-/]\d{1,4}")
+_DATE = re.compile(
+    r"\d{1,4}[-/]\d{1,2}[-/]\d{1,4}|(?:the\s)?\d{3}0'?s|\d{1,2}(?::\d{2})?\s?[ap]\.?\s?m\.?|no\.\s?\d+", re.IGNORECASE
+)
+_ABOUT = re.compile(
+    r"(?:(?:about|approximately|approx\.|around|roughly)\s|大?约)(?=[-$\\\d])|(?<=\d)左右$", re.IGNORECASE
+)
 _BRACKETED_LIST = re.compile(r"[(\[{].*[,，].*[)\]}]", re.DOTALL)
 
 
@@ -286,6 +291,7 @@ def _letter(text: str) -> str | None:
 
 
 def _open(text: str, question: str, max_words: int, tolerance: float | None) -> Gold:
+    text = _ABOUT.sub("", text)
     if text.casefold().rstrip("!") in _YES_NO:
         return Gold("yesno", text)
     if (remark := _YES_NO_REMARK.match(text)) and yesno.read(text) is not None:

@@ -18,6 +18,10 @@ MAX_STATEMENT: Final = 20  # the last circled number of Unicode's first block
 
 _HASHES = re.compile(r"\\?#\s?\\?#")
 _SLASH = re.compile(r"(?<=[\s$])/|/(?=[\s$])")
+_IN_BRACKETS = re.compile(r"([^()]+[^()\s])\s?[(（]([^()（）]+)[)）]")  # 3/4 (0.75)
+_OR = re.compile(r"(.+?)\s?(?:\bor\b|或)\s?(.+)")
+_EQUALS = re.compile(r"([^=]*\d[^=]*)=([^=]*\d[^=]*)")  # of numbers: 3+4=7 says 7
+_PAIRS: Final = (_IN_BRACKETS, _OR, _EQUALS)
 _WORDS = re.compile(r"[^\W\d_][^\W\d_ '\-]*(?: [^\W\d_'\-]+)*")
 _QUOTED_LIST = re.compile(r"\[\s*['\"].*['\"\]]", re.DOTALL)
 _BETWEEN_QUOTES = re.compile(r"['\"]\s*,\s*['\"]")
@@ -37,8 +41,8 @@ def as_list(text: str) -> list[str] | None:
 def alternatives(text: str) -> list[str] | None:
     """The ways to write one answer that a gold gives; None where it is only one.
 
-    They are separated by ``##`` in any of its spellings, by " / " between two spellings of one value (3 / 4 is a
-    fraction: its sides differ), or are a list of quoted texts.
+    They are separated by ``##`` in any of its spellings, by " / ", "or" or "=" between two spellings of one value (3 /
+    4 is a fraction: its sides differ), with the second in brackets ("3/4 (0.75)"), or are a list of quoted texts.
 
     Raises:
         Rejected: ``several_golds`` for words on both sides of " / ", which may be synonyms or two answers.
@@ -51,6 +55,10 @@ def alternatives(text: str) -> list[str] | None:
     if _HASHES.search(text):
         marks_pair = text.count("$") % 2 == 0
         return [found for part in _HASHES.split(text) if (found := closed(part, was_cut=marks_pair))]
+    for pair in filter(None, (style.fullmatch(text) for style in _PAIRS)):
+        first, second = closed(pair[1]), closed(pair[2])
+        if same_value(first, second) and (pair.re is not _EQUALS or number.read(fold(first))):
+            return [first, second]
     slashes = [match.start() for match in _SLASH.finditer(text)]
     if len(slashes) != 1 or _depth(text[: slashes[0]]):
         return None
@@ -212,7 +220,7 @@ def _depth(text: str) -> int:
 
 def permutation(text: str) -> bool:
     """Whether a list of figures is an order of 1 to n that is not the natural one: "2, 1", "[3, 1, 2]"."""
-    items = re.split(r"\s?[,，、]\s?|\s?>\s?|\s?->\s?", text.strip("[]() "))
+    items = re.split(r"\s?[,，、]\s?|\s?>\s?|\s?(?:->|→)\s?", text.strip("[]() "))
     if len(items) < 2 or not all(item.isascii() and item.isdigit() for item in items):
         return False
     numbers = [int(item) for item in items]

@@ -86,6 +86,14 @@ def test_a_box_that_is_never_closed_holds_nothing():
         ("①③", "text"),  # statements, not 13
         ("①、②、④", "text"),
         ("none", "text"),
+        ("1990s", "text"),  # no seconds
+        ("7:30 AM", "text"),
+        ("No. 3", "text"),  # no denial
+        ("约5", "number"),
+        ("about 5", "number"),
+        ("5左右", "number"),
+        ("答案：5", "number"),
+        ("3-1", "latex"),
     ],
 )
 def test_the_rules_that_infer_a_type(text, answer_type):
@@ -106,6 +114,7 @@ def test_an_option_may_be_a_sign():
         ("N/A", "no_answer"),
         ("nan", "no_answer"),
         ("-", "no_answer"),
+        ("[]", "no_answer"),
         ("A man is riding a bicycle along the river", "free_text"),
         ("two lines\nof text", "free_text"),
         ("x" * 20_000, "free_text"),

@@ -45,6 +45,11 @@ def reason_of(gold, **how):
         ("['9/7', '1.286', '1.29]", ["9/7", "1.286", "1.29"]),
         ("['0.67', '2/3']", ["2/3", "0.67", "0.667"]),
         (r"$3\sqrt{3} \approx 5.20$", ["5.20", r"3\sqrt{3}"]),
+        ("5/8 (0.625)", ["5/8", "0.625"]),
+        (r"$\frac{5}{8}$ or 0.625", ["5/8", "0.625"]),
+        ("0.625或5/8", ["5/8", "0.625"]),
+        ("5/8=0.625", ["5/8", "0.625"]),
+        ("12 (twelve)", ["12", "twelve"]),
         (r"$\frac{9}{7} \approx 1.29$", ["9/7", "1.29"]),
         (r"$2 \sqrt{5} \quad 7 \sqrt{2}-3 \# \#-3+7 \sqrt{2}$", [r"2\sqrt{5} \quad 7\sqrt{2}-3"]),
     ],
@@ -65,6 +70,13 @@ def test_alternatives_are_one_answer(gold, answers):
 def test_a_fraction_with_spaces_stays_one(gold, value):
     assert alternatives(gold) is None
     assert right(gold, value)
+
+
+@pytest.mark.parametrize(
+    "gold", ["5 (or 6)", "3 or 4", "2 (3)", "x=5", "2+3=5", "x^2-1=(x-1)(x+1)", "1/2=0.4", "12 (cm)"]
+)
+def test_two_values_are_no_alternatives(gold):
+    assert alternatives(gold) is None
 
 
 def test_a_rounded_number_is_right_and_a_wrong_one_is_not():
@@ -179,7 +191,7 @@ def test_a_list_is_a_set_where_the_question_asks_for_all_of_something():
 
 
 def test_an_order_of_things():
-    assert [read(gold).answer_type for gold in ("2,1", "[3, 1, 2]", "3>1>2")] == ["ordering"] * 3
+    assert [read(gold).answer_type for gold in ("2,1", "[3, 1, 2]", "3>1>2", "3→1→2")] == ["ordering"] * 4
     assert permutation("3, 1, 2")
     assert not permutation("1, 2, 3")
     assert not permutation("2, 4")

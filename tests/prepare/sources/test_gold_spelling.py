@@ -68,6 +68,9 @@ def test_backslashes_that_json_or_python_took_for_escapes(eaten, meant):
         (r"$\frac{5 \sqrt{3}}{2} \mathrm{dm}$", r"\frac{5\sqrt{3}}{2}"),
         (r"$\frac{5 \sqrt{3}}{2} \mathrm{dm}$", r"\frac{5 \sqrt{3}}{2} \mathrm{dm}"),
         ("\x0crac{5}{8}", "5/8"),
+        (r"$7.5\times {{10}^{4}}$", "75000"),
+        (r"$7.5\times {{10}^{4}}$", "7.5e4"),
+        (r"${{a}_{n}}={{3}^{n-1}}$", "3^{n-1}"),
     ],
 )
 def test_a_mangled_gold_is_met_by_the_plain_answer(gold, also_right):
