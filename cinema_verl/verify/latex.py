@@ -5,8 +5,8 @@ whose expressions are the same in spelling, after removal of what LaTeX does for
 rule of ``number``, or, where neither decides, equivalent in the opinion of the engine: math-verify, in a worker
 process, which is asked only what ``latex_guard`` lets through: the same variables in the same case, in a language that
 it reads as we do, and never where the gold is a number, which wants a number and not the sum that the question asked
-for. Figures with signs between them (10-20, 3×4) are spelled alike or different. Decimals are handed over as fractions, so nothing is rounded: 0.333333 is not 1/3. What is not shown equal is
-incorrect.
+for. Figures with signs between them (10-20, 3×4) are spelled alike or different. Decimals are handed over as fractions,
+so nothing is rounded: 0.333333 is not 1/3. What is not shown equal is incorrect.
 
 "x =" may be left out on one side, and so may a unit; y = 5 is not x = 5, and 5 cm not 5 m. An equation is any constant
 multiple of itself. A chain says what all its sides say: x = 4 = 5 says nothing. The gold decides whether "1,200" is a

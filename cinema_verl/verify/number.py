@@ -3,8 +3,8 @@
 Read: integers and decimals with an optional sign; digits grouped in threes by commas, spaces, apostrophes or (twice or
 more) stops; scientific notation and powers of ten; repeating decimals (``0.\\overline{3}``, 0.(3)); fractions ("3/4",
 ``\\frac{1.5}{2}``) and mixed numbers; English and Chinese number words; a scale word ("3 million", "3万"); degrees with
-minutes; a currency sign; a unit (see :mod:`.units`); what is
-counted ("5 apples", "There are 5 apples in the image", see :mod:`.counted`); and what it is the value of ("BF = 4.2", see `reading.named`).
+minutes; a currency sign; a unit (see :mod:`.units`); what is counted ("5 apples", "There are 5 apples in the image",
+see :mod:`.counted`); and what it is the value of ("BF = 4.2", see `reading.named`).
 
 Values are compared exactly, as rationals: 42 = 42.0 = 84/2, 0.001 is not 0.004; ``tolerance`` is an absolute slack
 (MathVista's precision of k digits is 0.5 * 10^-k) and by default there is none. Units: on both sides they must be the
