@@ -369,9 +369,14 @@ def _bracketed(tokens: tuple[Token, ...], depth: int) -> Node:
     if opening.text == r"\{":
         condition = [i for i, token in enumerate(inner) if token.text in ("|", ":")]
         if condition and any(token.kind == "relation" for token in inner):
-            if not condition[0] or not _occurs(inner[0].text, inner[condition[0] + 1 :]):
+            head, rest = inner[: condition[0]], inner[condition[0] + 1 :]
+            if not head or not _occurs(head[0].text, rest):
                 return _raw(tokens)
-            return _list(inner[condition[0] + 1 :], depth + 1)  # { x | x > 3 }
+            if len(head) == 1 or key_of(head[1:]) == "∈R":
+                return _list(rest, depth + 1)  # { x | x > 3 }
+            if head[1].text != "∈":
+                return _raw(tokens)  # { x^2 | x > 3 }
+            return _list((*head, Token("separator", ","), *rest), depth + 1)  # { x ∈ N | x < 3 }
         return _list(inner, depth + 1, is_set=True)
     if inner and inner[0].kind == "begin" and matches(inner).get(0) == len(inner) - 1:
         return _environment(inner[1:-1], inner[0].text, depth)

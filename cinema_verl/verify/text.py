@@ -2,7 +2,9 @@
 
 Correct is the gold or one of its aliases, word for word: after folding of scripts and case, with single spaces and
 without wrapping, LaTeX's looks or a leading article. Nothing is given for containing the gold, so that text around it
-does not help. Numbers of statements (①③, "(1)(3)", "①、③") are the same numbers in the same order, and are not the number 13. A gold
+does not help.
+
+Numbers of statements (①③, "(1)(3)", "①、③") are the same numbers in the same order, and are not the number 13. A gold
 that its source wrote as a formula ("sqrt(2)", ``\\frac{3}{4}\\pi{inches}``, "S:T=7:32") is also met by what the rule
 of ``latex`` accepts for it. A gold that is empty abstains; empty aliases are ignored.
 """

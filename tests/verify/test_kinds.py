@@ -182,6 +182,17 @@ KINDS: dict[str, Kind] = {
         *("mcq", "A", {"options": (r"$\sin\alpha$", r"$\cos\alpha$", "tan")}),
         *(("sin α", "sinα", "A. sin α"), ("cos α", "sin β", "tan", "A. tan")),
     ),
+    "set of a variable": (
+        *("latex", r"\{x|x>2\}", {}),
+        *(
+            (r"\{x\in\mathbb{R}\mid x>2\}", "x>2", r"(2,+\infty)", "{x|x>2}"),
+            (r"\{x^2|x>2\}", r"\{-x|x>2\}", r"\{x+1|x>2\}", r"\{x\in\mathbb{N}|x>2\}", r"\{y|y>2\}", "{x∈Z|x>2}"),
+        ),
+    ),
+    "set of integers": (
+        *("latex", r"\{x\in\mathbb{Z}|1<x<3\}", {}),
+        *((r"\{x\in Z\mid 1<x<3\}", r"\{x|1<x<3, x\in\mathbb{Z}\}"), (r"\{x|1<x<3\}", "(1,3)", r"\{x\in N|1<x<3\}")),
+    ),
     "parallel in plain text": ("latex", r"AB\parallel CD", {}, ("AB || CD", "AB // CD"), ("AB | CD", "AC || BD")),
 }
 
