@@ -255,9 +255,12 @@ _NO_PLURAL = re.compile(
     r"|tens|dozens|scores|hundreds|thousands|lakhs|crores|myriads|\w*illions",
     re.IGNORECASE,
 )
-_LETTERS = re.compile(r"[(\[]?[A-H](?:\s?[,&]\s?[A-H])*[)\]]?")
+_LETTERS = re.compile(r"[(\[]?[A-H](?:\s?[,&，、]\s?[A-H])*[)\]]?")
 _YES_NO_REMARK = re.compile(r"(yes|no)\s?[,.;:]\s(?!\d)", re.IGNORECASE)  # "Yes, both do."
-_PARTS = re.compile(r"(?:^|\s)[(（]?[1i①][)）.].*[\s;,；，][(（]?(?:2|ii|②)[)）.]|①.*②|[;；]", re.DOTALL)
+_PARTS = re.compile(
+    r"(?:^|\s)[(（]?[1i①][)）.].*[\s;,；，][(（]?(?:2|ii|②)[)）.]|^[(（]1[)）][^()（）]+[(（]2[)）]|①.*②|[;；]",
+    re.DOTALL,
+)
 _JOINED = re.compile(r"\b(?:and|or)\b|[或和]")
 _MATH = re.compile(r"\\[A-Za-z]+|[\d^=<>≤≥≠√π°∠△±∞+*/|]")
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textrm|mbox|operatorname|begin|end)\s?\{[^{}]*\}|\\[A-Za-z]+")
@@ -266,7 +269,8 @@ _DATE = re.compile(
     r"\d{1,4}[-/]\d{1,2}[-/]\d{1,4}|(?:the\s)?\d{3}0'?s|\d{1,2}(?::\d{2})?\s?[ap]\.?\s?m\.?|no\.\s?\d+", re.IGNORECASE
 )
 _ABOUT = re.compile(
-    r"(?:(?:about|approximately|approx\.|around|roughly)\s|大?约)(?=[-$\\\d])|(?<=\d)左右$", re.IGNORECASE
+    r"(?:(?:about|approximately|approx\.|around|roughly)\s|大?约)(?=[-$\\\d])|(?<=\d)左右$|\s?[(（](?:approx\.?|approximately|rounded[^()]*|(?:结果)?(?:精确|保留)[^()（）]*)[)）]$",
+    re.IGNORECASE,
 )
 _BRACKETED_LIST = re.compile(r"[(\[{].*[,，].*[)\]}]", re.DOTALL)
 
@@ -305,6 +309,8 @@ def _open(text: str, question: str, max_words: int, tolerance: float | None) -> 
     if pair := gold_parts.exact_and_rounded(text):
         exact, rounded = (Gold("number", part) for part in pair)
         return _rounded([exact, rounded]) or Gold("text", exact.answer, aliases=(rounded.answer,))
+    if text in ("=", "＝"):  # fill in a sign
+        return Gold("text", "=")
     if gold_parts.permutation(text):
         return Gold("ordering", text)
     quantity = None if _BRACKETED_LIST.fullmatch(text) else number.read(fold(text))

@@ -48,6 +48,7 @@ _REWRITES: Final = (
     (re.compile(r"\\(?:quantity|qty|SI)\s?\{([^{}]*)\}\s?\{\\?([^{}]*)\}"), r"\1 \\mathrm{~\2}"),
     (re.compile(r"\\(?:unit|si)\s?\{\\?([^{}]*)\}"), r"\\mathrm{~\1}"),
     (re.compile(r"\{\s?\{\s?(\w|\d+)\s?\}\s?([\^_])\s?(\{[^{}]*\}|\w)\s?\}"), r"\1\2\3"),  # {{10}^{5}}
+    (re.compile(r"^(\$?\s?-?\d{2,3})\s?\^\s?(?:0|\{\s?0\s?\})(\s?\$?)$"), r"\1^{\\circ}\2"),  # 120^0
     (re.compile(r"\{\s*\}\s*(?=[\^_])"), ""),  # an empty group that carries an exponent
     (re.compile(r"\^\s?\{?\s?\\wedge\s?\}?"), "^"),
     (re.compile(r"\\(?:mathrm|mathbf|mathit|rm|bf|it)\s?(?=\\)"), ""),  # a font for a command

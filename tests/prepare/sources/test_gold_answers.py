@@ -121,6 +121,7 @@ def test_an_option_may_be_a_sign():
         ("(1) 90° (2) 45°", "multi_part"),
         ("1) 3; 2) 4", "multi_part"),
         ("①3 ②4", "multi_part"),
+        ("（1）3（2）5", "multi_part"),
         ("3; 4", "multi_part"),
         ("x=1 or x=2", "multi_part"),
     ],
