@@ -242,8 +242,8 @@ def _with_unit(value: Fraction, currency: str, rest: str) -> Quantity | None:
     """The value in its scale, and what follows it as a unit."""
     text = rest.strip()
     if text[:1] in ("(", "[") and len(text) > len("(m)"):
-        bare = peel(text)  # 5 (cm); in "5 (C)" the bracket may hold a label, and 2(a+b) is no 2a+b
-        text = bare if unit_rules.read(bare).standing is Standing.SURE or is_counted(bare) else text
+        inside = peel(text)  # 5 (cm); in "5 (C)" the bracket may hold a label, and 2(a+b) is no 2a+b
+        text = inside if unit_rules.read(inside).standing is Standing.SURE or is_counted(inside) else text
     if not text and not currency:
         return Quantity(value)
     if text in _IN_ALL and not currency:
