@@ -16,7 +16,7 @@ from typing import Final
 
 from cinema_verl.verify.latex_form import Leaf, Relation
 from cinema_verl.verify.latex_names import DECORATIONS, SHAPES, atom, closing, derivative, group_end
-from cinema_verl.verify.latex_spelling import Token, key_of
+from cinema_verl.verify.latex_spelling import Token, key_of, matches
 
 MAX_TOKENS: Final = 250
 """Longest expression that the engine is asked about. Our choice: several times the longest golds of MV-MATH and
@@ -76,6 +76,8 @@ def may_be_equal(answer: Question, gold: Question) -> bool:
     """Whether the two are of one kind, so that equality is a question of arithmetic."""
     if gold.is_number or answer.symbols != gold.symbols:
         return False  # a number was compared, and is not the sum that the question asked for
+    if answer.text.count("|") != gold.text.count("|"):
+        return False  # the engine takes all variables for real: |z|^2 is not z^2
     ours = {frozenset(Counter(run.split()).items()): run for run in answer.runs}
     return all(ours.get(frozenset(Counter(run.split()).items()), run) == run for run in gold.runs)
 
@@ -160,6 +162,8 @@ class _Writer:
                 raise _NotAsked
             parts = self.write(i + 1, middle, depth + 1), self.write(middle, last, depth + 1)
             return last, rf"\binom{parts[0]}{parts[1]}"
+        if token.text == "|":
+            return self._absolute(i, end, depth)
         if token.text == "×":
             self._refuse_cross(i, end)
             return i + 1, r"\times "
@@ -277,6 +281,18 @@ class _Writer:
             self.symbols.add(name)
             return last, _symbol(name)
         return last, rf"\frac{self._braced(i + 1, middle, depth)}{self._braced(middle, last, depth)}"
+
+    def _absolute(self, i: int, end: int, depth: int) -> tuple[int, str]:
+        """One absolute value in all: with more bars, which of them belong together is a guess."""
+        bars = [at for at, token in enumerate(self.tokens) if token.text == "|"]
+        if (
+            len(bars) != 2
+            or not i == bars[0] < bars[1] - 1
+            or bars[1] >= end
+            or -1 in matches(self.tokens[i + 1 : bars[1]])
+        ):
+            raise _NotAsked
+        return bars[1] + 1, f"|{self.write(i + 1, bars[1], depth + 1)}|"
 
     def _root(self, i: int, end: int, depth: int) -> tuple[int, str]:
         index, start = "", i + 1

@@ -182,6 +182,12 @@ KINDS: dict[str, Kind] = {
         *("mcq", "A", {"options": (r"$\sin\alpha$", r"$\cos\alpha$", "tan")}),
         *(("sin α", "sinα", "A. sin α"), ("cos α", "sin β", "tan", "A. tan")),
     ),
+    "absolute value": (
+        *("latex", "2|x-1|", {}),
+        *(("2|1-x|", "|2-2x|", r"2\left|x-1\right|"), ("2(x-1)", "|x-1|", "2|x+1|", "2(1-x)", "2|x|-1")),
+    ),
+    "square of an absolute value": ("latex", "|z|^2+1", {}, ("1+|z|^2", "|z^2|+1"), ("z^2+1", "|z|+1", "|z+1|^2")),
+    "given": ("latex", "P(A|B)+P(C|D)", {}, ("P(A|B)+P(C|D)",), ("P(B|A)+P(C|D)", "P(A)+P(C|D)")),
     "set of a variable": (
         *("latex", r"\{x|x>2\}", {}),
         *(
