@@ -55,6 +55,11 @@ ASYNCHRONOUS = {f"cinema_{mode}_async{where}" for mode in ("colocate", "separate
 EXPECTED = {*TRAINING, *EVALUATIONS, "cinema_val_only", *ABLATIONS, *ASYNCHRONOUS}
 
 
+def test_the_small_recipe_validates_whichever_stage_is_left_out():
+    for shorthand, at in (("exploration", 36), ("annealing", 84)):
+        assert composed("cinema_cpu", f"cinema.{shorthand}_steps=0").trainer.test_freq == at
+
+
 @cache
 def composed(recipe: str, *overrides: str):
     with initialize_config_module("verl.trainer.config", version_base=None):

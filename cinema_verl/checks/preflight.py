@@ -30,6 +30,7 @@ from cinema_verl.data.tokens import QWEN2_5_VL
 from cinema_verl.registration.command_line import RL_TRAINER
 from cinema_verl.training.model_folder import folder_of, folder_refusals
 from cinema_verl.training.refusal import Facts
+from cinema_verl.training.registered import unregistered
 from cinema_verl.training.resume import resume_refusals
 from cinema_verl.training.run_folder import Taken, refuse_taken
 from cinema_verl.training.verdict import refusals
@@ -77,7 +78,8 @@ def examine(
     model, counting = _look_at_model(config, plan)
     decode = decode or config.data.get("cinema_checks") == "full"
     found = survey(plan, counting.counter, counting.patching, sample=sample, decode=decode, show=show)
-    verdict = [Finding.of("run", refusal) for refusal in refusals(config, _facts(found, here=here))]
+    judged = [*refusals(config, _facts(found, here=here)), *unregistered(config)]
+    verdict = [Finding.of("run", refusal) for refusal in judged]
     findings = [*known, *model, *counting.findings, *inspect_files(plan, config, found), *inspect_judge(found)]
     findings += inspect_engine(config, counting.patching)
     batch = config.data.train_batch_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from omegaconf import DictConfig
@@ -36,9 +36,19 @@ def choices() -> Iterator[Choice]:
     yield Choice("rollout", f"{_ROLLOUT}.name", [], {engine for engine, _ in _ROLLOUT_REGISTRY})
 
 
+def recipes_own() -> Mapping[str, Collection[str]]:
+    """By key: names that are registered wherever this package is. To know any other takes verl, and seconds."""
+    return {
+        "trainer.v1.trainer_mode": TRAINERS,
+        "algorithm.adv_estimator": schemes(),
+        f"{_ROLLOUT}.agent.default_agent_loop": ("cinema",),
+        f"{_ROLLOUT}.name": ("vllm", "transformers"),
+    }
+
+
 def unregistered(config: DictConfig) -> list[Refusal]:
     """Every name of a configuration that verl would not find."""
-    if fine_tunes(config):
+    if fine_tunes(config) or all(value_of(config, key) in names for key, names in recipes_own().items()):
         return []
     # Code that verl loads in its workers only, which may register names of its own.
     in_workers = value_of(config, "actor_rollout_ref.model.external_lib")

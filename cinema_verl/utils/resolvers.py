@@ -28,6 +28,12 @@ def total(*numbers: int) -> int:
     return sum(int(number) for number in numbers)
 
 
+def first(*numbers: int) -> int:
+    """`${cinema_first:${cinema.exploration_steps},${cinema.annealing_steps}}`: the first that is not 0, or 0."""
+    return next((int(number) for number in numbers if int(number)), 0)
+
+
 # A process may import this twice under Ray's module shipping; the same function registered again is no conflict.
 OmegaConf.register_new_resolver("cinema_package", package_path, replace=True)
 OmegaConf.register_new_resolver("cinema_sum", total, replace=True)
+OmegaConf.register_new_resolver("cinema_first", first, replace=True)

@@ -606,6 +606,12 @@ def test_the_verdict_is_the_one_that_the_run_is_started_with(write, call):
     assert refusal.advice in out
 
 
+def test_a_name_that_verl_does_not_know_is_in_the_verdict(write, call):
+    code, report, _ = call(*files(write("train"), write("val", [1])), "algorithm.adv_estimator=nothere")
+    assert code == 1
+    assert "not registered" in wrong(report)["algorithm.adv_estimator"]
+
+
 def test_epochs_that_end_before_the_schedule_are_counted_over_the_files(write, call):
     code, report, _ = call(*files(write("train"), write("val", [1])), "trainer.total_epochs=2")
     assert code == 1

@@ -3,7 +3,7 @@
 import pytest
 from hydra import compose, initialize_config_module
 
-from cinema_verl.training.registered import unregistered
+from cinema_verl.training.registered import choices, recipes_own, unregistered
 
 LOOP = "actor_rollout_ref.rollout.agent.default_agent_loop"
 
@@ -11,6 +11,13 @@ LOOP = "actor_rollout_ref.rollout.agent.default_agent_loop"
 def found(*overrides, recipe="cinema_cpu"):
     with initialize_config_module("verl.trainer.config", version_base=None):
         return unregistered(compose("ppo_trainer", overrides=[f"+recipe={recipe}", *overrides]))
+
+
+def test_what_is_taken_for_registered_is():
+    known = {choice.key: choice.known for choice in choices()}
+    assert known.keys() == recipes_own().keys()
+    for key, names in recipes_own().items():
+        assert {*names} <= {*known[key]}, key
 
 
 @pytest.mark.parametrize("recipe", ["cinema", "cinema_cpu", "cinema_dapo", "cinema_colocate_async", "cinema_pass_at_4"])
