@@ -102,7 +102,7 @@ def _same_leaf(answer: Leaf, gold: Leaf, equal: Equal | None) -> bool:
 
 
 # Of chemistry: symbols of elements, counts as subscripts, groups. H2SO4 is H_2SO_4.
-_TERM: Final = r"\d*\(?[A-Z](?:[A-Za-z()\d]|_\{?\d+\}?)*"
+_TERM: Final = r"\d*\(?[A-Z](?:[A-Za-z()\d]|_(?:\d|\{\d+\}))*"
 _FORMULA = re.compile(rf"{_TERM}(?:\+{_TERM})*")
 
 

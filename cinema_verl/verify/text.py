@@ -26,7 +26,7 @@ from cinema_verl.verify.reading import (
 from cinema_verl.verify.verdict import ABSTAIN, CORRECT, DIFFERENT, UNREADABLE, Gold, Verdict
 
 _FORMULA = re.compile(
-    r"\\[A-Za-z]|(?<![A-Za-z])sqrt\(|\d\s?\{|\}\s?\{|[\w)}]\s?\^\s?[\w({]|^(?=.*\d)(?:\(?[A-Z][a-z]?\d{0,2}\)?\d{0,2}){2,}$"
+    r"\\[A-Za-z]|(?<![A-Za-z])sqrt\(|\d\s?\{|\}\s?\{|[\w)}]\s?\^\s?[\w({]|^(?=.*\d)(?:\(?[A-Z][a-z]?\d{0,2}(?:\)\d{0,2})?){2,}$"
 )
 _CLOCK = re.compile(r"(?<=\d)\s?([ap])\.?\s?m\b\.?", re.IGNORECASE)  # 3:15 p.m.
 _BRACED_WORD = re.compile(r"\{\s?([A-Za-z]{2,}[A-Za-z ]*)\}\s*$")

@@ -250,18 +250,24 @@ def paths_table(runs: Runs, start: Mapping[str, Any], arms: Sequence[str] = ("tw
 
 
 def confirmed_table(confirmed: Sequence[Mapping[str, Any]], runs: Runs) -> str:
-    """Runs through verl beside those of the loop with the same seed: pass@1, pass@8 and entropy."""
+    """Runs through verl beside the loop's of the same seed: pass@1, pass@8, entropy, and how they differ."""
     head = ["arm", "seed", "after stage 1: verl", "loop", "at the end: verl", "loop"]
     lines = [row(head), row(["---"] * len(head))]
 
     def cell(point: Mapping[str, Any]) -> str:
         return f"{point['pass_1']:.3f} / {point['pass_8']:.3f} / {point['pattern_entropy']:.2f}"
 
-    for record in confirmed:
-        for arm, points in record["arms"].items():
-            cells = [cell(of[at]) for at in ("exploration", "end") for of in (points, runs[arm][record["seed"]])]
-            lines.append(row([f"`{arm}`", str(record["seed"]), *cells]))
-    return "\n".join(lines)
+    pairs = [(arm, r["seed"], run, runs[arm][r["seed"]]) for r in confirmed for arm, run in r["arms"].items()]
+    for arm, seed, verls, loops in sorted(pairs, key=lambda pair: (ARMS_IN_ORDER.index(pair[0]), pair[1])):
+        cells = [cell(of[at]) for at in ("exploration", "end") for of in (verls, loops)]
+        lines.append(row([f"`{arm}`", str(seed), *cells]))
+    said = []
+    for metric in ("pass_1", "pass_8", "pattern_entropy") if len(pairs) > 1 else ():
+        found = mean([verls["end"][metric] - loops["end"][metric] for _, _, verls, loops in pairs])
+        said.append(f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] of {metric}")
+    return "\n".join(lines) + (
+        "\n\nverl less loop at the end, over these runs: " + ", ".join(said) + "." if said else ""
+    )
 
 
 BEGIN: Final = "<!-- below: made by `python -m studies.dps analyse --docs docs/science.md` -->"

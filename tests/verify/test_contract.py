@@ -149,6 +149,12 @@ HOSTILE = [
     "a red car " * 1_000,
     "order of the " * 700,
     "一百" * 5_000,
+    "A11" * 3_000 + "!",
+    "(NH4)2" * 1_600 + "!",
+    "H" + "_11" * 3_000 + "!",
+    r"\boxed{1}" * 1_100,
+    "there are 1 " * 800,
+    "x_1=3, " * 1_400,
 ]
 OPTIONS = (
     ("a red car", "a blue car", "two dogs"),
