@@ -26,6 +26,11 @@ ABLATIONS = {
     "cinema_no_term": {"cinema.coefficient": 0.0},
     "cinema_filter_always": {"cinema.stages.exploration.filter": "acc"},
     "cinema_strong_term": {"cinema.coefficient": 1.0, "cinema.stages.exploration.filter": "acc"},
+    "cinema_novelty": {
+        "algorithm.adv_estimator": "cinema_novelty",
+        "cinema.coefficient": 1.0,
+        "cinema.stages.exploration.filter": "acc",
+    },
     "cinema_pass_at_4": {
         "algorithm.adv_estimator": "cinema_pass_at_4",
         "cinema.coefficient": 1.0,

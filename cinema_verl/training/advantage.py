@@ -16,7 +16,7 @@ import torch
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, register_adv_est
 
 from cinema_verl.diversity import guarded_advantages, normalise
-from cinema_verl.training.estimators import CINEMA_DPS, CINEMA_PASS_AT_4, GROUP, Scheme, schemes
+from cinema_verl.training.estimators import CINEMA_DPS, CINEMA_NOVELTY, CINEMA_PASS_AT_4, GROUP, Scheme, schemes
 
 ZERO: Final = 1e-9
 """Rounding in the float64 means leaves about 1e-17 in groups without any difference: a true zero stays zero."""
@@ -166,5 +166,5 @@ def group_estimator(name: str) -> GroupEstimator | None:
     return None
 
 
-for _name in (CINEMA_DPS, CINEMA_PASS_AT_4):
+for _name in (CINEMA_DPS, CINEMA_NOVELTY, CINEMA_PASS_AT_4):
     group_estimator(_name)

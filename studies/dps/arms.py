@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from cinema_verl.schedule import Stage, Stages
-from cinema_verl.training.estimators import diversity_preserving, pass_at_4
+from cinema_verl.training.estimators import diversity_preserving, novelty, pass_at_4
 from studies.dps import schemes
 from studies.dps.loop import Settings
 
@@ -36,7 +36,7 @@ ARMS: Final[Mapping[str, Settings]] = {
     "dapo": Settings(_stages(0.0, ALWAYS), diversity_preserving),
     "filter_always": Settings(_stages(0.1, ALWAYS), diversity_preserving),
     # Ours. What a strength means differs from scheme to scheme; each is one value, chosen before the runs.
-    "novelty": Settings(_stages(1.0, ALWAYS), schemes.novelty),
+    "novelty": Settings(_stages(1.0, ALWAYS), novelty),
     "over_batch": Settings(_stages(0.1, SECOND), schemes.over_batch),
     "pass_at_4": Settings(_stages(1.0, ALWAYS), pass_at_4, normalise=False),
     "own_scale": Settings(_stages(0.3, ALWAYS), diversity_preserving, guard="own_scale"),
@@ -51,6 +51,7 @@ RECIPES: Final = {
     "dps": "cinema_dps",
     "dapo": "cinema_dapo",
     "filter_always": "cinema_filter_always",
+    "novelty": "cinema_novelty",
     "pass_at_4": "cinema_pass_at_4",
     **{arm: f"cinema_{arm}" for arm in REMOVED},
 }

@@ -55,7 +55,7 @@ def test_the_loop_has_the_values_of_the_recipe():
     assert actor.loss_agg_mode == "token-mean"
 
 
-@pytest.mark.parametrize("arm", ["two_stages", "no_term", "dps", "dapo", "filter_always", "pass_at_4"])
+@pytest.mark.parametrize("arm", ["two_stages", "no_term", "dps", "dapo", "filter_always", "novelty", "pass_at_4"])
 def test_an_arm_through_verl_has_its_stages(arm):
     config = composed("cinema_cpu", *overrides(RECIPES[arm]))
     assert Stages.of(OmegaConf.to_container(config.cinema.stages, resolve=True)).spans() == ARMS[arm].stages.spans()

@@ -20,7 +20,9 @@ def test_what_is_taken_for_registered_is():
         assert {*names} <= {*known[key]}, key
 
 
-@pytest.mark.parametrize("recipe", ["cinema", "cinema_cpu", "cinema_dapo", "cinema_colocate_async", "cinema_pass_at_4"])
+@pytest.mark.parametrize(
+    "recipe", ["cinema", "cinema_cpu", "cinema_dapo", "cinema_colocate_async", "cinema_novelty", "cinema_pass_at_4"]
+)
 def test_what_recipes_choose_is_there(recipe):
     assert found(recipe=recipe) == []
 
