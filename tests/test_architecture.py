@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"meta_action", "prompts", "schedule", "data", "evaluate", "prepare", "runs", "training", "utils"},
     "ask": {"meta_action", "prompts", "verify", "endpoint", "rollout", "runs", "export", "training", "utils"},
     "checks": {*PAPER, "data", "evaluate", "registration", "training", "utils"},
-    "demo": {*PAPER, "data", "prepare", "cold_start", "rollout", "runs", "evaluate", "report", "utils"},
+    "demo": {*PAPER, "data", "prepare", "cold_start", "rollout", "runs", "evaluate", "report", "checks", "utils"},
     "cli": {"utils"},
     "__main__": {"cli"},
     "plugin": {"registration"},

@@ -15,17 +15,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from cinema_verl.checks.compose import compose
 from cinema_verl.demo.digits import Sizes, write_dataset
 from cinema_verl.evaluate.validations import Validation, change, read_validation, table
 from cinema_verl.report.command import main as write_report
 from cinema_verl.runs.metrics import records
 from cinema_verl.schedule import Stages
-from cinema_verl.utils.resolvers import package_path
 
 RECIPE = "cinema_cpu"
 
@@ -42,12 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("overrides", nargs="*", help="Hydra overrides for the training, e.g. cinema.coefficient=0.")
     options = parser.parse_args(arguments)
+    config, findings = compose(RECIPE, options.overrides)
+    if config is None:
+        parser.error(f"{findings[-1].detail}\n{findings[-1].advice}")
+    try:
+        exploration, total = stage_ends(config)
+    except ValueError as error:
+        parser.error(str(error))
     output: Path = options.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
 
     write_dataset(output / "data", Sizes(test=options.questions, sft_train=0, sft_val=0))
-    command = training_command(output, options.seed, options.overrides)
-    exploration, total = stage_ends(options.overrides)
+    command = training_command(output, options.seed, exploration, options.overrides)
     (output / "command.txt").write_text(" ".join(command) + "\n", encoding="utf-8")
 
     started, peak = time.monotonic(), 0
@@ -65,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def training_command(output: Path, seed: int, overrides: Sequence[str]) -> list[str]:
-    """The command line that a user would type, with everything below `output`."""
+def training_command(output: Path, seed: int, exploration: int, overrides: Sequence[str]) -> list[str]:
+    """The command line that a user would type, with everything below `output`, validated when stage 1 ends."""
     return [
         sys.executable,
         "-m",
@@ -76,6 +83,7 @@ def training_command(output: Path, seed: int, overrides: Sequence[str]) -> list[
         f"data.val_files={output}/data/test.parquet",
         f"data.seed={seed}",
         f"actor_rollout_ref.rollout.seed={seed}",
+        f"trainer.test_freq={exploration}",
         f"trainer.default_local_dir={output}/checkpoints",
         f"trainer.validation_data_dir={output}/validation",
         f"hydra.run.dir={output}/hydra",
@@ -83,12 +91,14 @@ def training_command(output: Path, seed: int, overrides: Sequence[str]) -> list[
     ]
 
 
-def stage_ends(overrides: Sequence[str]) -> tuple[int, int]:
-    """Last step of stage 1 and of stage 2: the recipe's, unless overridden."""
-    recipes = [OmegaConf.load(package_path(f"recipes/recipe/{name}.yaml")) for name in ("cinema", RECIPE)]
-    given = OmegaConf.from_dotlist([text for text in overrides if text.startswith("cinema.")])
-    section = OmegaConf.select(OmegaConf.merge(*recipes, given), "cinema.stages")
-    ends = [last for _, _, last in Stages.of(OmegaConf.to_container(section, resolve=True)).spans()]  # type: ignore[arg-type]
+def stage_ends(config: DictConfig) -> tuple[int, int]:
+    """Last step of the first and of the last stage.
+
+    Raises:
+        ValueError: if the stages are impossible.
+    """
+    stages: Any = OmegaConf.to_container(config.cinema.stages, resolve=True)
+    ends = [last for _, _, last in Stages.of(stages).spans()]
     return ends[0], ends[-1]
 
 
@@ -168,7 +178,8 @@ def what_stages_did(metrics: Path) -> Iterator[str]:
         if "cinema/stage" in data:
             steps.setdefault(data["cinema/stage"], []).append(data)
     for stage, of in sorted(steps.items()):
-        term = sum(data.get("cinema/diversity_advantage_share", 0.0) for data in of) / len(of)  # plain GRPO has none
+        # One estimator's, by its name; plain GRPO has none.
+        term = sum(sum(data[name] for name in data if name.endswith("_advantage_share")) for data in of) / len(of)
         groups = sum(data["cinema/dynamic_sampling/generated_groups"] for data in of)
         yield f"stage {stage:.0f}     {term:.0%} of the advantage is the term's; {groups:.0f} groups generated"
 
