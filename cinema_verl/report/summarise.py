@@ -50,6 +50,7 @@ def _panel(title: str, unit: str, *metrics: str, share: bool = False) -> Panel:
 
 
 _SAMPLING = "cinema/dynamic_sampling"
+_SHARES = [f"cinema/{term}_advantage_share" for term in ("diversity", "novelty", "pass_at_4")]  # of our estimators
 
 PANELS: Final = (
     _panel("Reward", "mean a rollout, before the diversity term", "critic/rewards/mean", "critic/score/mean"),
@@ -60,7 +61,7 @@ PANELS: Final = (
     _panel("Pattern entropy", "nats, mean over groups", "cinema/pattern_entropy"),
     _panel("Unique patterns", "mean a group", "cinema/unique_patterns"),
     _panel("Diversity coefficient", "factor of the diversity term", "cinema/diversity_coefficient"),
-    _panel("Diversity in the advantage", "share of the advantage", "cinema/diversity_advantage_share"),
+    _panel("Diversity in the advantage", "share of the advantage", *_SHARES),
     Panel(
         "Lengths",
         "tokens, mean",

@@ -12,6 +12,7 @@ from cinema_verl.report.groups import GroupPlace, in_turn, spread
 from cinema_verl.report.page import MEANINGS
 from cinema_verl.report.summarise import (
     MAX_PATTERNS,
+    PANELS,
     RARER,
     VALIDATION_ACCURACY,
     Cell,
@@ -25,6 +26,7 @@ from cinema_verl.report.summarise import (
 )
 from cinema_verl.runs.metrics import Metrics
 from cinema_verl.schedule import AnnealingSchedule
+from cinema_verl.training.estimators import schemes
 from cinema_verl.utils.native_reasoning import VIOLATION
 
 
@@ -126,3 +128,10 @@ def test_trend_by_hand():
 
 def test_every_violation_has_a_meaning():
     assert set(MEANINGS) == {*ViolationCode, VIOLATION}
+
+
+def test_the_share_of_each_of_our_estimators_has_the_chart():
+    drawn = {name for panel in PANELS for line in panel.lines for name in line.metrics}
+    ours = [scheme.term for name, scheme in schemes().items() if name.startswith("cinema_")]
+    assert len(ours) >= 3
+    assert {f"cinema/{term}_advantage_share" for term in ours} <= drawn
