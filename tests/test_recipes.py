@@ -63,6 +63,9 @@ EXPECTED = {*TRAINING, *EVALUATIONS, "cinema_val_only", *ABLATIONS, *ASYNCHRONOU
 def test_the_small_recipe_validates_whichever_stage_is_left_out():
     for shorthand, at in (("exploration", 36), ("annealing", 84)):
         assert composed("cinema_cpu", f"cinema.{shorthand}_steps=0").trainer.test_freq == at
+    assert composed("cinema_cpu", "cinema.stages.exploration=null").trainer.test_freq == 36
+    assert composed("cinema_cpu", "cinema.stages.exploration.steps=2").trainer.test_freq == 2
+    assert composed("cinema_cpu", "cinema.stages=abc").trainer.test_freq == 0, "the verdict says what is wrong"
 
 
 @cache

@@ -13,7 +13,7 @@ from cinema_verl.data.check import DataError
 from cinema_verl.data.tokens import Patching
 from cinema_verl.evaluate.questions import check_questions
 from cinema_verl.registration.command_line import RL_TRAINER, SFT_TRAINER
-from cinema_verl.training.settings import CinemaSettings, group_sizes
+from cinema_verl.training.settings import group_sizes, stages_of
 
 
 def inspect_files(plan: Plan, config: Any, found: Survey) -> list[Finding]:
@@ -77,10 +77,8 @@ def project(plan: Plan, config: Any, found: Survey, patching: Patching) -> list[
 
 def _filters(config: Any) -> bool:
     """Whether any stage drops groups; so it counts where the settings are wrong, which the verdict says."""
-    try:
-        return CinemaSettings.from_config(config).stages.filters
-    except ValueError:
-        return True
+    stages = stages_of(config)
+    return stages is None or stages.filters
 
 
 def _mean_row(plan: Plan, config: Any, files: Sequence[FileSurvey], patching: Patching) -> host_memory.Row | None:

@@ -13,8 +13,7 @@ from cinema_verl.checks.process import engine_finding, importable, version_of
 from cinema_verl.checks.quiet import quiet
 from cinema_verl.checks.vllm_versions import inspect_vllm
 from cinema_verl.training.registered import choices
-from cinema_verl.training.settings import CinemaSettings
-from cinema_verl.training.verdict import TRAINERS
+from cinema_verl.training.verdict import planned
 
 
 def inspect_selection(config: Any) -> list[Finding]:
@@ -25,13 +24,8 @@ def inspect_selection(config: Any) -> list[Finding]:
 
 def _stages(config: Any) -> Iterator[Finding]:
     """What the run does, step by step; verl's own trainers know no stages, wrong ones are the verdict's to tell."""
-    if config.trainer.v1.trainer_mode not in TRAINERS:
-        return
-    try:
-        spans = CinemaSettings.from_config(config).stages.spans()
-    except ValueError:
-        return
-    for stage, first, last in spans:
+    stages = planned(config)
+    for stage, first, last in stages.spans() if stages else ():
         yield Finding(WHERE, "stage", None, f"steps {first} to {last}, {stage}")
 
 

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output.mkdir(parents=True, exist_ok=True)
 
     write_dataset(output / "data", Sizes(test=options.questions, sft_train=0, sft_val=0))
-    command = training_command(output, options.seed, exploration, options.overrides)
+    command = training_command(output, options.seed, options.overrides)
     (output / "command.txt").write_text(" ".join(command) + "\n", encoding="utf-8")
 
     started, peak = time.monotonic(), 0
@@ -72,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def training_command(output: Path, seed: int, exploration: int, overrides: Sequence[str]) -> list[str]:
-    """The command line that a user would type, with everything below `output`, validated when stage 1 ends."""
+def training_command(output: Path, seed: int, overrides: Sequence[str]) -> list[str]:
+    """The command line that a user would type, with everything below `output`."""
     return [
         sys.executable,
         "-m",
@@ -83,7 +83,6 @@ def training_command(output: Path, seed: int, exploration: int, overrides: Seque
         f"data.val_files={output}/data/test.parquet",
         f"data.seed={seed}",
         f"actor_rollout_ref.rollout.seed={seed}",
-        f"trainer.test_freq={exploration}",
         f"trainer.default_local_dir={output}/checkpoints",
         f"trainer.validation_data_dir={output}/validation",
         f"hydra.run.dir={output}/hydra",

@@ -93,10 +93,9 @@ def novelty(
     the incorrect ones, stays as it is. Measured: docs/science.md.
     """
     penalty = diversity_penalty(acc.tolist(), patterns.tolist(), groups.tolist())
-    _, group = np.unique(groups.astype(str), return_inverse=True)
-    correct = np.bincount(group, weights=acc)
-    mean = np.bincount(group, weights=penalty) / np.maximum(correct, 1)
-    return rewards - coefficient * (penalty - acc * mean[group])
+    correct = acc > 0
+    penalty[correct] = normalise(penalty[correct], groups[correct].tolist(), by_std=False)
+    return rewards - coefficient * penalty
 
 
 @register_group_estimator(CINEMA_PASS_AT_4, term="pass_at_4", normalise=False)

@@ -136,14 +136,18 @@ class CinemaSettings:
         return settings
 
 
-def group_sizes(config: Any) -> list[int]:
-    """Trajectories of a question, in each stage; the run's own where the settings are wrong, which the verdict says."""
-    n = config.actor_rollout_ref.rollout.n
+def stages_of(config: Any) -> Stages | None:
+    """The stages; None where the settings are wrong, which the verdict says."""
     try:
-        spans = CinemaSettings.from_config(config).stages.spans()
+        return CinemaSettings.from_config(config).stages
     except ValueError:
-        return [n]
-    return [n if stage.n is None else stage.n for stage, _, _ in spans]
+        return None
+
+
+def group_sizes(config: Any) -> list[int]:
+    """Trajectories of a question, in each stage; the run's own where the settings are wrong."""
+    n, stages = config.actor_rollout_ref.rollout.n, stages_of(config)
+    return [n if stage.n is None else stage.n for stage, _, _ in stages.spans()] if stages else [n]
 
 
 def takers(config: Any, shorthand: str) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from cinema_verl.training.refusal import Facts, Refusal, fine_tunes, is_whole, value_of
-from cinema_verl.training.settings import CinemaSettings, takers
+from cinema_verl.training.settings import stages_of, takers
 
 
 class Kind(NamedTuple):
@@ -215,12 +215,11 @@ def unread(config: DictConfig, overrides: Sequence[str]) -> Iterator[Refusal]:
     """
     given = {override.partition("=")[0].lstrip("+") for override in overrides}
     shorthands = [name for name in _SHORTHANDS if f"cinema.{name}" in given]
-    try:
-        stages = CinemaSettings.from_config(config).stages.stages if shorthands else ()
-    except ValueError:
-        return  # said by the verdict
+    planned = stages_of(config) if shorthands else None
+    if planned is None:
+        return
     for name in shorthands:
         attribute, value = _SHORTHANDS[name], config.cinema[name]
-        if not takers(config, name) and value not in [getattr(stage, attribute) for stage in stages]:
+        if not takers(config, name) and value not in [getattr(stage, attribute) for stage in planned.stages]:
             what = f"{value} would not be trained: no stage takes it, and each has another of its own in cinema.stages"
             yield Refusal(f"cinema.{name}", what, f"drop it, or set cinema.stages.NAME.{attribute} instead")

@@ -23,7 +23,7 @@ from cinema_verl.training.arithmetic import SEPARATE, rows_of
 from cinema_verl.training.code_files import missing_code
 from cinema_verl.training.estimators import schemes
 from cinema_verl.training.refusal import VERLS_OWN, Facts, Refusal, fine_tunes, is_whole, value_of
-from cinema_verl.training.settings import SHORTHANDS, CinemaSettings, takers
+from cinema_verl.training.settings import SHORTHANDS, CinemaSettings, stages_of, takers
 from cinema_verl.training.values import wrong_values
 from cinema_verl.utils.native_reasoning import KEY as REASONING
 from cinema_verl.utils.native_reasoning import NATIVE_REASONING
@@ -89,14 +89,15 @@ def _selection(config: DictConfig, _: Facts) -> Iterator[Refusal]:
     )
     if lora and value_of(config, "actor_rollout_ref.rollout.name") == "transformers" and not value_of(config, key):
         yield Refusal(key, "the transformers engine takes LoRA weights merged only", f"set {key}=true")
-    planned = _planned(config)
-    if strategy not in ("fsdp", "fsdp2") and planned and any(stage.lr_factor != 1 for stage in planned.stages):
+    plan = planned(config)
+    stages = plan.stages if plan else ()
+    if strategy not in ("fsdp", "fsdp2") and any(stage.lr_factor != 1 for stage in stages):
         yield Refusal(
             "cinema.stages",
             f"lr_factor is known to work with the engines fsdp and fsdp2, and this is {strategy}",
             "drop lr_factor, or set actor_rollout_ref.actor.strategy=fsdp2",
         )
-    if planned and any(stage.n is not None or stage.temperature is not None for stage in planned.stages):
+    if any(stage.n is not None or stage.temperature is not None for stage in stages):
         for key, wanted in (("trainer.v1.trainer_mode", TRAINERS[0]), (_MANAGER, _SHARING)):
             if (got := value_of(config, key)) != wanted:
                 yield Refusal(
@@ -122,18 +123,14 @@ def _reasoning(config: DictConfig, _: Facts) -> Iterator[Refusal]:
         yield Refusal(REASONING, f"{declared!r} is none of {', '.join(NATIVE_REASONING)}", "set one of them")
 
 
-def _planned(config: DictConfig) -> Stages | None:
+def planned(config: DictConfig) -> Stages | None:
     """The stages; None with a trainer that knows none, and where the settings are wrong, which `_settings` says."""
-    try:
-        settings = CinemaSettings.from_config(config)
-        return settings.stages if value_of(config, "trainer.v1.trainer_mode") in TRAINERS else None
-    except ValueError:
-        return None
+    return stages_of(config) if value_of(config, "trainer.v1.trainer_mode") in TRAINERS else None
 
 
 def _steps(config: DictConfig, facts: Facts) -> Iterator[Refusal]:
     """Whether every stage happens: verl ends at the total, or after the last epoch, whatever the stages say."""
-    stages = _planned(config)
+    stages = planned(config)
     if stages is None:
         return
     limits = [("trainer.total_training_steps", value_of(config, "trainer.total_training_steps"))]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -28,12 +29,14 @@ def total(*numbers: int) -> int:
     return sum(int(number) for number in numbers)
 
 
-def first(*numbers: int) -> int:
-    """`${cinema_first:${cinema.exploration_steps},${cinema.annealing_steps}}`: the first that is not 0, or 0."""
-    return next((int(number) for number in numbers if int(number)), 0)
+def first_stage(stages: Any) -> int:
+    """`${cinema_first_stage:${cinema.stages}}`: steps of the first stage that has some; 0 if none has."""
+    found = stages.values() if OmegaConf.is_dict(stages) else ()
+    steps = (stage.get("steps") for stage in found if OmegaConf.is_dict(stage))
+    return next((each for each in steps if isinstance(each, int) and each > 0), 0)
 
 
 # A process may import this twice under Ray's module shipping; the same function registered again is no conflict.
 OmegaConf.register_new_resolver("cinema_package", package_path, replace=True)
 OmegaConf.register_new_resolver("cinema_sum", total, replace=True)
-OmegaConf.register_new_resolver("cinema_first", first, replace=True)
+OmegaConf.register_new_resolver("cinema_first_stage", first_stage, replace=True)

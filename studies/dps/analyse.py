@@ -292,8 +292,8 @@ class Found:
     def of(cls, start: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> Found:
         """From the properties and the records."""
         confirmed = [record for record in found if record["unit"].startswith(THROUGH_VERL)]
-        again = by_arm([record for record in found if record["unit"] == REPLICATION])
-        in_loop = [record for record in found if record not in confirmed]
+        in_loop = [record for record in found if not record["unit"].startswith(THROUGH_VERL)]
+        again = by_arm([record for record in in_loop if record["unit"] == REPLICATION])
         runs = by_arm([record for record in in_loop if record["unit"] != REPLICATION])
         primary, secondary, other = (decide(claims, runs, start) for claims in (PRIMARY, SECONDARY, OTHER))
         replicated = decide(REPLICATED, again, start)
